@@ -1,0 +1,750 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3.2 Feature extraction
+#
+# You have a folder of photos and no time to train a large network.
+# Somebody else has already trained one, on other photos.
+# In this lesson you keep that network as it is, and train a small classifier on top of it.
+#
+# **You will be able to** freeze a backbone and count what still trains; train on a folder of your own;
+# find the part of a frozen network that moves all the same; compute each image's features once instead of in
+# every epoch; and tell when feature extraction is the right choice.
+#
+# **Time:** a minute or two on a laptop without a network. **You need:** tensors, `nn.Module`, a training loop.
+
+# %%
+import copy
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from sklearn.decomposition import PCA
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, random_split
+from torchvision.transforms.functional import pil_to_tensor
+
+# %% [markdown]
+# The same notebook runs small on a laptop (`mini`) and at full size on a GPU (`full`). This is all that differs.
+
+# %% tags=["nbval-ignore-output"]
+run = tl.current()
+SIZE = {
+    "mini": {"data": "toypets", "backbone": "tl_resnet", "sizes": (20, 100, 300, 800), "images_per_run": 2000},
+    "full": {"data": "dogs-vs-cats", "backbone": "resnet50", "sizes": (20, 100, 300, 800), "images_per_run": 16000},
+}[run.profile]
+SEEDS = (0, 1, 2)
+PRECISION = "bfloat16" if run.bf16 else "float32"
+backbone = tl.models.create(SIZE["backbone"], num_classes=2).to(run.device)
+pets = tl.data.load(SIZE["data"], model=backbone)
+pets
+
+# %% [markdown]
+# ## The pictures
+#
+# In `mini` these are **toy pets**: cats and dogs drawn by this course's own 3-D renderer.
+# Colour, light, view and background are dealt out to both kinds alike. Only the shape tells a cat from a dog.
+
+# %%
+shown = [i for label in (0, 1) for i in (pets.test.labels == label).nonzero().flatten()[:8].tolist()]
+tl.plots.images(
+    [pets.test.raw(i) for i in shown],
+    [pets.classes[pets.test.labels[i]] for i in shown],
+    title="Cats and dogs differ in shape, and in nothing else",
+)
+
+# %% [markdown]
+# ## A first result
+#
+# The backbone was trained on photos of many kinds of things. It has never seen these pictures.
+# For each picture we take the numbers that it would hand to its own classifier: the picture's **features**.
+# On these we fit a logistic regression. That is called a **linear probe**.
+#
+# **Predict:** the probe gets a hundred training pictures. How many of the test pictures will it get right:
+# half, which is guessing; two thirds; more?
+
+# %% tags=["nbval-ignore-output"]
+few = pets.take(train=100)
+start = time.perf_counter()
+features = tl.features.extract_splits(backbone, few, cache=False)
+probe = tl.features.linear_probe(features.train)
+first = probe.evaluate(features.test)
+print(f"features: {tuple(features.train.x.shape)} for training, {tuple(features.test.x.shape)} for testing")
+print(f"test accuracy: {first}")
+print(f"all of it took {time.perf_counter() - start:.1f} s")
+tl.claim(
+    f"{len(few.train)} pictures and a frozen backbone are far better than guessing",
+    first.interval[0] > 0.6,
+    f"{first.accuracy:.3f}, lower end of the interval {first.interval[0]:.3f}",
+)
+
+# %% [markdown]
+# No network was trained here. The interval is what the number of test pictures allows:
+# another draw of test pictures could give any accuracy in it. Which pictures does the probe get wrong?
+
+# %% tags=["nbval-ignore-output"]
+worst = first.worst(8).tolist()
+tl.plots.images(
+    [few.test.raw(i) for i in worst],
+    [f"{pets.classes[first.predicted[i]]}? {first.probabilities[i].max():.0%}" for i in worst],
+    title="The errors that the probe is surest of",
+)
+
+# %% [markdown]
+# ## What is frozen, and what is learnt
+#
+# $$\hat{y} = f_\theta\big(\phi_w(x)\big) \qquad\qquad \min_\theta \; \frac{1}{N} \sum_{i=1}^{N} \ell\big(f_\theta(\phi_w(x_i)),\, y_i\big)$$
+#
+# An image $x$ goes through the **backbone** $\phi$ with its pre-trained weights $w$. Out come the features $\phi_w(x)$.
+# The new **head** $f$ with weights $\theta$ turns them into one number for each class, $\hat{y}$.
+# Training minimises the mean loss $\ell$ over the $N$ training images and their labels $y_i$.
+# The minimum is sought over $\theta$ alone: $w$ is **frozen**.
+#
+# Two things follow. The features of an image never change, so they need computing only once.
+# And with a linear head and cross-entropy the problem is convex: there are no bad local minima to get stuck in.
+#
+# ### Example 1: freeze ResNet-50
+#
+# Here it is in plain PyTorch. Counting needs the architecture only, so no weights are loaded.
+#
+# **Predict:** what share of the parameters is left to train?
+
+# %%
+network = torchvision.models.resnet50(weights=None)
+with_old_head = sum(p.numel() for p in network.parameters())
+
+for parameter in network.parameters():
+    parameter.requires_grad = False
+network.fc = nn.Linear(network.fc.in_features, 2)  # a new layer is trainable
+
+total = sum(p.numel() for p in network.parameters())
+trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+print(f"features:  {network.fc.in_features:>10,}")
+print(f"total:     {total:>10,}")
+print(f"trainable: {trainable:>10,}  ({trainable / total:.3%})")
+print(f"frozen:    {total - trainable:>10,}")
+tl.claim(
+    "the new head is all that trains",
+    trainable == network.fc.in_features * 2 + 2 and trainable / total < 0.001,
+    f"{trainable:,} of {total:,}",
+)
+
+# %% [markdown]
+# The package does the same in one line, for many architectures, and keeps the count by **stage**:
+# the groups of layers that one freezes and unfreezes together, from the stem to the head.
+
+# %%
+same = tl.models.freeze(tl.models.create("resnet50", num_classes=2, weights=None))
+tl.models.summary(same)
+
+# %%
+tl.claim(
+    "the loop written out and `freeze` leave the same parameters to train",
+    {n for n, p in network.named_parameters() if p.requires_grad}
+    == {n for n, p in same.named_parameters() if p.requires_grad},
+)
+
+# %% [markdown]
+# **From the chapter.** Its example prints a total, a number of frozen parameters and a number of convolutions.
+# Compare them with what you can count yourself.
+
+# %%
+CHAPTER = {"total": 25_557_032, "frozen": 25_552_934, "convolutions": 50}
+convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+shortcuts = [name for name in convolutions if "downsample" in name]
+counted = {"total": total, "frozen": total - trainable, "convolutions": len(convolutions)}
+for name, printed in CHAPTER.items():
+    print(f"{name:13} chapter {printed:>10,}   counted {counted[name]:>10,}   difference {printed - counted[name]:>10,}")
+print(f"the network with its old head: {with_old_head:,}; convolutions in shortcuts: {len(shortcuts)}")
+tl.claim("the chapter counts a head that is no longer there", CHAPTER["total"] == with_old_head != total)
+tl.claim(
+    "the name ResNet-50 counts the main path and the last linear layer, not the shortcuts",
+    len(convolutions) - len(shortcuts) + 1 == CHAPTER["convolutions"],
+    f"{len(convolutions)} convolutions, {len(shortcuts)} of them in shortcuts",
+)
+
+# %% [markdown]
+# ## The trap: a frozen network that moves
+#
+# **Batch norm** keeps two things: a learnt scale and shift, which are parameters, and the running mean and variance
+# of what flows through it, which are **buffers**. `requires_grad = False` freezes parameters. Buffers have no gradient;
+# `model.train()` lets every forward pass move them.
+#
+# **Predict:** you train the head for one epoch with a plain loop. How many tensors of the frozen body change?
+
+# %% tags=["nbval-ignore-output"]
+def plain_epoch(model, loader, optimizer, device):
+    """One epoch as most tutorials write it."""
+    model.train()
+    for images, labels in loader:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images.to(device)), labels.to(device)).backward()
+        optimizer.step()
+
+
+def moved(model, before):
+    """Name what differs from before, the head aside."""
+    return [n for n, t in model.state_dict().items() if not n.startswith("fc.") and not torch.equal(t, before[n])]
+
+
+model = tl.models.freeze(copy.deepcopy(backbone))
+before = copy.deepcopy(model.state_dict())
+loader = few.plain().loaders(batch_size=16, seed=0).train
+plain_epoch(model, loader, torch.optim.SGD(model.fc.parameters(), lr=0.01), run.device)
+changed = moved(model, before)
+parameters = dict(model.named_parameters())
+print(f"changed tensors in the frozen body: {len(changed)}, of them parameters: {sum(n in parameters for n in changed)}")
+print("for example:", ", ".join(changed[:3]))
+
+# %% tags=["nbval-ignore-output"]
+batch_norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+tl.claim(
+    "a plain loop moves every batch-norm buffer of a frozen body, and no parameter",
+    len(changed) == 3 * len(batch_norms) and not any(n in parameters for n in changed),
+    f"{len(changed)} tensors, {len(batch_norms)} batch norms with 3 buffers each",
+)
+drifted = tl.features.extract(model, few.plain().test, cache=False)
+distance = (drifted.x - features.test.x).norm(dim=1) / features.test.x.norm(dim=1)
+after = probe.evaluate(drifted)
+print(f"features of the test pictures moved by {distance.mean():.0%} of their length, after one epoch")
+print(f"the probe from above, on the moved features: {after}")
+print(f"before: {first}")
+
+# %% [markdown]
+# A head fits the features that it was trained on. When the features drift, the head that you have stored,
+# the features that you have cached and the backbone that you share with a second task no longer fit.
+#
+# The repair is one rule: **after every `model.train()`, put what is frozen back into evaluation mode.**
+# `tl.models.train_mode` does that, and `tl.train.fit` calls it.
+
+# %% tags=["nbval-ignore-output"]
+model = tl.models.freeze(copy.deepcopy(backbone))
+tl.models.train_mode(model)
+print("batch norms in training mode:", sum(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d)))
+optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.01)
+tl.train.fit(model, few.plain().loaders(batch_size=16, seed=0), optimizer, epochs=1)
+tl.claim("`tl.train.fit` leaves the frozen body as it was, to the bit", moved(model, before) == [])
+
+# %% [markdown]
+# What does the trap cost in accuracy? We train the head both ways, with each of three seeds.
+
+# %% tags=["nbval-ignore-output"]
+def head_accuracy(frozen_norms, seed):
+    """Train a new head for a few epochs; return its accuracy on the test pictures."""
+    model = tl.models.freeze(copy.deepcopy(backbone))
+    torch.manual_seed(seed)
+    model.fc.reset_parameters()
+    loaders = pets.plain().take(train=100, val=40, test=400, seed=seed).loaders(batch_size=8, seed=seed)
+    optimizer = torch.optim.Adam(model.fc.parameters(), lr=3e-3)
+    tl.train.fit(model, loaders, optimizer, epochs=4, precision=PRECISION, frozen_norms=frozen_norms)
+    return tl.train.evaluate(model, loaders.test, precision=PRECISION).accuracy
+
+
+cost = {mode: [head_accuracy(mode, seed) for seed in SEEDS] for mode in ("eval", "train")}
+differences = [kept - moving for kept, moving in zip(cost["eval"], cost["train"], strict=True)]
+mean, error = tl.evaluate.mean_and_error(differences)
+print("statistics kept:  ", *(f"{a:.3f}" for a in cost["eval"]))
+print("statistics moving:", *(f"{a:.3f}" for a in cost["train"]))
+verdict = "larger than the noise" if abs(mean) > 2 * error else "no difference that these runs can show"
+print(f"kept minus moving: {mean:+.3f} ± {error:.3f} (standard error over {len(SEEDS)} seeds): {verdict}")
+
+# %% [markdown]
+# Read the verdict that your run printed. The sure damage is the drift: you measured it above, to the bit.
+# The damage to accuracy depends on how far the new pictures are from the old ones and on the batch size,
+# and a few seeds may be too few to see it.
+#
+# ## Example 2: your own folder
+#
+# Most data comes as a folder with one subfolder a class. To have one, we write some of the pictures to disk.
+
+# %% tags=["nbval-ignore-output"]
+workshop = Path(tempfile.mkdtemp())
+folder = tl.data.export_folder(pets.take(train=160, val=80, test=400), workshop / "my-pets")
+for part in sorted(folder.iterdir()):
+    print(f"my-pets/{part.name}:", {c.name: len(list(c.iterdir())) for c in sorted(part.iterdir())})
+mine = tl.data.from_folder(folder, model=backbone)
+mine
+
+# %% [markdown]
+# **Augmentation** shows the network another version of each training picture in every epoch: cropped, mirrored, scaled.
+# It belongs to the training part only. And it must keep the label true: a mirrored cat is a cat.
+
+# %%
+torch.manual_seed(1)
+picture = mine.train.raw(3)
+versions = [mine.preprocessing.undo(mine.train[3][0]) for _ in range(7)]
+tl.plots.images([picture, *versions], ["original"] + ["as trained on"] * 7, title="One picture, seven of its versions")
+
+# %% [markdown]
+# **From the chapter.** Its example builds one `ImageFolder` with the training transform and splits it with `random_split`.
+# Then the validation pictures are augmented too: reading one twice gives two pictures.
+
+# %%
+augmented = torchvision.datasets.ImageFolder(folder / "train", transform=mine.preprocessing.training())
+_, chapter_val = random_split(augmented, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+
+
+def changing(dataset, n=20):
+    """Count how many of the first n pictures differ between two readings."""
+    return sum(not torch.equal(dataset[i][0], dataset[i][0]) for i in range(n))
+
+
+torch.manual_seed(0)
+print(f"chapter's validation part: {changing(chapter_val)} of 20 pictures change from reading to reading")
+print(f"ours:                      {changing(mine.val)} of 20")
+tl.claim("after `random_split` the validation part is augmented", changing(chapter_val) > 15)
+tl.claim("our validation part is not", changing(mine.val) == 0)
+
+# %% [markdown]
+# It also types in the resize of an older recipe. Weights come with the preprocessing that they were trained for: ask them.
+
+# %%
+CHAPTER_RESIZE = 256
+recommended = torchvision.models.ResNet50_Weights.IMAGENET1K_V2.transforms()
+print(f"chapter: resize to {CHAPTER_RESIZE}; the weights say: {recommended.resize_size[0]}")
+tl.claim("the chapter's resize is not the weights' own", recommended.resize_size != [CHAPTER_RESIZE])
+
+# %% [markdown]
+# ### The loop
+#
+# All that training does is on this page. Everything that the function uses is an argument: no optimizer, loss or device
+# is picked up from elsewhere in the notebook, as the chapter's loop does.
+
+# %%
+def train(model, loaders, optimizer, epochs):
+    """Train a model; leave it with the weights that did best on the validation part."""
+    device = next(model.parameters()).device
+    best_accuracy, best_weights, accuracies = -1.0, None, []
+    for _ in range(epochs):
+        tl.models.train_mode(model)  # model.train(), with the frozen part left in evaluation mode
+        for images, labels in loaders.train:
+            loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            right = [(model(x.to(device)).argmax(1).cpu() == y).float() for x, y in loaders.val]
+        accuracies.append(torch.cat(right).mean().item())
+        if accuracies[-1] > best_accuracy:
+            best_accuracy, best_weights = accuracies[-1], copy.deepcopy(model.state_dict())
+    model.load_state_dict(best_weights)
+    return accuracies
+
+
+# %% [markdown]
+# `tl.train.fit` is the same loop with a history, a progress bar and mixed precision.
+# We run both from the same start, with the same order of pictures.
+
+# %% tags=["nbval-ignore-output"]
+EPOCHS = 5
+
+
+def fresh():
+    """A frozen model with a new head and its optimizer, the same each time."""
+    model = tl.models.freeze(copy.deepcopy(backbone))
+    torch.manual_seed(0)
+    model.fc.reset_parameters()
+    return model, torch.optim.Adam(model.fc.parameters(), lr=3e-3)
+
+
+written_out, optimizer = fresh()
+accuracies = train(written_out, mine.loaders(batch_size=16, seed=0), optimizer, EPOCHS)
+model, optimizer = fresh()
+history = tl.train.fit(model, mine.loaders(batch_size=16, seed=0), optimizer, epochs=EPOCHS)
+tl.plots.learning_curves(history, title="A new head on a frozen backbone learns within a few epochs")
+tl.claim(
+    "the loop on this page and `tl.train.fit` measure the same in every epoch",
+    max(abs(a - b) for a, b in zip(accuracies, history.column("val_accuracy"), strict=True)) < 0.03,
+)
+
+# %% [markdown]
+# Now, and only now, the test part, once.
+
+# %% tags=["nbval-ignore-output"]
+test = tl.train.evaluate(model, mine.loaders().test)
+print(f"validation, best of {EPOCHS} epochs: {history.best.val_accuracy:.3f} on {len(mine.val)} pictures")
+print(f"test, once:                {test}")
+
+# %% [markdown]
+# **From the chapter.** It chooses the best epoch on the validation part and reports that very number.
+# The best of several noisy numbers is too high on average. On cached features a head trains in an instant,
+# so we can repeat the choice many times and look.
+
+# %% tags=["nbval-ignore-output"]
+def choose_and_report(seed, epochs=30):
+    """Train a head on features, choose the epoch on a small validation part; return both accuracies."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(pool.x), generator=generator)
+    train_rows, val_rows, test_rows = rows[:40], rows[40:80], rows[80:]
+    torch.manual_seed(seed)
+    head = nn.Linear(pool.x.shape[1], 2)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
+    reported = []
+    for _ in range(epochs):
+        loss = nn.functional.cross_entropy(head(pool.x[train_rows]), pool.y[train_rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        right = (head(pool.x).argmax(1) == pool.y).float()
+        reported.append((right[val_rows].mean().item(), right[test_rows].mean().item()))
+    return max(reported)
+
+
+pool = features.test
+optimism = [val - test for val, test in map(choose_and_report, range(100))]
+mean, error = tl.evaluate.mean_and_error(optimism)
+print(f"best validation accuracy minus test accuracy of that epoch: {mean:+.3f} ± {error:.3f} over {len(optimism)} runs")
+tl.claim("the accuracy that the best epoch was chosen by is too high", mean > 3 * error, f"{mean:+.3f} ± {error:.3f}")
+
+# %% [markdown]
+# ## Compute once, train many times
+#
+# A frozen backbone gives the same features in every epoch, unless the pictures are augmented.
+# So compute them once, keep them, and train the head on the features.
+#
+# **Predict:** for ten epochs, how many times faster is that?
+
+# %% tags=["nbval-ignore-output"]
+EPOCHS = 10
+some = pets.plain().take(train=200, val=40, test=40)
+x, y = (torch.stack(column) for column in zip(*((image, torch.tensor(label)) for image, label in some.train), strict=True))
+
+
+def train_head(give_features, inputs):
+    """Train a new head by gradient descent on whatever `give_features` makes of a batch."""
+    torch.manual_seed(0)
+    head = nn.Linear(features.train.x.shape[1], 2).to(run.device)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(y)).split(32):
+            loss = nn.functional.cross_entropy(head(give_features(inputs[rows].to(run.device))), y[rows].to(run.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return head
+
+
+body = copy.deepcopy(backbone).eval().requires_grad_(False)
+body.fc = nn.Identity()
+start = time.perf_counter()
+every_epoch = train_head(body, x)
+slow = time.perf_counter() - start
+start = time.perf_counter()
+cached = body(x.to(run.device)).cpu()
+once = train_head(nn.Identity(), cached)
+fast = time.perf_counter() - start
+tl.plots.bars(
+    {"every epoch": [slow], "once": [fast]},
+    xlabel=f"seconds for {EPOCHS} epochs of {len(y)} pictures",
+    title="Features computed once save most of the time",
+)
+
+# %% tags=["nbval-ignore-output"]
+gap = max((a - b).abs().max().item() for a, b in zip(every_epoch.parameters(), once.parameters(), strict=True))
+print(f"{slow:.2f} s against {fast:.2f} s: {slow / fast:.1f} times faster; largest difference between the heads {gap:.1e}")
+tl.claim(f"for {EPOCHS} epochs, computing features once is more than four times as fast", slow / fast > 4)
+tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
+
+# %% [markdown]
+# `tl.features.extract` does this for any model. It keeps the features on disk under a key made of the backbone's weights,
+# the pictures and the transform, so a second call reads instead of computing, and never reads something stale.
+#
+# ## Look at the features
+#
+# A picture is a long row of numbers, and so are its features. Both can be flattened to two dimensions with a
+# **principal component analysis**, which keeps the two directions in which the rows differ most.
+#
+# **Predict:** in which of the two will the cats lie apart from the dogs?
+
+# %% tags=["nbval-ignore-output"]
+pixels = torch.stack([image.flatten() for image, _ in few.plain().test])
+standard = (features.test.x - features.train.x.mean(0)) / features.train.x.std(0)
+flat = torch.from_numpy(PCA(2, random_state=0).fit_transform(standard))
+tl.plots.embedding(flat, features.test.y, pets.classes, title="Features of the test pictures, in two dimensions")
+
+# %% [markdown]
+# Two directions out of many show only part of it. A question that uses all of them:
+# do the pictures that lie nearest to a picture show the same animal? First by pixels, then by features.
+
+# %% tags=["nbval-ignore-output"]
+def neighbours(rows, k=5):
+    """Return the k nearest other rows of each row, by cosine, `(N, k)`."""
+    unit = nn.functional.normalize(rows - rows.mean(0), dim=1)
+    likeness = unit @ unit.T
+    return likeness.fill_diagonal_(-2).topk(k).indices
+
+
+def agreement(nearest):
+    """Share of neighbours with the picture's own class."""
+    return (features.test.y[nearest] == features.test.y[:, None]).float().mean().item()
+
+
+by_pixels, by_features = neighbours(pixels), neighbours(standard)
+queries = [i for label in (0, 1) for i in (features.test.y == label).nonzero().flatten()[20:22].tolist()]
+rows = [[q, *nearest[q].tolist()] for q in queries for nearest in (by_pixels, by_features)]
+tl.plots.images(
+    [few.test.raw(i) for row in rows for i in row],
+    [text for _ in queries for kind in ("pixels", "features") for text in ["picture", *[kind] * 5]],
+    columns=6,
+    title="Five nearest neighbours, by pixels and by features",
+)
+
+# %% tags=["nbval-ignore-output"]
+shares = {"pixels": agreement(by_pixels), "features": agreement(by_features)}
+print(f"neighbours of the same class: by pixels {shares['pixels']:.3f}, by features {shares['features']:.3f}")
+tl.claim(
+    "neighbours by features share the class more often than neighbours by pixels",
+    shares["features"] > shares["pixels"] + 0.05,
+    f"{shares['features']:.3f} against {shares['pixels']:.3f}",
+)
+
+# %% [markdown]
+# ## How many pictures does it take?
+#
+# Now the question that this lesson is about. We compare a linear probe on the frozen backbone with the same architecture
+# trained **from scratch**: random weights, all of them trained. Each size is repeated with other training pictures and
+# other random weights.
+#
+# **Predict:** how many training pictures does the network from scratch need to catch up?
+
+# %% tags=["nbval-ignore-output"]
+plain = pets.plain()
+stacked = {part: torch.stack([image for image, _ in getattr(plain, part)]) for part in ("train", "test")}
+labels = {part: getattr(plain, part).labels for part in ("train", "test")}
+test_loader = DataLoader(TensorDataset(stacked["test"], labels["test"]), batch_size=200)
+all_features = tl.features.extract_splits(backbone, plain)
+
+
+def chosen(n, seed):
+    """Rows of n training pictures, as many of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [(labels["train"] == c).nonzero().flatten() for c in (0, 1)]
+    return torch.cat([r[torch.randperm(len(r), generator=generator)[: n // 2]] for r in rows])
+
+
+def in_order(rows):
+    """Load training pictures without shuffling."""
+    return DataLoader(TensorDataset(stacked["train"][rows], labels["train"][rows]), batch_size=200)
+
+
+def from_scratch(n, seed):
+    """Train the same architecture from random weights; return its accuracies like `frozen` below."""
+    torch.manual_seed(seed)
+    model = tl.models.create(SIZE["backbone"], num_classes=2, weights=None).to(run.device)
+    rows = chosen(n, seed)
+    data = TensorDataset(stacked["train"][rows], labels["train"][rows])
+    steps = max(SIZE["images_per_run"], 8 * n) // 32
+    sampler = torch.utils.data.RandomSampler(data, replacement=True, num_samples=steps * 32)
+    loader = DataLoader(data, batch_size=32, sampler=sampler)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    loaders = tl.data.Loaders(loader, [next(iter(loader))], None)
+    tl.train.fit(model, loaders, optimizer, epochs=1, scheduler=schedule, precision=PRECISION)
+    return [tl.train.evaluate(model, part, precision=PRECISION).accuracy for part in (test_loader, in_order(rows))]
+
+
+def frozen(n, seed):
+    """Fit a linear probe on features; return its accuracy on the test part and on its own training pictures."""
+    rows = chosen(n, seed)
+    some = tl.features.Features(all_features.train.x[rows], all_features.train.y[rows])
+    probe = tl.features.linear_probe(some, seed=seed)
+    return [probe.evaluate(part).accuracy for part in (all_features.test, some)]
+
+
+# %% tags=["nbval-ignore-output"]
+runs = {
+    name: {n: [approach(n, seed) for seed in SEEDS] for n in SIZE["sizes"]}
+    for name, approach in (("frozen", frozen), ("scratch", from_scratch))
+}
+results = {name: {n: [test for test, _ in pairs] for n, pairs in by_size.items()} for name, by_size in runs.items()}
+tl.plots.accuracy_by_size(results, chance=0.5, title="Accuracy by number of training pictures")
+
+# %% tags=["nbval-ignore-output"]
+for n in SIZE["sizes"]:
+    (a, a_error), (b, b_error) = (tl.evaluate.mean_and_error(results[name][n]) for name in ("frozen", "scratch"))
+    print(f"{n:>5,} pictures: frozen {a:.3f} ± {a_error:.3f}, scratch {b:.3f} ± {b_error:.3f}, difference {a - b:+.3f}")
+for n in SIZE["sizes"][:2]:
+    (a, a_error), (b, b_error) = (tl.evaluate.mean_and_error(results[name][n]) for name in ("frozen", "scratch"))
+    margin = 2 * (a_error**2 + b_error**2) ** 0.5
+    tl.claim(
+        f"with {n} pictures the frozen backbone is ahead by more than twice the noise",
+        a - b > margin,
+        f"{a - b:+.3f}, twice the standard error {margin:.3f}",
+    )
+
+# %% [markdown]
+# Dots are single runs, lines are means, bars are standard errors.
+# The network from scratch gets at least as many training steps at every size, and a rate schedule of its own,
+# but no augmentation: neither approach has any here. With augmentation and more time, scratch would do better.
+#
+# ## What it gives, and what it costs
+#
+# The chapter lists advantages and disadvantages of feature extraction in words. Let us measure each.
+#
+# **Memory.** Training keeps the activations that the backward pass will need. PyTorch lets us count their bytes.
+# The chapter says that feature extraction needs little memory because no gradients are computed.
+#
+# **Predict:** and if the body is frozen, except for the very first layer?
+
+# %%
+def bytes_kept(model, images):
+    """Count the bytes that one forward pass keeps for the backward pass, weights aside."""
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = nn.functional.cross_entropy(model(images), torch.zeros(len(images), dtype=torch.long))
+    del loss
+    return sum(kept.values())
+
+
+measured_on = tl.models.create("tl_resnet", num_classes=2)
+batch = torch.zeros(32, 3, 64, 64)
+memory = {}
+tl.models.train_mode(tl.models.unfreeze(measured_on))
+memory["all trained"] = [bytes_kept(measured_on, batch) / 1e6]
+tl.models.freeze(measured_on)
+measured_on.conv1.weight.requires_grad_(True)
+tl.models.train_mode(measured_on)
+memory["stem and head trained"] = [bytes_kept(measured_on, batch) / 1e6]
+tl.models.train_mode(tl.models.freeze(measured_on))
+memory["head trained"] = [bytes_kept(measured_on, batch) / 1e6]
+tl.plots.bars(
+    memory, xlabel="megabytes kept for the backward pass, 32 pictures", title="Freezing saves memory from the input up only"
+)
+
+# %%
+tl.claim(
+    "frozen from the input up, the body keeps almost nothing for the backward pass",
+    memory["head trained"][0] < 0.01 * memory["all trained"][0],
+)
+tl.claim(
+    "one trainable layer at the bottom brings a good part of the memory back",
+    memory["stem and head trained"][0] > 0.3 * memory["all trained"][0],
+)
+
+# %% [markdown]
+# **Accuracy and speed against fine-tuning.** Fine-tuning trains the body too; it is the subject of the next lesson.
+# Here it starts from the probe's head, with low rates, and no more epochs than it needs here.
+
+# %% tags=["nbval-ignore-output"]
+N, EPOCHS = 200, 8
+
+
+def fine_tuned(seed):
+    """Start from the probe, train everything; return test accuracy and seconds."""
+    start = time.perf_counter()
+    rows = chosen(N, seed)
+    some = tl.features.Features(all_features.train.x[rows], all_features.train.y[rows])
+    model = tl.features.put_into_head(copy.deepcopy(backbone), tl.features.linear_probe(some, seed=seed))
+    tl.models.unfreeze(model)
+    data = TensorDataset(stacked["train"][rows], labels["train"][rows])
+    loader = DataLoader(data, batch_size=20, shuffle=True, generator=torch.Generator().manual_seed(seed))
+    groups = tl.models.param_groups(model, 1e-3, decay=0.8)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
+    rates = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=EPOCHS * len(loader))
+    loaders = tl.data.Loaders(loader, [next(iter(loader))], None)
+    tl.train.fit(model, loaders, optimizer, epochs=EPOCHS, scheduler=schedule, precision=PRECISION)
+    seconds = time.perf_counter() - start
+    return tl.train.evaluate(model, test_loader, precision=PRECISION).accuracy, seconds
+
+
+tuned, seconds = zip(*(fine_tuned(seed) for seed in SEEDS), strict=True)
+start = time.perf_counter()
+extracted = [frozen(N, seed)[0] for seed in SEEDS]
+probe_seconds = (time.perf_counter() - start) / len(SEEDS)
+tl.plots.bars(
+    {"frozen": extracted, "fine-tuned": tuned}, xlabel=f"test accuracy with {N} training pictures", digits=3,
+    title="What adapting the body is worth on these pictures",
+)
+
+# %% tags=["nbval-ignore-output"]
+gains = [a - b for a, b in zip(tuned, extracted, strict=True)]
+mean, error = tl.evaluate.mean_and_error(gains)
+verdict = "larger than the noise" if abs(mean) > 2 * error else "no difference that these runs can show"
+print(f"fine-tuned minus frozen: {mean:+.3f} ± {error:.3f} over {len(SEEDS)} seeds: {verdict}")
+print(f"seconds a run: fine-tuned {sum(seconds) / len(SEEDS):.1f}, probe on stored features {probe_seconds:.2f}")
+tl.claim("a probe on stored features trains at least ten times as fast", sum(seconds) / len(SEEDS) > 10 * probe_seconds)
+
+# %% [markdown]
+# **Overfitting.** How much better is each approach on its own training pictures than on new ones?
+
+# %% tags=["nbval-ignore-output"]
+N = SIZE["sizes"][1]
+gaps = {name: [own - test for test, own in by_size[N]] for name, by_size in runs.items()}
+tl.plots.bars(
+    gaps, xlabel="training accuracy minus test accuracy", title=f"Both fit their {N} pictures better than new ones"
+)
+
+# %% [markdown]
+# **Dependence on the source.** Features of photos need not suit everything. Scikit-learn's handwritten digits
+# are far from photos: we compare the probe with a logistic regression on the bare pixels.
+
+# %% tags=["nbval-ignore-output"]
+digits = tl.data.load("digits", model=backbone)
+digit_features = tl.features.extract_splits(backbone, digits)
+on_features = tl.features.linear_probe(digit_features.train).evaluate(digit_features.test)
+
+
+def bare(part):
+    """The original grey pixels as a row of numbers."""
+    rows = [pil_to_tensor(part.raw(i))[0].flatten().float() for i in range(len(part))]
+    return tl.features.Features(torch.stack(rows), part.labels)
+
+
+on_pixels = tl.features.linear_probe(bare(digits.train)).evaluate(bare(digits.test))
+print(f"digits, features of {SIZE['backbone']}: {on_features}")
+print(f"digits, bare pixels:           {on_pixels}")
+
+# %% [markdown]
+# ## Take-away
+#
+# - A frozen backbone turns a picture into features once; training means fitting a small, convex problem on them.
+# - Freezing parameters does not freeze batch norm: keep what is frozen in evaluation mode.
+# - Memory is saved where everything below is frozen, down to the input.
+# - Choose on the validation part, report on the test part, once; augment neither.
+# - With few pictures of a kind that the backbone knows, feature extraction beats training from scratch.
+#   How well it does depends on how near its source is.
+#
+# ### Ask yourself
+#
+# <details><summary>You freeze a network and train its head in a plain loop. Why can yesterday's stored head fail on
+# today's backbone?</summary>
+#
+# The plain loop calls `model.train()`. Batch norm then moves its running statistics although no parameter trains,
+# so the features drift away from those that the head was fitted to.
+# </details>
+#
+# <details><summary>You want augmentation and cached features. What are your choices?</summary>
+#
+# Cache the features of several augmented versions of each picture, or give up one of the two. One random version,
+# kept for good, is no augmentation: that is why `tl.features.extract` refuses random transforms.
+# </details>
+#
+# <details><summary>Your validation accuracy is higher than your test accuracy. Is something broken?</summary>
+#
+# Not by itself. The epoch was chosen because its validation accuracy was high; part of that was luck.
+# </details>
+#
+# **Read on:** Kornblith and others, *Do better ImageNet models transfer better?*;
+# Yosinski and others, *How transferable are features in deep neural networks?*
+# The next lesson, fine-tuning, lets go of the body, stage by stage.

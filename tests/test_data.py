@@ -1,0 +1,551 @@
+"""Transforms, reading of odd images, splits, loaders, the catalog."""
+
+import importlib
+import os
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import models
+from torchvision.transforms import v2
+
+from tlcourse import data, runtime
+from tlcourse.data._images import ZipMember, read_image, to_rgb
+from tlcourse.data._splits import shuffled, stratify
+
+# `tlcourse.data.catalog` is the function; the module of that name hides behind it.
+catalog = importlib.import_module("tlcourse.data.catalog")
+SMALL = data.Preprocessing(16, 20)
+
+
+@pytest.fixture(autouse=True)
+def mini(monkeypatch, tmp_path):
+    for name in ("DATA", "WEIGHTS"):
+        monkeypatch.delenv(f"TLCOURSE_{name}", raising=False)
+    monkeypatch.setenv("TLCOURSE_PROFILE", "mini")
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runtime, "_current", None)
+
+
+@pytest.fixture
+def photo():
+    """A smooth picture with some grain, larger than the crop and not square."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(
+        (411, 307), Image.Resampling.BICUBIC
+    )
+    grain = rng.integers(-12, 13, (307, 411, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
+
+
+def arrays(per_class=(30, 20, 10), classes=("a", "b", "c"), transform=None):
+    labels = [label for label, count in enumerate(per_class) for _ in range(count)]
+    images = np.random.default_rng(1).integers(0, 256, (len(labels), 24, 24, 3), dtype=np.uint8)
+    return data.ImageSet(images, labels, classes, transform)
+
+
+@pytest.fixture
+def splits():
+    sets = [arrays() for _ in range(3)]
+    return data.Splits("test", *sets, classes=["a", "b", "c"], preprocessing=SMALL, augmentation={})
+
+
+# Transforms
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        models.ResNet50_Weights.IMAGENET1K_V2,
+        models.ResNet50_Weights.IMAGENET1K_V1,
+        models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+        models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1,
+    ],
+)
+def test_evaluation_is_what_the_weights_were_measured_with(weights, photo):
+    ours = data.preprocessing(weights).evaluation()(photo)
+    torch.testing.assert_close(ours, weights.transforms()(photo), atol=1e-5, rtol=0)
+
+
+def test_resnet50_v2_reads_232_and_224():
+    assert data.preprocessing(models.ResNet50_Weights.IMAGENET1K_V2) == data.Preprocessing(224, 232)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50.a1_in1k", "vit_base_patch16_siglip_224"])
+def test_evaluation_is_timms_own(name, photo):
+    config = timm.get_pretrained_cfg(name)
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
+    torch.testing.assert_close(data.preprocessing(config).evaluation()(photo), theirs(photo), atol=1e-5, rtol=0)
+
+
+def test_timm_model_and_carried_preprocessing():
+    model = timm.create_model("resnet18.a1_in1k", pretrained=False)
+    assert data.preprocessing(model) == data.Preprocessing(224, 235, interpolation="bicubic")
+    carrier = nn.Linear(1, 1)
+    carrier.preprocessing = SMALL
+    assert data.preprocessing(carrier) is SMALL
+    assert data.preprocessing(SMALL) is SMALL
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (nn.Linear(1, 1), "Linear does not say how its images are prepared"),
+        ("resnet50", "'resnet50' does not say"),
+        (models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1, "not weights of an image classifier"),
+        ({"input_size": (3, 224, 192)}, "not square"),
+        ({"input_size": (1, 28, 28)}, "takes 1 channels"),
+        ({"input_size": (3, 224, 224), "crop_mode": "border"}, "crop mode 'border' is not supported"),
+    ],
+)
+def test_sources_without_a_usable_preprocessing(source, message):
+    with pytest.raises(ValueError, match=message):
+        data.preprocessing(source)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"size": 64, "resize": 32}, "size 64 must be .* at most resize, which is 32"),
+        ({"size": 64, "resize": 64, "mean": (0.5,)}, "mean has 1 values"),
+        ({"size": 64, "resize": 64, "interpolation": "cubic"}, "'cubic': choose one of nearest, bilinear"),
+    ],
+)
+def test_impossible_preprocessing(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        data.Preprocessing(**wrong)
+
+
+def test_undo_gives_the_colours_back(photo):
+    shown = SMALL.undo(torch.stack([SMALL.evaluation()(photo)] * 2))
+    resized = v2.functional.center_crop(v2.functional.resize(photo, [20]), [16])
+    torch.testing.assert_close(shown[1], v2.functional.to_dtype(v2.functional.to_image(resized), scale=True).data)
+
+
+def test_training_transform(photo):
+    transform = pickle.loads(pickle.dumps(SMALL.training(rotation=10, colour=0.2)))
+    torch.manual_seed(0)
+    first, second = transform(photo), transform(photo)
+    assert first.shape == (3, 16, 16)
+    assert first.dtype == torch.float32
+    assert not torch.equal(first, second)
+    assert "Flip" in repr(SMALL.training())
+    assert "Flip" not in repr(SMALL.training(flip=False))
+
+
+def test_rotation_fills_the_corners_with_the_mean():
+    white = Image.new("RGB", (40, 40), "white")
+    transform = SMALL.training(scale=(1, 1), flip=False, rotation=45)
+    torch.manual_seed(1)
+    corners = torch.stack([transform(white)[:, 0, 0] for _ in range(10)])
+    assert corners.abs().max(dim=1).values.min() < 0.02
+
+
+def test_transforms_are_named_by_their_values():
+    assert repr(SMALL.evaluation()) == repr(data.Preprocessing(16, 20).evaluation())
+    for other in (data.Preprocessing(16, 21), data.Preprocessing(16, 20, interpolation="bicubic")):
+        assert repr(SMALL.evaluation()) != repr(other.evaluation())
+        assert hash(SMALL) != hash(other)
+
+
+# Reading
+
+GREY = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+GREY_RGB = np.repeat(GREY[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(GREY),
+        Image.fromarray(GREY_RGB),
+        Image.fromarray(GREY.astype(np.uint16) * 257),
+        Image.fromarray(GREY.astype(np.uint16) * 257).convert("I"),
+        Image.fromarray(GREY.astype(np.int32)),
+        Image.fromarray(GREY.astype(np.float32) / 255),
+        Image.fromarray(GREY.astype(np.float32)),
+        Image.fromarray(GREY).convert("LA"),
+        Image.fromarray(GREY_RGB).quantize(64),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_every_mode_becomes_the_same_rgb(image):
+    converted = to_rgb(image)
+    assert converted.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(converted).astype(int), GREY_RGB, atol=1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_dark_16_bit_files_stay_dark(tmp_path, suffix):
+    path = tmp_path / f"dark{suffix}"
+    Image.fromarray(np.full((8, 8), 200, dtype=np.uint16)).save(path)
+    assert np.asarray(read_image(path)).max() == 1, "200 of 65535 is nearly black"
+
+
+def test_transparency_lies_over_white(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    assert to_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(Image.new("RGBA", (4, 4), (200, 0, 0, 255))).getpixel((0, 0)) == (200, 0, 0)
+    Image.new("P", (4, 4), 0).save(tmp_path / "p.gif", transparency=0)
+    assert read_image(tmp_path / "p.gif").getpixel((0, 0)) == (255, 255, 255)
+    Image.new("L", (4, 4), 9).save(tmp_path / "l.png", transparency=9)
+    assert read_image(tmp_path / "l.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=95)
+    red, green, blue = read_image(tmp_path / "red.jpg").getpixel((4, 4))
+    assert red > 200 > 60 > max(green, blue)
+
+
+def test_photos_are_turned_upright(tmp_path):
+    image = Image.new("RGB", (40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (20, 40)
+
+
+def test_broken_exif_does_not_spoil_a_photo(tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "exif.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff")
+    assert read_image(tmp_path / "exif.jpg").size == (8, 8)
+
+
+def test_animated_gives_the_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.webp", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=50)
+        red, _, blue = read_image(tmp_path / name).getpixel((4, 4))
+        assert red > 200 > 50 > blue, name
+
+
+def test_unreadable_files_are_named(tmp_path):
+    (tmp_path / "bad.jpg").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match=r"bad\.jpg \(not an image\).*skip_unreadable=True"):
+        read_image(tmp_path / "bad.jpg")
+    with pytest.raises(ValueError, match=r"array of shape \(4, 4\) \(the array holds float64"):
+        read_image(np.zeros((4, 4)))
+
+
+# ImageSet
+
+
+def test_image_set_items():
+    images = arrays(transform=SMALL.evaluation())
+    image, label = images[35]
+    assert image.shape == (3, 16, 16)
+    assert label == 1
+    assert images.raw(35).size == (24, 24)
+    assert images.counts() == [30, 20, 10]
+    assert images.labels.dtype == torch.long
+    assert isinstance(images.with_transform(None)[0][0], Image.Image)
+    part = images.subset(torch.tensor([59, 0]))
+    assert part.labels.tolist() == [2, 0]
+    assert part.sources[0] is images.sources[59]
+
+
+def test_image_set_takes_tensors():
+    images = data.ImageSet(torch.full((2, 3, 8, 8), 7, dtype=torch.uint8), torch.tensor([0, 1]), ["a", "b"])
+    assert images.raw(1).getpixel((0, 0)) == (7, 7, 7)
+
+
+@pytest.mark.parametrize(("labels", "message"), [([0], "2 images and 1 labels"), ([0, 2], "Labels go from 0 to 2")])
+def test_image_set_refuses_labels_that_do_not_fit(labels, message):
+    with pytest.raises(ValueError, match=message):
+        data.ImageSet(np.zeros((2, 4, 4), np.uint8), labels, ["a", "b"])
+
+
+@pytest.fixture
+def zipped(tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(6):
+            with archive.open(f"{index}.png", "w") as file:
+                Image.new("RGB", (24, 24), (40 * index, 0, 0)).save(file, "PNG")
+    return data.ImageSet(
+        [ZipMember(str(path), f"{i}.png") for i in range(6)], [0, 1] * 3, ["a", "b"], SMALL.evaluation()
+    )
+
+
+def test_zip_members_in_this_and_in_worker_processes(zipped):
+    assert zipped.raw(3).getpixel((0, 0)) == (120, 0, 0)
+    again = pickle.loads(pickle.dumps(zipped))
+    assert torch.equal(again[5][0], zipped[5][0])
+    loader = torch.utils.data.DataLoader(zipped, batch_size=2, num_workers=2)
+    assert torch.equal(torch.cat([images for images, _ in loader]), torch.stack([image for image, _ in zipped]))
+
+
+def test_fingerprint_follows_what_a_model_would_see(zipped, tmp_path):
+    images = arrays(transform=SMALL.evaluation())
+    prints = {
+        images.fingerprint,
+        images.with_transform(SMALL.training()).fingerprint,
+        images.subset(range(59)).fingerprint,
+        arrays(per_class=(29, 21, 10), transform=SMALL.evaluation()).fingerprint,
+        zipped.fingerprint,
+        zipped.subset([1, 0, 2, 3, 4, 5]).fingerprint,
+    }
+    changed = arrays(transform=SMALL.evaluation())
+    changed.sources[0] = changed.sources[0].copy()
+    assert changed.fingerprint == images.fingerprint
+    changed.sources[0][0, 0, 0] ^= 1
+    assert len(prints | {changed.fingerprint}) == 7
+
+
+def test_fingerprint_of_files_follows_changes_but_not_moves(tmp_path):
+    def of(folder):
+        return data.ImageSet([folder / "a.png"], [0], ["a"], root=folder).fingerprint
+
+    (tmp_path / "here").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "here" / "a.png")
+    before = of(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert of(tmp_path / "there") == before
+    os.utime(tmp_path / "there" / "a.png", ns=(1, 1))
+    assert of(tmp_path / "there") != before
+
+
+# Splits and loaders
+
+
+def test_only_training_is_augmented(splits):
+    assert "RandomResizedCrop" in repr(splits.train.transform)
+    for images in (splits.val, splits.test, splits.plain().train, splits.plain().val):
+        assert "Random" not in repr(images.transform)
+    assert splits.plain().train.transform is not None
+
+
+def test_for_model_keeps_the_augmentation(splits):
+    other = splits.take(30).for_model(data.Preprocessing(8, 8))
+    assert other.train[0][0].shape == other.test[0][0].shape == (3, 8, 8)
+    assert "Random" in repr(other.train.transform)
+    assert len(other.train) == 30
+    assert "Random" not in repr(splits.plain().for_model(SMALL).train.transform)
+
+
+def test_a_transform_of_ones_own_is_kept(splits):
+    mine = v2.Compose([v2.CenterCrop(12), v2.ToImage()])
+    own = replace(splits, train=splits.train.with_transform(mine)).take(train=6)
+    assert own.train.transform is mine
+    assert "Normalize" in repr(own.plain().train.transform)
+    assert "Normalize" in repr(own.for_model(SMALL).train.transform)
+
+
+def test_take_is_balanced_nested_and_fixed(splits):
+    def chosen(count, seed=0):
+        return {image.tobytes() for image in splits.take(train=count, seed=seed).train.sources}
+
+    assert splits.take(train=12).train.counts() == [4, 4, 4]
+    assert splits.take(train=45).train.counts() == [18, 17, 10], "a small class gives all it has"
+    assert chosen(6) < chosen(20) < chosen(60)
+    assert chosen(20) == chosen(20) != chosen(20, seed=1)
+    taken = splits.take(val=5, test=6)
+    assert [len(images) for images in (taken.train, taken.val, taken.test)] == [60, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(61, "only 60 images"), (2, "3 classes"), (0, "3 classes"), (0.5, "whole number"), (True, "whole")],
+)
+def test_take_refuses(splits, count, message):
+    with pytest.raises(ValueError, match=message):
+        splits.take(test=count)
+
+
+def test_loaders_are_the_same_for_a_seed(splits):
+    def batches(seed, workers):
+        torch.manual_seed(0)
+        return [labels.tolist() for _, labels in splits.loaders(8, seed=seed, workers=workers).train]
+
+    assert batches(1, 0) == batches(1, 0) == batches(1, 2) != batches(2, 0)
+    first, second = (next(iter(splits.loaders(8, seed=1, workers=1).train))[0] for _ in range(2))
+    assert torch.equal(first, second), "with workers the augmentation follows the seed too"
+
+
+def test_loaders_shuffle_training_only(splits):
+    loaders = splits.loaders(8)
+    assert [len(loader) for loader in loaders] == [8, 4, 4]
+    epochs = [torch.cat([labels for _, labels in loaders.train]).tolist() for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == splits.train.labels.tolist()
+    assert torch.cat([labels for _, labels in loaders.test]).tolist() == splits.test.labels.tolist()
+
+
+def test_a_last_batch_of_one_is_left_out(splits):
+    def sizes(count, batch_size):
+        return [len(labels) for _, labels in splits.take(count).loaders(batch_size).train]
+
+    assert sizes(33, 8) == [8] * 4
+    assert sizes(34, 8) == [8] * 4 + [2]
+    assert sizes(3, 1) == [1] * 3
+    assert [len(labels) for _, labels in splits.take(val=17).loaders(8).val] == [16, 1]
+
+
+def test_evaluating_draws_nothing_from_the_global_numbers(splits):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    list(splits.loaders(8).val)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_splits_show_a_table(splits):
+    lines = repr(splits).split("\n")
+    assert lines[0] == "test: 3 classes, 16 x 16 pixels"
+    assert [line.split() for line in lines[1:3]] == [
+        ["part", "images", "a", "b", "c"],
+        ["train", "60", "30", "20", "10"],
+    ]
+    noted = data.Splits("<b>", *[arrays()] * 3, classes=["a", "b", "c"], preprocessing=SMALL, notes=["1 < 2"])
+    assert "<b>&lt;b&gt;</b>" in noted._repr_html_()
+    assert "1 &lt; 2" in noted._repr_html_()
+    assert repr(noted).endswith("\n1 < 2")
+
+
+def test_stratify_keeps_shares_and_spares_small_classes():
+    labels = [0] * 100 + [1] * 3
+    train, val, test = stratify(range(103), labels, [0.2, 0.3], seed=0)
+    assert [sum(labels[i] == 0 for i in part) for part in (train, val, test)] == [50, 20, 30]
+    assert [sum(labels[i] == 1 for i in part) for part in (train, val, test)] == [1, 1, 1]
+    assert sorted(train + val + test) == list(range(103))
+    with pytest.raises(ValueError, match="class 0 has 2 images for 3 parts"):
+        stratify(range(2), [0, 0], [0.2, 0.2], seed=0)
+
+
+def test_the_order_is_the_same_on_every_system():
+    assert shuffled("abcdef", 0) == [5, 2, 1, 4, 3, 0]
+
+
+def test_export_and_load_again(splits, tmp_path):
+    folder = data.export_folder(splits, tmp_path / "mine")
+    assert sorted(path.name for path in (folder / "train" / "c").iterdir()) == [f"{i:04d}.png" for i in range(10)]
+    again = data.from_folder(folder, model=SMALL)
+    assert again.val.counts() == splits.val.counts()
+    assert again.val.raw(0).tobytes() == splits.val.raw(0).tobytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(ValueError, match="mine exists and is not empty"):
+        data.export_folder(splits, folder)
+    (tmp_path / "empty").mkdir()
+    assert data.export_folder(splits.take(3, 3, 3), tmp_path / "empty").is_dir()
+
+
+# Catalog
+
+
+def small_toypets(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, count in (("train", 4), ("val", 2), ("test", 3)):
+            for name in ("dogs", "cats"):
+                for index in range(count):
+                    with archive.open(f"{part}/{name}/{index:04d}.webp", "w") as file:
+                        Image.new("RGB", (96, 96), (60 * index, 0, 0)).save(file, "WEBP")
+
+
+def test_toypets(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "TOYPETS", tmp_path / "toypets.zip")
+    with pytest.raises(ValueError, match=r"toypets\.zip is missing"):
+        data.load("toypets")
+    small_toypets(tmp_path / "toypets.zip")
+    pets = data.load("toypets", train=2)
+    assert pets.classes == ["cats", "dogs"]
+    assert [images.counts() for images in (pets.train, pets.val, pets.test)] == [[1, 1], [2, 2], [3, 3]]
+    assert pets.test[0][0].shape == (3, 64, 64)
+    assert "Flip" in repr(pets.train.transform)
+
+
+def test_the_packed_toypets():
+    pets = data.load("toypets")
+    assert [images.counts() for images in (pets.train, pets.val, pets.test)] == [[500, 500], [100, 100], [400, 400]]
+    assert pets.val.raw(0).size == (96, 96)
+
+
+def test_digits_are_never_mirrored():
+    digits = data.load("digits")
+    assert [len(images) for images in (digits.train, digits.val, digits.test)] == [1078, 269, 450]
+    assert "Flip" not in repr(digits.train.transform)
+    assert np.asarray(digits.train.raw(0)).max() > 200, "greys are spread over 0 to 255"
+    pictures = [image.tobytes() for part in (digits.train, digits.val, digits.test) for image in part.sources]
+    assert len(pictures) == 1797
+    assert data.load("digits", seed=5).test.fingerprint == digits.test.fingerprint, "the catalog's splits are fixed"
+    assert "Random" not in repr(data.load("digits", augment=False).train.transform)
+
+
+def test_the_full_profile_loads_large(monkeypatch):
+    monkeypatch.setenv("TLCOURSE_PROFILE", "full")
+    assert data.load("digits").preprocessing == data.Preprocessing(224, 232)
+    assert data.load("digits", model=SMALL).preprocessing == SMALL
+
+
+@pytest.mark.parametrize("name", ["toypet", "Dogs-vs-Cat", "imagenet", Path("nowhere"), "some/where"])
+def test_unknown_names(name):
+    with pytest.raises(ValueError, match=r"There is no") as caught:
+        data.load(name)
+    if "pet" in str(name) or "Cat" in str(name):
+        assert "Did you mean" in str(caught.value)
+    if isinstance(name, str) and "/" not in name:
+        assert "toypets, digits, dogs-vs-cats, hymenoptera" in str(caught.value)
+
+
+def test_the_catalog_lists_what_load_knows():
+    assert [entry.name for entry in data.catalog() if not entry.download] == ["toypets", "digits"]
+    for entry in data.catalog():
+        assert entry.images > 0
+        assert entry.licence
+        assert entry.source
+
+
+def test_hymenoptera_from_given_folder_leaves_the_error_picture_out(tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        for name in ("ants", "bees"):
+            folder = tmp_path / "hymenoptera_data" / part / name
+            folder.mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"{index}.jpg")
+    Image.new("P", (8, 8)).save(tmp_path / "hymenoptera_data" / "train" / "ants" / "imageNotFound.gif")
+    monkeypatch.setenv("TLCOURSE_DATA", str(tmp_path))
+    splits = data.load("hymenoptera")
+    assert len(splits.train) + len(splits.val) == 8
+    assert splits.test.counts() == [4, 4]
+    assert "kept as test" in splits.notes[0]
+
+
+def test_dogs_vs_cats_from_the_archives_folder(tmp_path, monkeypatch):
+    for name in ("Cat", "Dog"):
+        folder = tmp_path / "kagglecatsanddogs_5340" / "PetImages" / name
+        folder.mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (8, 8)).save(folder / f"{index}.jpg")
+        (folder / "666.jpg").touch()
+        (folder / "Thumbs.db").touch()
+    (tmp_path / "kagglecatsanddogs_5340" / "readme.txt").touch()
+    monkeypatch.setenv("TLCOURSE_DATA", str(tmp_path))
+    splits = data.load("dogs-vs-cats")
+    assert splits.classes == ["cats", "dogs"] == splits.test.classes
+    assert [images.counts() for images in (splits.train, splits.val, splits.test)] == [[6, 6], [2, 2], [2, 2]]
+    assert "2 of 22 files cannot be read and were left out" in splits.notes[0]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("name", "sizes"), [("hymenoptera", (195, 48, 153)), ("dogs-vs-cats", (1600, 400, 1000))])
+def test_real_photos(name, sizes, monkeypatch):
+    folder = os.environ.get("TLCOURSE_REAL")
+    if not folder:
+        pytest.skip("TLCOURSE_REAL names no folder of real photos")
+    monkeypatch.setenv("TLCOURSE_DATA", folder)
+    weights = models.ResNet50_Weights.IMAGENET1K_V2
+    splits = data.load(name, model=weights)
+    assert tuple(len(images) for images in (splits.train, splits.val, splits.test)) == sizes
+    for loader in splits.take(train=8, val=8, test=8).loaders(8):
+        images, labels = next(iter(loader))
+        assert images.shape == (8, 3, 224, 224)
+        assert labels.bincount().tolist() == [4, 4]
+        assert 0.5 < images.std() < 2, "photos, normalised, spread by about one"
+    raw = splits.test.raw(3)
+    torch.testing.assert_close(splits.test[3][0], weights.transforms()(raw), atol=1e-5, rtol=0)

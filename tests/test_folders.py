@@ -1,0 +1,354 @@
+"""Folders of images: layouts, splits that hold still, and what is said about folders that do not work."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlcourse import data, runtime
+from tlcourse.data import _layout, folders
+
+SMALL = data.Preprocessing(16, 20)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TLCOURSE_PROFILE", "mini")
+    monkeypatch.setattr(runtime, "_current", None)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def fill(folder, cats=10, dogs=10, suffix=".jpg"):
+    """Write small pictures into `folder/cats` and `folder/dogs`."""
+    for name, count in (("cats", cats), ("dogs", dogs)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}{suffix}")
+
+
+def names(images, root):
+    return [path.relative_to(root).as_posix() for path in images.sources]
+
+
+def sizes(splits):
+    return [len(images) for images in (splits.train, splits.val, splits.test)]
+
+
+def refused(root, message, **options):
+    with pytest.raises(ValueError, match=message) as caught:
+        data.from_folder(root, model=SMALL, **options)
+    return str(caught.value)
+
+
+# Layouts
+
+
+def test_class_folders_are_split_by_class(root):
+    fill(root, cats=20, dogs=10)
+    splits = data.from_folder(root, model=SMALL)
+    assert splits.classes == ["cats", "dogs"]
+    assert [images.counts() for images in (splits.train, splits.val, splits.test)] == [[12, 6], [4, 2], [4, 2]]
+    everything = [name for images in (splits.train, splits.val, splits.test) for name in names(images, root)]
+    assert len(set(everything)) == 30
+    assert splits.notes == [
+        "The images were split into 18 for training, 6 for validation and 6 for the test, in the same shares of each "
+        "class (seed 0)."
+    ]
+    assert splits.name == "photos"
+
+
+def test_the_split_depends_on_names_and_seed_alone(root, tmp_path, monkeypatch):
+    fill(root)
+    first = data.from_folder(root, model=SMALL)
+    expected = [names(images, root) for images in (first.train, first.val, first.test)]
+    moved = tmp_path / "elsewhere" / "renamed"
+    shutil.copytree(root, moved)
+    listing, walking = _layout._entries, os.walk
+
+    def backwards(top, **options):
+        for place, below, files in walking(top, **options):
+            yield place, below, files[::-1]
+
+    monkeypatch.setattr(_layout, "_entries", lambda folder: tuple(found[::-1] for found in listing(folder)))
+    monkeypatch.setattr(_layout.os, "walk", backwards)
+    again = data.from_folder(moved, model=SMALL)
+    assert [names(images, moved) for images in (again.train, again.val, again.test)] == expected
+    other = data.from_folder(root, model=SMALL, seed=1)
+    assert names(other.test, root) != expected[2]
+
+
+def test_a_new_image_does_not_move_the_others(root):
+    fill(root, cats=10)
+    before = data.from_folder(root, model=SMALL)
+    fill(root, cats=11)
+    after = data.from_folder(root, model=SMALL)
+    assert len(set(names(before.train, root)) & set(names(after.train, root))) >= len(before.train) - 1
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"), [("train", "val", "test"), ("Training", "VALID", "Testing"), ("TRAIN", "dev", "test")]
+)
+def test_given_parts_are_kept(root, train, val, test):
+    for name, count in ((train, 5), (val, 2), (test, 3)):
+        fill(root / name, count, count)
+    splits = data.from_folder(root, model=SMALL)
+    assert sizes(splits) == [10, 4, 6]
+    assert all(name.startswith(f"{val}/") for name in names(splits.val, root))
+    assert splits.notes == []
+
+
+def test_train_and_test_without_val(root):
+    fill(root / "train")
+    fill(root / "test", 3, 3)
+    splits = data.from_folder(root, model=SMALL, val=0.3)
+    assert sizes(splits) == [14, 6, 6]
+    assert all(name.startswith("train/") for name in names(splits.val, root))
+    assert splits.notes == ["There is no val folder: 6 images of train became val (30% of each class, seed 0)."]
+
+
+def test_train_and_val_without_test_keeps_val_as_the_test(root):
+    fill(root / "train")
+    fill(root / "validation", 3, 3)
+    splits = data.from_folder(root, model=SMALL)
+    assert sizes(splits) == [16, 4, 6]
+    assert all(name.startswith("validation/") for name in names(splits.test, root))
+    assert all(name.startswith("train/") for name in names(splits.val, root))
+    assert "the given val (6 images) is kept as test" in splits.notes[0]
+
+
+def test_only_train(root):
+    fill(root / "train")
+    splits = data.from_folder(root, model=SMALL)
+    assert sizes(splits) == [12, 4, 4]
+    assert splits.notes[0].startswith("The images of train were split into 12")
+
+
+def test_a_class_may_be_called_train(root):
+    fill(root)
+    (root / "dogs").rename(root / "train")
+    assert data.from_folder(root, model=SMALL).classes == ["cats", "train"]
+
+
+def test_clutter_is_ignored_and_other_files_are_counted(root):
+    fill(root, suffix=".JPG")
+    (root / "cats" / "nested" / "deeper").mkdir(parents=True)
+    shutil.copy(root / "cats" / "0.JPG", root / "cats" / "nested" / "deeper" / "0.jpeg")
+    for name in (".DS_Store", "cats/Thumbs.db", "cats/desktop.ini", "cats/._0.jpg"):
+        (root / name).touch()
+    for name in ("__MACOSX", ".ipynb_checkpoints", "cats/.hidden"):
+        (root / name).mkdir()
+        (root / name / "0.jpg").touch()
+    for name in ("cats/list.txt", "dogs/phone.HEIC", "dogs/phone2.heic"):
+        (root / name).touch()
+    splits = data.from_folder(root, model=SMALL)
+    assert sum(sizes(splits)) == 21
+    assert splits.classes == ["cats", "dogs"]
+    assert splits.notes[0] == "3 files that are not images were left out: 2 .heic, 1 .txt."
+
+
+def test_folders_and_images_beside_the_parts_are_noted(root):
+    fill(root / "train")
+    fill(root / "extra")
+    shutil.copy(root / "train" / "cats" / "0.jpg", root)
+    notes = data.from_folder(root, model=SMALL).notes
+    assert "Folders beside train were not read: extra." in notes
+    assert "1 images lie beside the folders, have no class, and were left out." in notes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_are_followed_but_not_in_circles(root, tmp_path):
+    fill(tmp_path / "store")
+    (root / "cats").symlink_to(tmp_path / "store" / "cats")
+    (root / "dogs").symlink_to(tmp_path / "store" / "dogs")
+    (tmp_path / "store" / "cats" / "again").symlink_to(tmp_path / "store" / "cats")
+    assert sum(sizes(data.from_folder(root, model=SMALL))) == 20
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".TIFF"])
+def test_every_kind_of_image(root, suffix):
+    fill(root, 3, 3, suffix)
+    assert data.from_folder(root, model=SMALL).test[0][0].shape == (3, 16, 16)
+
+
+def test_augmentation_can_be_chosen(root):
+    fill(root, 3, 3)
+    assert "Random" not in repr(data.from_folder(root, model=SMALL, augment=False).train.transform)
+    chosen = repr(data.from_folder(root, model=SMALL, augment={"flip": False, "rotation": 5}).train.transform)
+    assert "RandomRotation" in chosen
+    assert "Flip" not in chosen
+
+
+def test_load_takes_a_path(root, monkeypatch):
+    fill(root)
+    assert len(data.load(root, model=SMALL, train=6, seed=2).train) == 6
+    monkeypatch.chdir(root.parent)
+    assert data.load("photos").preprocessing == data.Preprocessing(64, 64)
+
+
+# Folders that do not work
+
+
+def test_missing_folder(root):
+    refused(root / "nowhere", "There is no folder .*nowhere")
+
+
+def test_a_file_instead_of_a_folder(root):
+    (root / "a.zip").touch()
+    refused(root / "a.zip", r"a\.zip is a file, not a folder")
+
+
+def test_an_empty_folder(root):
+    refused(root, "has no class folders.*cats/1.jpg")
+
+
+def test_flat_images(root):
+    fill(root, 4, 0)
+    refused(root / "cats", "has 4 images but no class folders.*folder of its own")
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_flat_images_named_by_kaggle(root, part):
+    (root / part).mkdir(exist_ok=True)
+    for index in range(3):
+        for name in ("cat", "dog"):
+            Image.new("RGB", (8, 8)).save(root / part / f"{name}.{index}.jpg")
+    if part:
+        (root / "test1").mkdir()
+        Image.new("RGB", (8, 8)).save(root / "test1" / "1.jpg")
+    assert "word before the first dot" in refused(root, "has 6 images but no class folders.*Kaggle")
+
+
+def test_flat_images_in_train(root):
+    fill(root / "train", 3, 3)
+    fill(root, 0, 2)
+    (root / "dogs").rename(root / "test")
+    (root / "cats").rmdir()
+    refused(root, "test has 2 images but no class folders")
+
+
+def test_one_class_only(root):
+    fill(root, 5, 5)
+    shutil.rmtree(root / "dogs")
+    refused(root, "one class only, cats")
+
+
+def test_one_folder_too_high(root):
+    fill(root / "inner" / "train")
+    fill(root / "inner" / "val")
+    refused(root, "one class only, inner.*Did you mean .*inner, which has train, val")
+
+
+def test_an_empty_class(root):
+    fill(root)
+    (root / "birds").mkdir()
+    (root / "birds" / "list.txt").touch()
+    refused(root, "birds has no images")
+
+
+def test_class_folders_that_differ(root):
+    fill(root / "train")
+    fill(root / "test")
+    (root / "train" / "dogs").rename(root / "train" / "Dogs")
+    refused(root, "differ: test lacks Dogs; train lacks dogs")
+
+
+def test_no_train_folder(root):
+    fill(root / "val")
+    fill(root / "test")
+    refused(root, "has test, val but no train folder")
+
+
+def test_two_folders_for_one_part(root):
+    for name in ("train", "val", "valid"):
+        fill(root / name)
+    refused(root, "two val folders, val and valid")
+
+
+def test_a_class_too_small_to_be_in_every_part(root):
+    fill(root, cats=2)
+    refused(root, "too few images in cats. Each class needs at least 3")
+    fill(root, cats=3)
+    assert data.from_folder(root, model=SMALL).train.counts() == [1, 6]
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [({"val": 0}, "val=0"), ({"test": 1.5}, "test=1.5"), ({"val": 0.5, "test": 0.5}, "nothing to train on")],
+)
+def test_shares_that_do_not_work(root, shares, message):
+    refused(root, message, **shares)
+
+
+def spoil(root):
+    """Spoil three files: empty, cut short, not an image."""
+    (root / "cats" / "0.jpg").write_bytes(b"")
+    (root / "cats" / "1.png").write_text("<html>")
+    for name, suffix in (("dogs/2", ".jpg"), ("dogs/3", ".png"), ("dogs/4", ".webp")):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            root / f"{name}{suffix}"
+        )
+        content = (root / f"{name}{suffix}").read_bytes()
+        (root / f"{name}{suffix}").write_bytes(content[: len(content) // 2])
+
+
+def test_unreadable_files_are_found_before_training(root):
+    fill(root)
+    spoil(root)
+    message = refused(root, r"5 of 23 files in .*photos cannot be read")
+    for line in ("cats/0.jpg: empty file", "cats/1.png: not an image", "dogs/2.jpg: ", "dogs/3.png: ", "dogs/4.webp: "):
+        assert f"  {line}" in message
+    assert "skip_unreadable=True" in message
+    assert "--skip-unreadable" in message
+
+
+def test_unreadable_files_are_left_out_on_request(root):
+    fill(root)
+    spoil(root)
+    splits = data.from_folder(root, model=SMALL, skip_unreadable=True)
+    assert sum(sizes(splits)) == 18
+    assert splits.notes[0].startswith("5 of 23 files cannot be read and were left out:\n  cats/0.jpg: empty file")
+    for images in (splits.train, splits.val, splits.test):
+        assert len([image for image, _ in images]) == len(images)
+
+
+def test_ten_unreadable_files_are_named(root):
+    fill(root, cats=20)
+    for index in range(13):
+        (root / "cats" / f"{index}.jpg").write_bytes(b"")
+    message = refused(root, "13 of 30 files")
+    assert message.count("empty file") == 10
+    assert "… and 3 more" in message
+
+
+def test_a_class_without_any_readable_file(root):
+    fill(root)
+    for path in (root / "cats").iterdir():
+        path.write_bytes(b"")
+    refused(root, "no readable image of cats is left in train", skip_unreadable=True)
+
+
+def test_large_folders_are_checked_once(root, cache, monkeypatch):
+    monkeypatch.setattr(folders, "REMEMBERED", 20)
+    checked = []
+    find = folders.find_unreadable
+    monkeypatch.setattr(folders, "find_unreadable", lambda paths: checked.append(len(paths)) or find(paths))
+    fill(root)
+    (root / "dogs" / "0.jpg").write_bytes(b"")
+    for _ in range(2):
+        refused(root, "dogs/0.jpg: empty file")
+    assert checked == [20]
+    fill(root)
+    assert sum(sizes(data.from_folder(root, model=SMALL))) == 20
+    assert checked == [20, 20], "a changed file is checked again"
+    assert {path.suffix for path in (cache / "checked").iterdir()} == {".json"}

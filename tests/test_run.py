@@ -1,0 +1,167 @@
+"""`tlcourse run`: finds a notebook, runs it in this Python, keeps what came out, and answers by its exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tlcourse import cli, notebooks
+
+SETUP = "import os, sys\nimport tlcourse as tl\nprint(os.environ['TLCOURSE_PROFILE'], sys.executable)"
+MIXED = [
+    SETUP,
+    "tl.claim('one is less than two', 1 < 2, '1 and 2')",
+    "tl.claim('a false one', 2 < 1)\nafter = 1",
+    "tl.claim('another false one', 4 < 3)",
+    "print('goes on')\ntl.claim('a last one', True)",
+    "1 / 0  # tagged: meant to fail",
+]
+BROKEN = [SETUP, "tl.claim('before the fault', True)", "broken = {}['missing']", "print('never runs')"]
+SILENT = ["print('nothing claimed')"]
+UNDECLARED = ["import tlcourse.claims as c\nraise c.ClaimError('raised, not shown')"]
+SLOW = [SETUP, "tl.claim('it started', True)", "import time\ntime.sleep(60)"]
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory, small_package: Path):
+    """A folder with notebooks, as the working folder; the user's own `python3` kernel is broken."""
+    folder = tmp_path_factory.mktemp("course")
+    (folder / "notebooks").mkdir()
+    lessons = {"3_1_mixed": MIXED, "3_2_broken": BROKEN, "3_20_slow": SLOW, "0_silent": SILENT, "1_raised": UNDECLARED}
+    for name, sources in lessons.items():
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        cells[-1].metadata["tags"] = ["raises-exception"] if "tagged" in sources[-1] else []
+        cells[0].outputs = [nbformat.v4.new_output("stream", text="from an old run")]
+        cells.insert(0, nbformat.v4.new_markdown_cell("# Title\n\n## Load the photos"))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["/no/such/python"], "display_name": "broken"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(small_package))
+        patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+        yield folder
+
+
+def run(section: str, *options: str) -> tuple[int, nbformat.NotebookNode]:
+    """Run a section; return the exit status and the notebook written."""
+    status = cli.main(["run", section, *options])
+    (path,) = Path("runs").glob(f"{section.replace('.', '_')}_*.ipynb")
+    return status, nbformat.read(path, as_version=4)
+
+
+def text_of(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def test_false_claims_do_not_stop_a_run_and_are_in_its_table(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in (course / "notebooks").iterdir()}
+    status, nb = run("3.1", "--profile", "full")
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert [cell.execution_count for cell in nb.cells[1:]] == [1, 2, 3, 4, 5, 6]
+    assert text_of(nb.cells[1]) == f"full {sys.executable}\n"
+    assert "goes on" in text_of(nb.cells[5])
+    assert "yes    one is less than two  1 and 2" in printed
+    assert "NO     a false one" in printed
+    assert "NO     another false one" in printed
+    assert "2 of 4 claims hold." in printed
+    assert "runs/3_1_mixed.ipynb" in Path(printed.split()[-1]).as_posix()
+    assert [line.split("  ")[0] for line in printed.splitlines()[:6]] == [f"cell {n}/6" for n in range(1, 7)]
+    assert "Load the photos" in printed.splitlines()[0]
+    assert before == {path: path.read_bytes() for path in (course / "notebooks").iterdir()}
+
+
+def test_an_error_ends_the_run_and_the_notebook_is_written(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, nb = run("3_2")
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert "FAILED in cell 3/4 (broken = {}['missing'])" in printed
+    assert "KeyError: 'missing'" in printed
+    assert "\x1b" not in printed
+    assert "1 of 1 claims hold." in printed
+    assert nb.cells[3].outputs[-1].ename == "KeyError"
+    assert nb.cells[4].execution_count is None
+    assert sorted(path.name for path in Path("runs").glob("*3_2_*")) == ["3_2_broken.ipynb"]  # No half-written file.
+
+
+def test_a_notebook_without_claims_says_so(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, nb = run("0")
+    assert status == 0
+    assert "no claims" in capsys.readouterr().out
+    assert text_of(nb.cells[1]) == "nothing claimed\n"
+
+
+def test_a_claim_error_that_no_claim_showed_is_a_failed_cell(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _ = run("1")
+    assert status == 1
+    assert "raised, not shown" in capsys.readouterr().out
+
+
+def test_a_cell_may_not_take_longer_than_the_timeout(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, nb = run("3_20", "--timeout", "2")
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert "longer than 2 seconds" in printed
+    assert text_of(nb.cells[1]).startswith("mini")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
+def test_ctrl_c_keeps_what_ran(course: Path) -> None:
+    command = [sys.executable, "-m", "tlcourse.cli", "run", "3.20", "--out", "stopped"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        seen = process.stdout.readline() + process.stdout.readline()
+        time.sleep(0.5)  # The third cell sleeps by now.
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=30)
+    assert "cell 2/3" in seen
+    assert process.returncode == 130
+    assert "Interrupted" in printed
+    assert "yes    it started" in printed
+    nb = nbformat.read(course / "stopped" / "3_20_slow.ipynb", as_version=4)
+    assert text_of(nb.cells[1]).startswith("mini")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["9.9"], "There are: 0_silent, 1_raised, 3_1_mixed, 3_20_slow, 3_2_broken"),
+        (["3"], "fits several notebooks: 3_1_mixed, 3_20_slow, 3_2_broken"),
+        (["lost.ipynb"], "no notebook at lost.ipynb"),
+        (["3.1", "--out", "notebooks"], "would replace"),
+        (["3.1", "--out", "notebooks/0_silent.ipynb"], "is a file"),
+    ],
+)
+def test_wrong_questions_are_answered(
+    course: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.main(["run", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["3.1", "--timeout", "0"], ["3.1", "--profile", "huge"], []])
+def test_wrong_options_are_usage_errors(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["run", *arguments])
+    assert error.value.code == 2
+
+
+def test_every_way_to_name_a_section(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = (course / "notebooks" / "3_2_broken.ipynb").resolve()
+    for name in ("3.2", "3_2", "3_2_broken", "notebooks/3_2_broken.ipynb", str(wanted)):
+        assert notebooks.find(name) == wanted
+    # Beside the package's source tree too, from any folder; without notebooks anywhere the message says where to go.
+    monkeypatch.chdir(course / "jupyter")
+    monkeypatch.setattr(notebooks, "SOURCE_TREE", course)
+    assert notebooks.find("3.2") == wanted
+    monkeypatch.setattr(notebooks, "SOURCE_TREE", course / "jupyter")
+    with pytest.raises(ValueError, match="in a clone of the course's repository"):
+        notebooks.find("3.2")

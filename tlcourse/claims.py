@@ -1,0 +1,80 @@
+"""Statements of fact that a notebook checks while it runs."""
+
+from __future__ import annotations
+
+import html
+import sys
+
+CLAIM_MIME = "application/vnd.tlcourse.claim+json"
+
+# Okabe-Ito's bluish green and vermilion: told apart by colour-blind readers, calm on light and dark pages.
+_COLOURS = {True: "#009E73", False: "#D55E00"}
+_VERDICTS = {True: "claim holds", False: "claim does not hold"}
+_MARKS = {True: "✓", False: "✗"}
+
+
+class ClaimError(AssertionError):
+    """A claim that this run's measurements do not support."""
+
+
+def claim(statement: str, holds: bool, measured: str = "") -> None:
+    """Show whether a statement holds, and stop the cell when it does not.
+
+    The statement reaches the notebook as HTML, as plain text and as data (`CLAIM_MIME`), from which `tlcourse run`
+    makes its table. `holds` is a comparison's result: a bool, or a numpy or torch boolean without dimensions.
+
+    Raises:
+        ClaimError: the claim is false; it was shown first.
+        TypeError: `holds` is no single boolean, or a text is no text.
+    """
+    for name, text in (("statement", statement), ("measured", measured)):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"claim() needs {name} as text, not {text!r}. Write claim('A beats B', a > b, f'{{a}} > {{b}}')."
+            )
+    if not statement.strip():
+        raise ValueError("claim() needs a statement: one sentence that is true or false.")
+    truth = _truth(holds)
+    line = f"{_VERDICTS[truth]}: {statement}" + (f" (measured {measured})" if measured else "")
+    _show(line, {"statement": statement, "holds": truth, "measured": measured})
+    if not truth:
+        raise ClaimError(line)
+
+
+def _truth(holds: object) -> bool:
+    """Return the one boolean in `holds`; a float or an array would pass for true whatever it says."""
+    if isinstance(holds, bool):
+        return holds
+    # numpy and torch are recognised by what they offer, so that claims need neither.
+    if str(getattr(holds, "dtype", "")) in ("bool", "torch.bool") and getattr(holds, "shape", None) == ():
+        return bool(holds)
+    shown = repr(holds)
+    raise TypeError(
+        f"claim() needs holds as one True or False, not {shown[:60]} ({type(holds).__name__}). "
+        "Compare first, as in `a > b + 0.1`; reduce an array with `.all()`."
+    )
+
+
+def _show(line: str, record: dict[str, str | bool]) -> None:
+    """Display a claim in a notebook, or print its line anywhere else."""
+    # Where IPython was never imported, this is no notebook; a terminal IPython has no kernel.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if not hasattr(shell, "kernel"):
+        print(line)
+        return
+    from IPython.display import display
+
+    display({"text/plain": line, "text/html": _html(record), CLAIM_MIME: record}, raw=True)
+
+
+def _html(record: dict[str, str | bool]) -> str:
+    """Return the claim as one line that still reads well where a viewer drops the styles, as GitHub does."""
+    truth = bool(record["holds"])
+    measured = html.escape(str(record["measured"]))
+    tail = f' <span style="opacity: 0.7">(measured {measured})</span>' if measured else ""
+    return (
+        f'<div style="border-left: 4px solid {_COLOURS[truth]}; padding: 0.3em 0.8em; margin: 0.3em 0">'
+        f'<b style="color: {_COLOURS[truth]}">{_MARKS[truth]} {_VERDICTS[truth]}:</b> '
+        f"{html.escape(str(record['statement']))}{tail}</div>"
+    )

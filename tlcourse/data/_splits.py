@@ -1,0 +1,224 @@
+"""Training, validation and test part of an image set, as one value."""
+
+import hashlib
+import html
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from tlcourse import runtime
+from tlcourse.data._images import ImageSet
+from tlcourse.data.transforms import Preprocessing, preprocessing
+
+PARTS = ("train", "val", "test")
+MANY_CLASSES = 8  # from here on, tables show a range instead of a column for each class
+
+
+class Loaders(NamedTuple):
+    """One `DataLoader` for each part."""
+
+    train: DataLoader
+    val: DataLoader
+    test: DataLoader
+
+
+@dataclass(frozen=True, repr=False)
+class Splits:
+    """The three parts of an image set: train to learn from, val to choose by, test to report once.
+
+    `augmentation` holds the keywords of `Preprocessing.training` for the training part; None means no augmentation.
+    Validation and test are never augmented. A part that comes with a transform of its own keeps it. `notes` are
+    sentences about what was done while loading.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    classes: list[str]
+    preprocessing: Preprocessing
+    notes: list[str] = field(default_factory=list)
+    augmentation: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        evaluation = self.preprocessing.evaluation()
+        augmented = None if self.augmentation is None else self.preprocessing.training(**self.augmentation)
+        for part in PARTS:
+            images: ImageSet = getattr(self, part)
+            if images.transform is None:
+                transform = augmented if part == "train" and augmented is not None else evaluation
+                object.__setattr__(self, part, images.with_transform(transform))
+
+    def plain(self) -> "Splits":
+        """Return the same splits without augmentation, as features need them."""
+        return replace(self, train=self.train.with_transform(None), augmentation=None)
+
+    def for_model(self, model: Any) -> "Splits":
+        """Return the same splits with the preprocessing that belongs to `model`, in place of all transforms."""
+        bare = {part: getattr(self, part).with_transform(None) for part in PARTS}
+        return replace(self, **bare, preprocessing=preprocessing(model))
+
+    def take(
+        self, train: int | None = None, val: int | None = None, test: int | None = None, *, seed: int = 0
+    ) -> "Splits":
+        """Return splits with so many images of each part, as balanced over the classes as their sizes allow.
+
+        For one seed the choices are nested: the 20 images of `take(20)` are among the 200 of `take(200)`.
+
+        Raises:
+            ValueError: more images than the part has, or fewer than there are classes.
+        """
+        wanted = {"train": train, "val": val, "test": test}
+        return replace(
+            self,
+            **{
+                part: _take(getattr(self, part), count, part, seed)
+                for part, count in wanted.items()
+                if count is not None
+            },
+        )
+
+    def loaders(self, batch_size: int = 32, *, workers: int | None = None, seed: int = 0) -> Loaders:
+        """Return a loader for each part; batches are `(images (B, 3, H, W), labels (B,))`.
+
+        Training images come in an order that `seed` fixes; val and test images come in their own order, two batches'
+        worth at a time. A last training batch of one image is left out, because batch norm cannot use it. With workers
+        the augmentation too follows `seed`; without, it draws from PyTorch's global random numbers.
+        """
+        now = runtime.current()
+        workers = now.workers if workers is None else workers
+        common = {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": now.device.type == "cuda",
+        }
+        lonely = len(self.train) > batch_size and len(self.train) % batch_size == 1
+        return Loaders(
+            DataLoader(self.train, batch_size, shuffle=True, drop_last=lonely, generator=_generator(seed), **common),
+            # Generators of their own: else an evaluation draws from the global one and changes the training after it.
+            DataLoader(self.val, 2 * batch_size, generator=_generator(seed), **common),
+            DataLoader(self.test, 2 * batch_size, generator=_generator(seed), **common),
+        )
+
+    def __repr__(self) -> str:
+        rows = self._table()
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        title = (
+            f"{self.name}: {len(self.classes)} classes, {self.preprocessing.size} x {self.preprocessing.size} pixels"
+        )
+        return "\n".join([title, *lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        head, *body = self._table()
+        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self.notes)
+        size = self.preprocessing.size
+        return (
+            f"<b>{html.escape(self.name)}</b>: {len(self.classes)} classes, {size} &times; {size} pixels"
+            f"<table><tr>{cells}</tr>{rows}</table>{notes}"
+        )
+
+    def _table(self) -> list[list[str]]:
+        many = len(self.classes) >= MANY_CLASSES
+        rows = [["part", "images", *(["per class"] if many else self.classes)]]
+        for part in PARTS:
+            images: ImageSet = getattr(self, part)
+            counts = images.counts()
+            shown = [f"{min(counts)} to {max(counts)}"] if many else [f"{count:,}" for count in counts]
+            rows.append([part, f"{len(images):,}", *shown])
+        return rows
+
+
+def shuffled(keys: Iterable[Any], seed: int) -> list[int]:
+    """Return the positions of `keys` in a random order that only the keys and the seed decide.
+
+    Sorting by a digest gives the same order on every system and version, and a new image does not move the others.
+    """
+    digests = [(hashlib.sha256(f"{seed}/{key}".encode()).digest(), position) for position, key in enumerate(keys)]
+    return [position for _, position in sorted(digests)]
+
+
+def stratify(keys: Sequence[Any], labels: Sequence[int], shares: Sequence[float], seed: int) -> list[list[int]]:
+    """Split positions into `len(shares) + 1` parts, each class in the same shares; the first part gets the rest.
+
+    Every part has at least one image of each class. Positions come sorted.
+
+    Raises:
+        ValueError: a class with fewer images than parts; the message gives its label.
+    """
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    members_of: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        members_of.setdefault(label, []).append(position)
+    for label, members in sorted(members_of.items()):
+        if len(members) < len(parts):
+            raise ValueError(f"class {label} has {len(members)} images for {len(parts)} parts")
+        order = [members[i] for i in shuffled([keys[position] for position in members], seed)]
+        # Leave one image for each part that is still to come.
+        for part, share in enumerate(shares, start=1):
+            room = len(order) - (len(parts) - part)
+            count = min(max(1, round(share * len(members))), room)
+            parts[part] += order[:count]
+            order = order[count:]
+        parts[0] += order
+    return [sorted(part) for part in parts]
+
+
+def _take(images: ImageSet, count: int, part: str, seed: int) -> ImageSet:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise ValueError(f"{part}={count!r}: give a whole number of images.")
+    if count > len(images):
+        raise ValueError(f"{part}={count}: the {part} part has only {len(images)} images. Ask for at most that many.")
+    if count < len(images.classes):
+        raise ValueError(
+            f"{part}={count}: there are {len(images.classes)} classes. Ask for at least one image of each."
+        )
+    rank = [0] * len(images.classes)  # the first of each class, then the second of each, and so on
+    turns = []
+    labels = images.labels.tolist()
+    for position in shuffled(range(len(images)), seed):
+        turns.append((rank[labels[position]], labels[position], position))
+        rank[labels[position]] += 1
+    return images.subset(sorted(position for *_, position in sorted(turns)[:count]))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def export_folder(splits: Splits, folder: str | Path) -> Path:
+    """Write splits as `folder/{train,val,test}/<class>/NNNN.png`, the images untransformed, and return the folder.
+
+    Raises:
+        ValueError: the folder exists and is not empty.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty. Give a new folder, or empty this one.")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for part in PARTS:
+        images: ImageSet = getattr(splits, part)
+        written = [0] * len(splits.classes)
+        for name in splits.classes:
+            (unfinished / part / name).mkdir(parents=True)
+        for index, label in enumerate(images.labels.tolist()):
+            images.raw(index).save(unfinished / part / splits.classes[label] / f"{written[label]:04d}.png")
+            written[label] += 1
+    if folder.exists():
+        folder.rmdir()  # empty; some systems do not rename onto a folder
+    unfinished.rename(folder)
+    return folder

@@ -1,0 +1,202 @@
+"""Image sets by name: where they come from, and how they are split."""
+
+import difflib
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from tlcourse import assets, runtime
+from tlcourse.data._images import ImageSet, ZipMember
+from tlcourse.data._splits import PARTS, Splits, stratify
+from tlcourse.data.folders import default_preprocessing, from_folder
+from tlcourse.data.transforms import preprocessing
+
+TOYPETS = Path(__file__).with_name("toypets.zip")
+
+HYMENOPTERA_URL = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
+HYMENOPTERA_HASH = "sha256:fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
+CATS_URL = (
+    "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip"
+)
+CATS_HASH = "sha256:b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+
+# What an entry's `build` returns: the parts, and sentences about what was done.
+Parts = tuple[dict[str, ImageSet], list[str]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image set of the catalog.
+
+    `images` counts all parts; `download` is what has to come over the network once ("" for nothing);
+    `mirror_keeps_label` says whether a mirror image shows the same class, so that training may flip images.
+    """
+
+    name: str
+    images: int
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    download: str
+    mirror_keeps_label: bool
+    build: Callable[["Entry"], Parts] = field(repr=False)
+
+
+def load(
+    name: str | Path,
+    *,
+    model: Any = None,
+    train: int | None = None,
+    val: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+    augment: bool = True,
+) -> Splits:
+    """Load an image set of the catalog, or any folder of images, as splits.
+
+    The catalog's splits are fixed; `seed` decides which images `train`, `val` and `test` take when they give a number
+    (see `Splits.take`), and how a folder is split. `model` decides the preprocessing; without it the profile does.
+
+    Raises:
+        ValueError: no such name or folder.
+        OfflineError: the set has to be downloaded, and cannot be.
+    """
+    if isinstance(name, Path) or name not in ENTRIES:
+        _must_be_folder(name)
+        splits = from_folder(name, model=model, seed=seed, augment=augment)
+    else:
+        entry = ENTRIES[name]
+        sets, notes = entry.build(entry)
+        splits = Splits(
+            name,
+            **sets,
+            classes=list(entry.classes),
+            preprocessing=default_preprocessing() if model is None else preprocessing(model),
+            notes=notes,
+            augmentation={"flip": entry.mirror_keeps_label} if augment else None,
+        )
+    return splits.take(train, val, test, seed=seed)
+
+
+def catalog() -> list[Entry]:
+    """Return the image sets that `load` knows by name."""
+    return list(ENTRIES.values())
+
+
+def _must_be_folder(name: str | Path) -> None:
+    path = Path(name).expanduser()
+    if isinstance(name, Path) or path.is_dir() or os.sep in name or "/" in name:
+        return  # from_folder says what is wrong with a path
+    near = difflib.get_close_matches(name.lower(), ENTRIES, n=2, cutoff=0.5)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"There is no image set {name!r}.{meant} The catalog has {', '.join(ENTRIES)}; "
+        f"a path to a folder of images works too, and there is no folder {name!r} in {Path.cwd()}."
+    )
+
+
+def _toypets(entry: Entry) -> Parts:
+    if not TOYPETS.is_file():
+        raise ValueError(
+            f"{TOYPETS} is missing. Render it again with tools/render_toypets.py, or reinstall the package."
+        )
+    found: dict[str, list[tuple[ZipMember, int]]] = {part: [] for part in PARTS}
+    with zipfile.ZipFile(TOYPETS) as archive:
+        for member in sorted(archive.namelist()):
+            match PurePosixPath(member).parts:
+                case (part, name, _) if not member.endswith("/"):
+                    found[part].append((ZipMember(str(TOYPETS), member), entry.classes.index(name)))
+    return {part: ImageSet(*zip(*images, strict=True), entry.classes) for part, images in found.items()}, []
+
+
+def _digits(entry: Entry) -> Parts:
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # scikit-learn's greys go from 0 to 16
+    positions = stratify(range(len(images)), digits.target.tolist(), [0.15, 0.25], seed=0)
+    sets = {
+        part: ImageSet(images[own], digits.target[own].tolist(), entry.classes)
+        for part, own in zip(PARTS, positions, strict=True)
+    }
+    return sets, []
+
+
+def _dogs_vs_cats(entry: Entry) -> Parts:
+    folder = _given("dogs-vs-cats")
+    if folder is None:
+        folder = assets.fetch_archive(CATS_URL, CATS_HASH) / "PetImages"
+    # The public archive has a few damaged files.
+    return _parts(from_folder(folder, skip_unreadable=True), entry)
+
+
+def _hymenoptera(entry: Entry) -> Parts:
+    folder = _given("hymenoptera_data") or assets.fetch_archive(HYMENOPTERA_URL, HYMENOPTERA_HASH)
+    sets, notes = _parts(from_folder(folder), entry)
+    return {part: _without(images, "imageNotFound.gif") for part, images in sets.items()}, notes
+
+
+def _parts(splits: Splits, entry: Entry) -> Parts:
+    """Take the parts out of a folder's splits, under the entry's class names (the archives write Cat or cats)."""
+    if len(splits.classes) != len(entry.classes):
+        raise ValueError(
+            f"{entry.name} has the classes {', '.join(entry.classes)}, but {splits.name} has "
+            f"{', '.join(splits.classes)}. Delete that folder, or load it by its path."
+        )
+    sets = {part: getattr(splits, part) for part in PARTS}
+    return {
+        part: ImageSet(own.sources, own.labels, entry.classes, root=own.root) for part, own in sets.items()
+    }, splits.notes
+
+
+def _without(images: ImageSet, name: str) -> ImageSet:
+    """Leave out a file that the archive carries by mistake: a picture that says "image not found", among the ants."""
+    return images.subset(i for i, path in enumerate(images.sources) if Path(path).name != name)
+
+
+def _given(name: str) -> Path | None:
+    folder = runtime.data_folder()
+    return folder / name if folder is not None and (folder / name).is_dir() else None
+
+
+ENTRIES: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("toypets", 2000, ("cats", "dogs"), "CC BY 4.0", "rendered by tlcourse", "", True, _toypets),
+        Entry(
+            "digits",
+            1797,
+            tuple("0123456789"),
+            "CC BY 4.0",
+            "UCI Optical Recognition of Handwritten Digits, from scikit-learn",
+            "",
+            False,
+            _digits,
+        ),
+        Entry(
+            "dogs-vs-cats",
+            25000,
+            ("cats", "dogs"),
+            "CDLA-Permissive-2.0",
+            "Microsoft Research and Petfinder.com (Asirra), used in Kaggle's Dogs vs Cats",
+            "825 MB",
+            True,
+            _dogs_vs_cats,
+        ),
+        Entry(
+            "hymenoptera",
+            397,
+            ("ants", "bees"),
+            "not stated; photos found on the web, for study only",
+            "PyTorch's transfer learning tutorial",
+            "47 MB",
+            True,
+            _hymenoptera,
+        ),
+    )
+}

@@ -1,0 +1,93 @@
+"""Keep a trained classifier in one safe file, and ask it about images."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from tlcourse.data import Preprocessing
+from tlcourse.data._images import read_image
+from tlcourse.evaluate import evaluation_mode
+from tlcourse.models import create
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says about one file: a class with its probability, or why it could not be read."""
+
+    file: str
+    label: str | None
+    probability: float | None
+    error: str | None = None
+
+
+def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], **facts: object) -> Path:
+    """Write a model from `tl.models.create` with all that is needed to use it again.
+
+    The file is safetensors: weights, and a header in JSON with architecture, classes, preprocessing and `facts`.
+    It is written whole or not at all.
+
+    Raises:
+        ValueError: the model does not say what it is, or its outputs are not the classes.
+    """
+    file = Path(file)
+    if not hasattr(model, "architecture"):
+        raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    about = {"architecture": model.architecture, "classes": list(classes), **facts}
+    about["preprocessing"] = asdict(model.preprocessing)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(state, name, metadata={"tlcourse": json.dumps(about)})
+        os.replace(name, file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return file
+
+
+def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
+    """Read what `save_checkpoint` wrote: the model in evaluation mode, and the facts with `classes` among them.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or something else wrote it.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f"There is no checkpoint {file}.")
+    try:
+        with safe_open(file, "pt") as opened:
+            about = json.loads((opened.metadata() or {}).get("tlcourse", "null"))
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is no checkpoint, or it is damaged: {error}. `tlcourse train` writes them.") from error
+    if about is None:
+        raise ValueError(f"{file} holds weights only. A checkpoint of `tlcourse train` also names model and classes.")
+    model = create(about["architecture"], len(about["classes"]), weights=None)
+    model.load_state_dict(state)
+    model.preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["preprocessing"].items()})
+    return model.eval(), about
+
+
+@torch.no_grad()
+def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str | Path]) -> list[Answer]:
+    """Classify image files one by one; a file that cannot be read gets an answer that says why."""
+    transform, device, answers = model.preprocessing.evaluation(), next(model.parameters()).device, []
+    with evaluation_mode(model):
+        for file in files:
+            try:
+                image = transform(read_image(file))
+            except (ValueError, OSError) as error:
+                answers.append(Answer(str(file), None, None, str(error)))
+                continue
+            probability, winner = model(image[None].to(device)).softmax(1)[0].max(0)
+            answers.append(Answer(str(file), classes[winner], probability.item()))
+    return answers

@@ -1,0 +1,176 @@
+"""What this run uses: profile, device, seed, workers, folders. `setup()` chooses, and says what it chose and why."""
+
+import multiprocessing
+import os
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+import torch
+
+import tlcourse
+
+PROFILES = ("mini", "full")
+MAX_WORKERS = 8  # decoding photos keeps up with one GPU from about here; more only costs memory
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The choices of one run.
+
+    `bf16` says whether autocast to bfloat16 makes this device faster.
+    """
+
+    profile: str
+    device: torch.device
+    seed: int
+    workers: int
+    cache: Path
+    bf16: bool
+
+
+_current: Runtime | None = None
+
+
+def setup(
+    profile: str | None = None, *, device: str | torch.device | None = None, seed: int = 0, workers: int | None = None
+) -> Runtime:
+    """Choose profile and device, seed Python, NumPy and PyTorch, and print one line that says what was chosen.
+
+    Without an argument the profile comes from `TLCOURSE_PROFILE`; without that it is `full` on a machine with a CUDA
+    GPU, else `mini`.
+
+    Raises:
+        ValueError: unknown profile, a device that this machine lacks, a seed or a number of workers out of range.
+    """
+    global _current
+    runtime, reason = _choose(profile, device, seed, workers)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    _current = runtime
+    print(_line(runtime, reason))
+    return runtime
+
+
+def current() -> Runtime:
+    """Return the runtime that `setup` chose last; before any `setup`, what it would choose, without seeding."""
+    return _current if _current is not None else _choose(None, None, 0, None)[0]
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and cached features: `TLCOURSE_CACHE`, else the system's cache folder."""
+    return _folder_from("TLCOURSE_CACHE") or Path(pooch.os_cache("tlcourse"))
+
+
+def data_folder() -> Path | None:
+    """Return the folder with image sets that are already here, from `TLCOURSE_DATA`."""
+    return _folder_from("TLCOURSE_DATA")
+
+
+def weights_folder() -> Path | None:
+    """Return the folder with weights that are already here, from `TLCOURSE_WEIGHTS`."""
+    return _folder_from("TLCOURSE_WEIGHTS")
+
+
+def shorten(path: str | os.PathLike) -> str:
+    """Write a path with the home folder as `~`."""
+    path = Path(path)
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def _folder_from(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser().absolute() if value else None
+
+
+def _choose(profile, device, seed, workers) -> tuple[Runtime, str]:
+    profile, reason = _profile(profile)
+    device = _device(device, profile)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; NumPy takes 0 to {2**32 - 1}.")
+    if workers is None:
+        workers = _workers(profile)
+    elif workers < 0:
+        raise ValueError(f"workers is {workers}; give 0 (no extra process) or more.")
+    return Runtime(profile, device, seed, workers, cache_folder(), _bf16(device)), reason
+
+
+def _profile(profile: str | None) -> tuple[str, str]:
+    named = os.environ.get("TLCOURSE_PROFILE")
+    if profile is not None:
+        reason = "asked for"
+    elif named:
+        profile, reason = named, "TLCOURSE_PROFILE"
+    elif torch.cuda.is_available():
+        profile, reason = "full", "GPU found"
+    else:
+        profile, reason = "mini", "no CUDA GPU found"
+    if profile not in PROFILES:
+        raise ValueError(f"Profile {profile!r} ({reason}) does not exist. Choose one of: {', '.join(PROFILES)}.")
+    return profile, reason
+
+
+def _device(device: str | torch.device | None, profile: str) -> torch.device:
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        # The small models of mini are faster on the processor than on an integrated GPU.
+        return torch.device("mps" if profile == "full" and torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"Device {str(device)!r} cannot be used here ({_first_line(error)}). Try 'cpu'.") from error
+    return device
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def _workers(profile: str) -> int:
+    if profile == "mini":
+        return 0
+    # Where processes are not forked, they import the main module again, and a notebook's own classes are lost.
+    forks = multiprocessing.get_all_start_methods()[0] == "fork"
+    interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    return 0 if interactive and not forks else min(MAX_WORKERS, _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # PyTorch's public question came late, and its private ones came and went: ask what there is.
+    if hasattr(torch.cpu, "get_capabilities"):
+        can = torch.cpu.get_capabilities()
+        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in asked if ask is not None)
+
+
+def _line(runtime: Runtime, reason: str) -> str:
+    device = runtime.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    cores = _cores()
+    parts = [
+        f"tlcourse {tlcourse.__version__}",
+        f"profile {runtime.profile} ({reason})",
+        f"{name}, {cores} core{'s' * (cores != 1)}" + ", bfloat16" * runtime.bf16,
+        f"seed {runtime.seed}",
+        f"workers {runtime.workers}",
+        f"cache {shorten(runtime.cache)}",
+    ]
+    for word, folder in (("data", data_folder()), ("weights", weights_folder())):
+        if folder is not None:
+            parts.append(f"{word} {shorten(folder)}")
+    return " | ".join(parts)
