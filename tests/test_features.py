@@ -30,7 +30,9 @@ def model():
     return tl.models.create("tl_resnet", 2)
 
 
-@pytest.mark.parametrize("name", ["tl_resnet", "squeezenet1_1", "efficientnet_b0", "vit_b_16", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["tl_resnet", "squeezenet1_1", "efficientnet_b0", "vit_b_16", "timm/vit_tiny_patch16_224"]
+)
 def test_the_head_of_the_features_is_the_model(name):
     """Whatever the architecture: head(features(x)) gives the model's own logits."""
     torch.manual_seed(0)

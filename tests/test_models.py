@@ -153,7 +153,9 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(small):
     torch.save(state, folder / "w.pth")
     model = tl.models.create("tl_resnet", 2, weights=None)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"missing in the file: conv1\.weight.*not in the model: extra.*\(1, 2, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"missing in the file: conv1\.weight.*not in the model: extra.*\(1, 2, 3, 3\)"
+    ):
         tl.models.load_weights(model, folder / "w.pth", head=False)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 

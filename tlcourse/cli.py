@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tlcourse", description="Transfer learning and fine-tuning, measured.")
     subcommands = parser.add_subparsers(title="subcommands", required=True)
     _add_run(subcommands)
+    _add_train(subcommands)
+    _add_predict(subcommands)
     arguments = parser.parse_args(argv)
     try:
         return arguments.function(arguments)
@@ -64,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         profile=arguments.profile,
         timeout=arguments.timeout,
-        on_step=_progress(sys.stdout.isatty()),
+        on_step=progress(sys.stdout.isatty()),
     )
     print(summary(result))
     if result.interrupted:
@@ -72,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if result.ok else 1
 
 
-def _progress(tty: bool) -> Callable[[Step], None]:
+def progress(tty: bool) -> Callable[[Step], None]:
     """Return a printer of one line per cell; a terminal also sees the cell that is running."""
 
     def show(step: Step) -> None:
@@ -109,6 +111,102 @@ def _shortened(error: str, most: int = 14) -> str:
     where, *lines = error.splitlines()
     kept = lines if len(lines) <= most else ["…", *lines[-most:]]
     return "\n".join([where, *(f"  {line}".rstrip() for line in kept)])
+
+
+# --- tlcourse train ---------------------------------------------------------------------------------------------------
+
+
+def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subcommands.add_parser(
+        "train",
+        help="train a classifier on a folder of images",
+        description="Train on a folder with one subfolder a class, with or without train, val and test above them. "
+        "Reports validation and test accuracy, and writes a checkpoint for `tlcourse predict`.",
+    )
+    parser.add_argument("--data", required=True, help="a folder of images, or a name of the catalog such as toypets")
+    parser.add_argument("--model", default="tl_resnet", help="of torchvision or timm, or tl_resnet (default)")
+    parser.add_argument("--weights", default="default", help="a .safetensors or .pth file, or `none` for random ones")
+    parser.add_argument("--strategy", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
+    parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, help="highest learning rate (default: the strategy's own)")
+    parser.add_argument("--seed", type=int, default=0, help="decides splits, head and order (default: 0)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged images out instead of stopping")
+    parser.add_argument("--out", type=Path, help="checkpoint (default: runs/DATA-MODEL-STRATEGY.safetensors)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint if there is one")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+    parser.set_defaults(function=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from tlcourse import data, models, predict, runtime, strategies
+
+    now = runtime.setup(device=arguments.device, seed=arguments.seed)
+    name = Path(arguments.data).resolve().name if Path(arguments.data).exists() else arguments.data
+    plain_model = arguments.model.replace("/", "-")
+    out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.strategy}.safetensors"
+    if out.is_dir() or out.suffix != ".safetensors":
+        raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
+    if out.exists() and not arguments.overwrite:
+        raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
+    recipe = strategies.Recipe(
+        strategy=arguments.strategy,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        seed=arguments.seed,
+        precision="bfloat16" if now.bf16 and arguments.strategy != "linear-probe" else "float32",
+    )
+    if Path(arguments.data).exists():
+        splits = data.from_folder(arguments.data, seed=arguments.seed, skip_unreadable=arguments.skip_unreadable)
+    else:
+        splits = data.load(arguments.data)
+    weights = None if arguments.weights == "none" else arguments.weights
+    model = models.create(arguments.model, len(splits.classes), weights=weights).to(now.device)
+    splits = splits.for_model(model)
+    print(splits)
+    result = strategies.run(model, splits, recipe)
+    facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
+    predict.save_checkpoint(out, model, splits.classes, strategy=recipe.strategy, seed=recipe.seed, **facts)
+    if result.history:
+        print(result.history.table())
+    print(f"{recipe.strategy}: {result.note}")
+    print(f"validation accuracy  {result.val}")
+    print(f"test accuracy        {result.test}")
+    print(f"Written to {out}. Use it: tlcourse predict {out} IMAGE ...")
+    return 0
+
+
+# --- tlcourse predict -------------------------------------------------------------------------------------------------
+
+
+def _add_predict(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subcommands.add_parser(
+        "predict",
+        help="classify images with a checkpoint of `tlcourse train`",
+        description="Print file, class and probability for every image. "
+        "Exit status: 0 all were read, 1 some were not, 2 asked wrongly.",
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, or a folder whose images are all meant")
+    parser.set_defaults(function=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from tlcourse import predict
+
+    model, about = predict.load_checkpoint(arguments.checkpoint)
+    files = predict.image_files(arguments.images)
+    width = max(len(str(file)) for file in files)
+    failed = 0
+    for file in files:
+        (answer,) = predict.predict_files(model, about["classes"], [file])
+        if answer.error:
+            failed += 1
+            print(f"{file!s:<{width}}  not read: {answer.error}", flush=True)
+        else:
+            print(f"{file!s:<{width}}  {answer.label}  {answer.probability:.3f}", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: 
     return features
 
 
-def extract_splits(model: nn.Module, splits: Splits, *, batch_size: int = 64, cache: bool | Path = True) -> FeatureSplits:
+def extract_splits(
+    model: nn.Module, splits: Splits, *, batch_size: int = 64, cache: bool | Path = True
+) -> FeatureSplits:
     """Compute the features of all three parts, without augmentation."""
     plain = splits.plain()
     parts = (plain.train, plain.val, plain.test)
@@ -155,7 +157,9 @@ def _compute(model: nn.Module, dataset: Dataset, batch_size: int) -> Features:
     rows, labels = [], []
     try:
         with evaluation_mode(model):
-            for images, targets in tqdm(DataLoader(dataset, batch_size, num_workers=current().workers), desc="features", leave=False):
+            for images, targets in tqdm(
+                DataLoader(dataset, batch_size, num_workers=current().workers), desc="features", leave=False
+            ):
                 captured.clear()
                 model(images.to(device))
                 x = captured[0]
@@ -189,7 +193,9 @@ def _cache_file(model: nn.Module, dataset: Dataset, cache: bool | Path) -> Path 
     digest = hashlib.sha256(f"{model}{fingerprint}".encode())
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in classifier:
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
     return folder / f"{digest.hexdigest()[:32]}.safetensors"
 
 

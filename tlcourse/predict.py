@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tlcourse.data import Preprocessing
-from tlcourse.data._images import read_image
+from tlcourse.data._images import EXTENSIONS, read_image
 from tlcourse.evaluate import evaluation_mode
-from tlcourse.models import create
+from tlcourse.models import create, head
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     file = Path(file)
     if not hasattr(model, "architecture"):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
+    outputs = len(head(model).weight)
+    if outputs != len(classes):
+        raise ValueError(f"There are {len(classes)} classes for {outputs} outputs.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {"architecture": model.architecture, "classes": list(classes), **facts}
     about["preprocessing"] = asdict(model.preprocessing)
@@ -67,14 +70,31 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
         with safe_open(file, "pt") as opened:
             about = json.loads((opened.metadata() or {}).get("tlcourse", "null"))
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is no checkpoint, or it is damaged: {error}. `tlcourse train` writes them.") from error
-    if about is None:
-        raise ValueError(f"{file} holds weights only. A checkpoint of `tlcourse train` also names model and classes.")
-    model = create(about["architecture"], len(about["classes"]), weights=None)
-    model.load_state_dict(state)
-    model.preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["preprocessing"].items()})
+        if about is None:
+            raise ValueError("it holds weights only, and a checkpoint also names model and classes")
+        values = about["preprocessing"].items()
+        look = Preprocessing(**{key: tuple(value) if isinstance(value, list) else value for key, value in values})
+        model = create(about["architecture"], len(about["classes"]), weights=None)
+        model.load_state_dict(state)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{file} is no checkpoint of `tlcourse train`, or is damaged: {error}.") from error
+    model.preprocessing = look
     return model.eval(), about
+
+
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the files meant by paths: a file stands for itself, a folder for all images in and below it, sorted.
+
+    Raises:
+        ValueError: a folder holds no image.
+    """
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"The folder {path} holds no image ({', '.join(sorted(EXTENSIONS))}).")
+        files += inside
+    return files
 
 
 @torch.no_grad()

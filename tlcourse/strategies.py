@@ -78,8 +78,6 @@ def run(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
             pct_start=WARM_UP,
             cycle_momentum=False,
         )
-        history = fit(
-            model, loaders, optimizer, epochs=recipe.epochs, scheduler=scheduler, precision=recipe.precision
-        )
+        history = fit(model, loaders, optimizer, epochs=recipe.epochs, scheduler=scheduler, precision=recipe.precision)
         note = f"best epoch {history.best.epoch} of {recipe.epochs}, highest rate {lr:g}"
     return Result(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)

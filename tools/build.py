@@ -31,6 +31,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # The build uses this tree's package, installed or not.
 
+CELL_SECONDS = 600  # A cell that takes longer hangs: a whole lesson is meant to take 90 seconds.
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 ANYONES_HOME = re.compile(r"(?<![\w.~])(/(home|Users)/\w|/(root)/|[A-Za-z]:\\+(Users)\\)")
 
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
             print("\n".join(found) or f"{len(sources)} notebooks match their sources.")
             return 1 if found else 0
         return max([build(root, source) for source in sources], default=0)
+    except KeyboardInterrupt:
+        print("build: interrupted; the notebook that was being built is as it was", file=sys.stderr)
+        return 130
     except (ValueError, FileNotFoundError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2
@@ -102,12 +106,15 @@ def _ends_opening(cell: NotebookNode) -> bool:
 def build(root: Path, source: Path) -> int:
     """Build one notebook; return 1, and leave the old one as it was, when a cell fails or its output is unfit."""
     from tlcourse._execute import execute
+    from tlcourse.cli import progress
     from tlcourse.notebooks import claims_in, write
 
     target = _notebook(root, source)
     nb = assemble(root, source)
     with tempfile.TemporaryDirectory() as folder:
-        error = execute(nb, cwd=Path(folder), env=_environment(root, folder))
+        environment = _environment(root, folder)
+        show = progress(sys.stdout.isatty())
+        error = execute(nb, cwd=Path(folder), env=environment, timeout=CELL_SECONDS, on_step=show)
     false = [claim.statement for claim in claims_in(nb) if not claim.holds]
     for cell in nb.cells:
         if cell.cell_type == "code":

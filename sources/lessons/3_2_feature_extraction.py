@@ -42,7 +42,7 @@ from torchvision.transforms.functional import pil_to_tensor
 # %% tags=["nbval-ignore-output"]
 run = tl.current()
 SIZE = {
-    "mini": {"data": "toypets", "backbone": "tl_resnet", "sizes": (20, 100, 300, 800), "images_per_run": 2000},
+    "mini": {"data": "toypets", "backbone": "tl_resnet", "sizes": (20, 100, 300, 800), "images_per_run": 1200},
     "full": {"data": "dogs-vs-cats", "backbone": "resnet50", "sizes": (20, 100, 300, 800), "images_per_run": 16000},
 }[run.profile]
 SEEDS = (0, 1, 2)
@@ -72,11 +72,11 @@ tl.plots.images(
 # For each picture we take the numbers that it would hand to its own classifier: the picture's **features**.
 # On these we fit a logistic regression. That is called a **linear probe**.
 #
-# **Predict:** the probe gets a hundred training pictures. How many of the test pictures will it get right:
-# half, which is guessing; two thirds; more?
+# **Predict:** the probe gets few training pictures; the cell says how many. How many of the test pictures will it get
+# right: half, which is guessing; two thirds; more?
 
 # %% tags=["nbval-ignore-output"]
-few = pets.take(train=100)
+few = pets.take(train=100, test=800)
 start = time.perf_counter()
 features = tl.features.extract_splits(backbone, few, cache=False)
 probe = tl.features.linear_probe(features.train)
@@ -166,7 +166,9 @@ convolutions = [name for name, module in network.named_modules() if isinstance(m
 shortcuts = [name for name in convolutions if "downsample" in name]
 counted = {"total": total, "frozen": total - trainable, "convolutions": len(convolutions)}
 for name, printed in CHAPTER.items():
-    print(f"{name:13} chapter {printed:>10,}   counted {counted[name]:>10,}   difference {printed - counted[name]:>10,}")
+    print(
+        f"{name:13} chapter {printed:>10,}   counted {counted[name]:>10,}   difference {printed - counted[name]:>10,}"
+    )
 print(f"the network with its old head: {with_old_head:,}; convolutions in shortcuts: {len(shortcuts)}")
 tl.claim("the chapter counts a head that is no longer there", CHAPTER["total"] == with_old_head != total)
 tl.claim(
@@ -183,6 +185,7 @@ tl.claim(
 # `model.train()` lets every forward pass move them.
 #
 # **Predict:** you train the head for one epoch with a plain loop. How many tensors of the frozen body change?
+
 
 # %% tags=["nbval-ignore-output"]
 def plain_epoch(model, loader, optimizer, device):
@@ -205,7 +208,9 @@ loader = few.plain().loaders(batch_size=16, seed=0).train
 plain_epoch(model, loader, torch.optim.SGD(model.fc.parameters(), lr=0.01), run.device)
 changed = moved(model, before)
 parameters = dict(model.named_parameters())
-print(f"changed tensors in the frozen body: {len(changed)}, of them parameters: {sum(n in parameters for n in changed)}")
+print(
+    f"changed tensors in the frozen body: {len(changed)}, of them parameters: {sum(n in parameters for n in changed)}"
+)
 print("for example:", ", ".join(changed[:3]))
 
 # %% tags=["nbval-ignore-output"]
@@ -238,7 +243,8 @@ tl.train.fit(model, few.plain().loaders(batch_size=16, seed=0), optimizer, epoch
 tl.claim("`tl.train.fit` leaves the frozen body as it was, to the bit", moved(model, before) == [])
 
 # %% [markdown]
-# What does the trap cost in accuracy? We train the head both ways, with each of three seeds.
+# What does the trap cost in accuracy? We train the head both ways, with each of the seeds.
+
 
 # %% tags=["nbval-ignore-output"]
 def head_accuracy(frozen_norms, seed):
@@ -322,6 +328,7 @@ tl.claim("the chapter's resize is not the weights' own", recommended.resize_size
 # All that training does is on this page. Everything that the function uses is an argument: no optimizer, loss or device
 # is picked up from elsewhere in the notebook, as the chapter's loop does.
 
+
 # %%
 def train(model, loaders, optimizer, epochs):
     """Train a model; leave it with the weights that did best on the validation part."""
@@ -383,6 +390,7 @@ print(f"test, once:                {test}")
 # The best of several noisy numbers is too high on average. On cached features a head trains in an instant,
 # so we can repeat the choice many times and look.
 
+
 # %% tags=["nbval-ignore-output"]
 def choose_and_report(seed, epochs=30):
     """Train a head on features, choose the epoch on a small validation part; return both accuracies."""
@@ -406,7 +414,9 @@ def choose_and_report(seed, epochs=30):
 pool = features.test
 optimism = [val - test for val, test in map(choose_and_report, range(100))]
 mean, error = tl.evaluate.mean_and_error(optimism)
-print(f"best validation accuracy minus test accuracy of that epoch: {mean:+.3f} ± {error:.3f} over {len(optimism)} runs")
+print(
+    f"best validation accuracy minus test accuracy of that epoch: {mean:+.3f} ± {error:.3f} over {len(optimism)} runs"
+)
 tl.claim("the accuracy that the best epoch was chosen by is too high", mean > 3 * error, f"{mean:+.3f} ± {error:.3f}")
 
 # %% [markdown]
@@ -415,12 +425,14 @@ tl.claim("the accuracy that the best epoch was chosen by is too high", mean > 3 
 # A frozen backbone gives the same features in every epoch, unless the pictures are augmented.
 # So compute them once, keep them, and train the head on the features.
 #
-# **Predict:** for ten epochs, how many times faster is that?
+# **Predict:** with as many epochs as in the cell below, how many times faster is that?
 
 # %% tags=["nbval-ignore-output"]
 EPOCHS = 10
 some = pets.plain().take(train=200, val=40, test=40)
-x, y = (torch.stack(column) for column in zip(*((image, torch.tensor(label)) for image, label in some.train), strict=True))
+x, y = (
+    torch.stack(column) for column in zip(*((image, torch.tensor(label)) for image, label in some.train), strict=True)
+)
 
 
 def train_head(give_features, inputs):
@@ -434,7 +446,7 @@ def train_head(give_features, inputs):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return head
+    return head.cpu()
 
 
 body = copy.deepcopy(backbone).eval().requires_grad_(False)
@@ -454,7 +466,9 @@ tl.plots.bars(
 
 # %% tags=["nbval-ignore-output"]
 gap = max((a - b).abs().max().item() for a, b in zip(every_epoch.parameters(), once.parameters(), strict=True))
-print(f"{slow:.2f} s against {fast:.2f} s: {slow / fast:.1f} times faster; largest difference between the heads {gap:.1e}")
+print(
+    f"{slow:.2f} s against {fast:.2f} s: {slow / fast:.1f} times faster; largest difference between the heads {gap:.1e}"
+)
 tl.claim(f"for {EPOCHS} epochs, computing features once is more than four times as fast", slow / fast > 4)
 tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
 
@@ -471,13 +485,13 @@ tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
 
 # %% tags=["nbval-ignore-output"]
 pixels = torch.stack([image.flatten() for image, _ in few.plain().test])
-standard = (features.test.x - features.train.x.mean(0)) / features.train.x.std(0)
-flat = torch.from_numpy(PCA(2, random_state=0).fit_transform(standard))
+flat = torch.from_numpy(PCA(2, random_state=0).fit_transform(features.test.x))
 tl.plots.embedding(flat, features.test.y, pets.classes, title="Features of the test pictures, in two dimensions")
 
 # %% [markdown]
 # Two directions out of many show only part of it. A question that uses all of them:
 # do the pictures that lie nearest to a picture show the same animal? First by pixels, then by features.
+
 
 # %% tags=["nbval-ignore-output"]
 def neighbours(rows, k=5):
@@ -492,7 +506,7 @@ def agreement(nearest):
     return (features.test.y[nearest] == features.test.y[:, None]).float().mean().item()
 
 
-by_pixels, by_features = neighbours(pixels), neighbours(standard)
+by_pixels, by_features = neighbours(pixels), neighbours(features.test.x)
 queries = [i for label in (0, 1) for i in (features.test.y == label).nonzero().flatten()[20:22].tolist()]
 rows = [[q, *nearest[q].tolist()] for q in queries for nearest in (by_pixels, by_features)]
 tl.plots.images(
@@ -521,7 +535,7 @@ tl.claim(
 # **Predict:** how many training pictures does the network from scratch need to catch up?
 
 # %% tags=["nbval-ignore-output"]
-plain = pets.plain()
+plain = pets.plain().take(train=1000, test=800)
 stacked = {part: torch.stack([image for image, _ in getattr(plain, part)]) for part in ("train", "test")}
 labels = {part: getattr(plain, part).labels for part in ("train", "test")}
 test_loader = DataLoader(TensorDataset(stacked["test"], labels["test"]), batch_size=200)
@@ -546,7 +560,7 @@ def from_scratch(n, seed):
     model = tl.models.create(SIZE["backbone"], num_classes=2, weights=None).to(run.device)
     rows = chosen(n, seed)
     data = TensorDataset(stacked["train"][rows], labels["train"][rows])
-    steps = max(SIZE["images_per_run"], 8 * n) // 32
+    steps = max(SIZE["images_per_run"], 5 * n) // 32
     sampler = torch.utils.data.RandomSampler(data, replacement=True, num_samples=steps * 32)
     loader = DataLoader(data, batch_size=32, sampler=sampler)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
@@ -599,6 +613,7 @@ for n in SIZE["sizes"][:2]:
 #
 # **Predict:** and if the body is frozen, except for the very first layer?
 
+
 # %%
 def bytes_kept(model, images):
     """Count the bytes that one forward pass keeps for the backward pass, weights aside."""
@@ -628,7 +643,9 @@ memory["stem and head trained"] = [bytes_kept(measured_on, batch) / 1e6]
 tl.models.train_mode(tl.models.freeze(measured_on))
 memory["head trained"] = [bytes_kept(measured_on, batch) / 1e6]
 tl.plots.bars(
-    memory, xlabel="megabytes kept for the backward pass, 32 pictures", title="Freezing saves memory from the input up only"
+    memory,
+    xlabel="megabytes kept for the backward pass, 32 pictures",
+    title="Freezing saves memory from the input up only",
 )
 
 # %%
@@ -673,7 +690,9 @@ start = time.perf_counter()
 extracted = [frozen(N, seed)[0] for seed in SEEDS]
 probe_seconds = (time.perf_counter() - start) / len(SEEDS)
 tl.plots.bars(
-    {"frozen": extracted, "fine-tuned": tuned}, xlabel=f"test accuracy with {N} training pictures", digits=3,
+    {"frozen": extracted, "fine-tuned": tuned},
+    xlabel=f"test accuracy with {N} training pictures",
+    digits=3,
     title="What adapting the body is worth on these pictures",
 )
 

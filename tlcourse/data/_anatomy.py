@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._appearance import Draw
-from ._tracer import Parts
+from tlcourse.data._appearance import Draw
+from tlcourse.data._tracer import Parts
 
 ZONES = ("head", "light", "points", "ear", "whisker")  # moves with the head; pale, dark markings; pink; white
 HEAD = (0.0, 1.2, 0.17)  # where the head sits, and the point that it turns about
+Point = tuple[float, float, float]
+FRONT = (0.0, 0.0, 1.0)
 SIZE = (1.014, 0.986)  # measured: both classes then cover the same share of the picture
 
 
@@ -40,22 +42,23 @@ class _Sculptor:
     rows: list = field(default_factory=list)
     zones: list = field(default_factory=list)
 
-    def add(self, start, end, radii, *, taper: float = 1.0, face=(0.0, 0.0, 1.0), **zones: float) -> None:
+    def add(
+        self, start: Point, end: Point | None, radii: Point, *, taper: float = 1.0, face: Point = FRONT, **zones: float
+    ) -> None:
         """Add a capsule from `start` to `end` whose third radius points to `face`; without an end, an ellipsoid."""
-        start, face = torch.tensor(start), torch.tensor(face)
-        line = torch.tensor(end) - start if end is not None else torch.zeros(3)
+        origin, towards = torch.tensor(start), torch.tensor(face)
+        line = torch.tensor(end) - origin if end is not None else torch.zeros(3)
         y = F.normalize(line, dim=0) if end is not None else torch.tensor([0.0, 1.0, 0.0])
-        z = F.normalize(face - (face @ y) * y, dim=0)
+        z = F.normalize(towards - (towards @ y) * y, dim=0)
         axes = torch.stack([torch.linalg.cross(y, z), y, z])
-        self.rows.append((start, axes, torch.tensor(radii), line.norm(), torch.tensor(taper)))
+        self.rows.append((origin, axes, torch.tensor(radii), line.norm(), torch.tensor(taper)))
         self.zones.append(torch.tensor([zones.get(zone, 0.0) for zone in ZONES]))
 
-    def pair(self, start, end, radii, **keywords) -> None:
-        """Add a part and its mirror image."""
-        face = keywords.pop("face", (0.0, 0.0, 1.0))
+    def pair(self, start: Point, end: Point | None, radii: Point, *, face: Point = FRONT, **rest: float) -> None:
+        """Add a part and its mirror image; the rest goes to `add`."""
         for side in (1.0, -1.0):
             flip = [None if v is None else (side * v[0], *v[1:]) for v in (start, end, face)]
-            self.add(flip[0], flip[1], radii, face=flip[2], **keywords)
+            self.add(flip[0], flip[1], radii, face=flip[2], **rest)
 
 
 def _body(s: _Sculptor, draw: Draw, leg: float) -> None:
@@ -84,7 +87,7 @@ def _cat(s: _Sculptor, draw: Draw) -> None:
     s.pair((0.085, -0.17, 0.38), None, (0.115, 0.095, 0.11), light=1.0, points=1.0, **head)
     s.add((0.0, -0.27, 0.31), None, (0.1, 0.075, 0.1), light=1.0, points=0.6, **head)
     s.add((0.0, 0.0, 0.34), (0.0, -0.1, 0.43), (0.08, 0.08, 0.07), points=0.8, light=0.5, **head)
-    tall, out = draw(0.3, 0.42), draw(0.08, 0.2)
+    tall, out = draw(0.25, 0.42), draw(0.06, 0.26)
     face = (draw(0.1, 0.5), 0.0, 1.0)
     root, tip = (0.29, 0.28, 0.0), (0.29 + out, 0.28 + tall, -0.02)
     s.pair(root, tip, (0.19, 0.19, 0.07), taper=0.12, face=face, points=1.0, **head)
@@ -97,7 +100,7 @@ def _cat(s: _Sculptor, draw: Draw) -> None:
         ear=1.0,
         **head,
     )
-    for rise in (-0.02, 0.1):
+    for rise in (-0.02, 0.1) if draw(0, 1) < 0.6 else ():  # whiskers alone should not tell a cat
         s.pair((0.15, -0.17, 0.42), (0.62, -0.16 + rise, 0.36), (0.003,) * 3, taper=0.8, whisker=1.0, **head)
     eye = draw(0.115, 0.14)
     s.pair((0.195, 0.04, 0.345), None, (eye, eye * 0.95, eye * 0.8), face=(0.3, 0.05, 1.0), **head)
@@ -111,7 +114,7 @@ def _dog(s: _Sculptor, draw: Draw) -> None:
     s.add((0.0, 0.2, -0.42), (lean * 0.5, 0.42, -0.66), (r, r, r), points=0.3)
     s.add((lean * 0.5, 0.42, -0.66), (lean, 0.75, -0.64), (r, r, r), taper=0.6, light=0.7, points=0.7)
     head = {"head": 1.0}
-    snout, drop = draw(0.2, 0.42), draw(0.03, 0.12)
+    snout, drop = draw(0.14, 0.4), draw(0.03, 0.12)
     s.add((0.0, 0.04, -0.02), None, (0.43 * draw(0.95, 1.05), 0.42, 0.43), **head)
     s.pair((0.2, -0.13, 0.1), None, (0.2, 0.2, 0.22), **head)
     tip = (0.0, -0.12 - drop, 0.38 + snout)
@@ -127,7 +130,7 @@ def _dog(s: _Sculptor, draw: Draw) -> None:
         **head,
     )
     s.pair((0.15, 0.2, 0.26), None, (0.12, 0.1, 0.12), **head)
-    if draw(0, 1) < 0.75:  # hanging
+    if draw(0, 1) < 0.6:  # hanging
         long, wide = draw(0.4, 0.62), draw(0.15, 0.2)
         s.pair((0.34, 0.3, -0.06), (0.46, 0.2, -0.04), (0.1, 0.1, 0.12), points=1.0, **head)
         s.pair(

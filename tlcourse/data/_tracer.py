@@ -95,7 +95,7 @@ class Field:
         found = torch.full_like(middle, torch.inf)
         active = (reach > 0).nonzero().squeeze(1)
         half = reach[active].sqrt()
-        ray, t, stop = rays[:, active], middle[active] - half, middle[active] + half
+        ray, t, stop = rays[:, active], (middle[active] - half).clamp(min=0), middle[active] + half
         for _ in range(STEPS):
             gap = self.distance(origin[:, None] + ray * t)
             hit = gap < HIT

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._anatomy import HEAD, Shape, build
-from ._appearance import Draw, Look, Scene, draw_look, draw_scene, rotation
-from ._tracer import Field, Parts, mix, noise, smoothstep
+from tlcourse.data._anatomy import HEAD, Shape, build
+from tlcourse.data._appearance import Draw, Look, Scene, draw_look, draw_scene, rotation
+from tlcourse.data._tracer import BLEND, Field, Parts, mix, noise, smoothstep
 
 CLASSES = ("cats", "dogs")
 FOCAL = 2.1  # focal length over half the image's width: a field of view of 51 degrees
@@ -30,7 +30,7 @@ class Pet:
 
 
 def sample(label: int, seed: int) -> Pet:
-    """Draw a cat (0) or a dog (1).
+    """Draw a cat (0) or a dog (1); the same seed gives the same animal.
 
     Raises:
         ValueError: The label is neither 0 nor 1.
@@ -44,7 +44,7 @@ def sample(label: int, seed: int) -> Pet:
 
     draw = drawer(2 * seed)
     azimuth = draw(-60, 60)
-    turn = rotation(0.4 * azimuth + draw(-35, 35), draw(-12, 15), draw(-14, 14))
+    turn = rotation(0.4 * azimuth + draw(-45, 45), draw(-16, 18), draw(-18, 18))
     look, scene = draw_look(draw), draw_scene(draw, azimuth)
     return Pet(label, build(label, drawer(2 * seed + 1), turn=turn), look, scene)
 
@@ -67,6 +67,7 @@ def _stage(pet: Pet) -> Parts:
 
 def _fur(pet: Pet, points: Tensor, zones: Tensor, front: Tensor) -> Tensor:
     """Albedo of the fur: `(3, N)`."""
+    # A chain of coats, each over the one before: base, stripes, patches, points, pale markings, inner ears, whiskers.
     look = pet.look
     head, light, dark, ear, whisker = zones
     middle = torch.tensor(HEAD)[:, None]
@@ -87,18 +88,19 @@ def _fur(pet: Pet, points: Tensor, zones: Tensor, front: Tensor) -> Tensor:
 
 
 def _animal(pet: Pet, field: Field, points: Tensor, rays: Tensor) -> Tensor:
-    """Light that leaves the animal at `points` against `rays`: `(3, N)`."""
+    """Light that leaves the animal, or the ball, at `points` against `rays`: `(3, N)`."""
     scene, eyes = pet.scene, field.fur
     normals = field.normals(points)
-    each = torch.cat([field.each(chunk) for chunk in points.split(4096, dim=1)], 1)
+    each = field.each(points)
     hard = each[eyes:].amin(0) < each[:eyes].amin(0) - 0.004
     which = each[eyes:].argmin(0)
-    zones = pet.shape.zones[:, :eyes] @ torch.softmax(each[:eyes] / -0.035, 0)
+    zones = pet.shape.zones[:, :eyes] @ torch.softmax(each[:eyes] / -BLEND, 0)  # markings melt as the parts do
     front = (pet.shape.turn.T @ normals)[2]
     albedo = _fur(pet, points, zones, front)
     fluff = torch.stack([noise(40 * points + 5 * axis) for axis in range(3)]) - 0.5
     normals = torch.where(hard, normals, F.normalize(normals + 0.35 * fluff, dim=0))
 
+    # Eyes: an iris, darker outwards, in a dark ring; the pupil is a slit or round.
     eye = hard & (which < 2)
     nose = hard & (which == 2)
     at = field.local(points[:, eye])[:, eyes : eyes + 2]
@@ -114,6 +116,7 @@ def _animal(pet: Pet, field: Field, points: Tensor, rays: Tensor) -> Tensor:
         band = 1 - smoothstep(0.2, 0.3, field.local(points[:, ball])[1, eyes + 3].abs())
         albedo[:, ball] = mix(scene.ball_colour, pet.look.pale, band)
 
+    # Key light with soft shadows, light from sky and floor where the surface is open, a rim, and a little gloss.
     facing = (normals * scene.light[:, None]).sum(0)
     shadow = field.openness(points + 0.03 * normals, scene.light[:, None], first=0.05, growth=1.5, steps=6)
     open_ = field.openness(points, normals, first=0.08, growth=2.2, steps=2) * 0.8 + 0.2
@@ -166,8 +169,12 @@ def _picture(pet: Pet, size: int) -> Tensor:
     return F.avg_pool2d(colour.view(3, 2 * size, 2 * size), 2)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def render(pets: Sequence[Pet], size: int = 96) -> Tensor:
-    """Render each pet by itself, so that no picture depends on its neighbours: uint8 `(N, 3, size, size)`."""
+    """Render each pet by itself, so that no picture depends on its neighbours: uint8 `(N, 3, size, size)`.
+
+    Rendered again, a picture is the same to the bit; with another number of threads, or on another processor, a
+    value may differ by rounding.
+    """
     pictures = [_picture(pet, size) for pet in pets]
     return (torch.stack(pictures) * 255).round().to(torch.uint8) if pets else torch.empty(0, 3, size, size).byte()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tlcourse.table import Table
 from tlcourse.models.zoo import head_name
+from tlcourse.table import Table
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)  # also timm's batch norm with built-in activation
 

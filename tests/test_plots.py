@@ -1,0 +1,73 @@
+"""Plots draw what they are given, with labels and units, and nothing overlaps at the line ends."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from PIL import Image
+
+import tlcourse as tl
+from tlcourse.evaluate import Evaluation
+from tlcourse.train import Epoch, History
+
+
+@pytest.fixture(autouse=True)
+def agg():
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def test_images_of_every_kind_share_a_grid():
+    pictures = [Image.new("RGB", (8, 8)), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8) * 3 - 1]
+    tl.plots.images(pictures, ["a", "b", "c"], columns=2, title="Three")
+    axes = plt.gcf().axes
+    assert [ax.get_title() for ax in axes] == ["a", "b", "c", ""]
+    assert [len(ax.images) for ax in axes] == [1, 1, 1, 0]
+    with pytest.raises(ValueError, match="no picture"):
+        tl.plots.images([])
+
+
+def test_learning_curves_mark_the_best_epoch():
+    epochs = [Epoch(i, 1 / i, i / 4, 1.1 / i, min(i, 2) / 4, 0.1, 1.0) for i in (1, 2, 3)]
+    tl.plots.learning_curves(History(epochs, best=epochs[1]))
+    loss, accuracy = plt.gcf().axes
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "cross-entropy (nats)")
+    assert list(accuracy.lines[1].get_ydata()) == [0.25, 0.5, 0.5]
+    assert accuracy.lines[2].get_xdata()[0] == 2
+
+
+def test_accuracy_by_size_draws_means_errors_and_runs():
+    tl.plots.accuracy_by_size(
+        {"scratch": {20: [0.5, 0.6], 100: [0.6, 0.7]}, "frozen": {20: [0.51, 0.61], 100: [0.6, 0.71]}}, chance=0.5
+    )
+    (ax,) = plt.gcf().axes
+    assert list(ax.containers[0].lines[0].get_ydata()) == pytest.approx([0.55, 0.65])
+    assert ax.containers[0].lines[0].get_color() == tl.plots.COLOURS["scratch"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["20", "100"]
+    plt.gcf().canvas.draw()
+    ends = [t.get_window_extent() for t in ax.texts if t.get_text() in ("scratch", "frozen")]
+    assert not ends[0].overlaps(ends[1])
+
+
+def test_bars_show_values_and_errors():
+    tl.plots.bars({"frozen": [0.8, 0.9], "other": [0.5]}, xlabel="accuracy")
+    (ax,) = plt.gcf().axes
+    assert [t.get_text() for t in ax.texts] == ["0.85", "0.50"]
+    assert ax.get_xlabel() == "accuracy"
+
+
+def test_confusion_and_embedding():
+    result = Evaluation(torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
+    tl.plots.confusion(result, ["cats", "dogs"])
+    assert [t.get_text() for t in plt.gcf().axes[0].texts] == ["1", "1", "0", "1"]
+    tl.plots.embedding(torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]), ["a", "b", "c"])
+    assert [t.get_text() for t in plt.gcf().axes[0].get_legend().get_texts()] == ["a", "b", "c"]
+
+
+def test_tables_read_in_a_terminal_and_in_a_notebook():
+    table = tl.Table(
+        [{"stage": "stem", "parameters": 9536, "ok": True}, {"stage": "<b>", "parameters": 1, "ok": False}]
+    )
+    assert str(table).splitlines()[2].split() == ["stem", "9,536", "yes"]
+    assert "&lt;b&gt;" in table._repr_html_()
+    assert str(tl.Table()) == ""

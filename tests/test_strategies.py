@@ -1,0 +1,110 @@
+"""`tlcourse train` and `predict`, from a folder to an answer, and what goes wrong on the way."""
+
+import pytest
+import torch
+
+import tlcourse as tl
+from tlcourse import cli
+from tlcourse.predict import load_checkpoint
+from tlcourse.strategies import Recipe, run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of pictures with two classes and three parts."""
+    splits = tl.data.load("toypets").take(train=60, val=20, test=40)
+    return tl.data.export_folder(splits, tmp_path_factory.mktemp("photos") / "pets")
+
+
+@pytest.mark.parametrize("strategy", ["linear-probe", "frozen", "fine-tune"])
+def test_from_a_folder_to_an_answer(strategy, folder, tmp_path, capsys):
+    out = tmp_path / "deep" / f"{strategy}.safetensors"
+    arguments = ["train", "--data", str(folder), "--strategy", strategy, "--epochs", "2", "--out", str(out)]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "95 % interval" in printed
+    model, about = load_checkpoint(out)
+    assert about["strategy"] == strategy
+    assert about["test"]["images"] == 40
+    # The stored model is the one that was measured.
+    splits = tl.data.from_folder(folder, model=model)
+    assert tl.train.evaluate(model, splits.loaders().test).accuracy == pytest.approx(
+        about["test"]["accuracy"], abs=0.026
+    )
+    cats = sorted((folder / "test" / "cats").iterdir())[:3]
+    assert cli.main(["predict", str(out), *map(str, cats)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(c) for c in cats]
+    assert all(line.split()[1] in ("cats", "dogs") and 0 <= float(line.split()[2]) <= 1 for line in lines)
+
+
+def test_frozen_trains_the_head_only_and_fine_tuning_everything(folder):
+    for strategy, moved in (("frozen", {"fc"}), ("fine-tune", {"conv1", "layer1", "layer4", "fc"})):
+        torch.manual_seed(0)
+        model = tl.models.create("tl_resnet", 2)
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        run(model, tl.data.from_folder(folder, model=model), Recipe(strategy, epochs=1))
+        changed = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+        assert moved <= changed
+        assert strategy == "fine-tune" or changed == moved
+
+
+def test_one_seed_one_result(folder):
+    results = []
+    for _ in range(2):
+        tl.setup("mini", seed=3)
+        model = tl.models.create("tl_resnet", 2)
+        results.append(run(model, tl.data.from_folder(folder, model=model), Recipe("frozen", epochs=1, seed=3)))
+    assert torch.equal(results[0].test.logits, results[1].test.logits)
+
+
+def test_an_existing_checkpoint_is_not_overwritten_by_accident(folder, tmp_path, capsys):
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(b"precious")
+    arguments = ["train", "--data", str(folder), "--out", str(out)]
+    assert cli.main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert load_checkpoint(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "no-such-folder"], "no-such-folder"),
+        (["--strategy", "magic"], "linear-probe, frozen, fine-tune"),
+        (["--model", "resnet999"], "Did you mean"),
+        (["--weights", "nothing.pth"], "no weights file nothing.pth"),
+        (["--epochs", "0"], "epochs=0"),
+        (["--lr", "-1"], "lr=-1"),
+        (["--out", "model.bin"], "ends in .safetensors"),
+    ],
+)
+def test_wrong_requests_say_what_to_do(arguments, message, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = [] if "--data" in arguments else ["--data", str(folder)]
+    assert cli.main(["train", *data, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_predict_goes_on_after_a_bad_file(folder, tmp_path, capsys):
+    out = tmp_path / "m.safetensors"
+    cli.main(["train", "--data", str(folder), "--out", str(out)])
+    capsys.readouterr()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.JPG").write_bytes(b"not an image")
+    good = sorted((folder / "test" / "dogs").iterdir())[0]
+    (photos / "b.png").write_bytes(good.read_bytes())
+    (photos / "notes.txt").write_text("not meant")
+    assert cli.main(["predict", str(out), str(photos)]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert "not read" in first
+    assert second.split()[1] in ("cats", "dogs")
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["predict", str(out), str(tmp_path / "empty")]) == 2
+    assert "no image" in capsys.readouterr().err
+    assert cli.main(["predict", str(good), str(good)]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
