@@ -13,6 +13,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return  # A worker of pytest-xdist has inherited all this.
     os.environ["TLCOURSE_PROFILE"] = "mini"
+    os.environ["TQDM_DISABLE"] = "1"
     for name in ("TLCOURSE_DATA", "TLCOURSE_WEIGHTS", "MPLBACKEND"):
         os.environ.pop(name, None)
     cache = tempfile.TemporaryDirectory(prefix="tlcourse-cache-", ignore_cleanup_errors=True)

@@ -65,7 +65,8 @@ def execute(
     # is read only where the kernel died.
     with tempfile.TemporaryFile() as log:
         try:
-            with client.setup_kernel(cleanup_kc=True, env=dict(env), cwd=str(cwd), stderr=log):
+            # Progress bars are for people at the keyboard; in a stored notebook they are debris.
+            with client.setup_kernel(cleanup_kc=True, env={**env, "TQDM_DISABLE": "1"}, cwd=str(cwd), stderr=log):
                 for number, (index, cell) in enumerate(cells, 1):
                     step = Step(number, len(cells), _label(nb.cells, index))
                     report(step)

@@ -7,7 +7,7 @@ from torch import nn
 
 from tlcourse.data import Splits
 from tlcourse.evaluate import Evaluation, evaluate
-from tlcourse.features import extract, linear_probe, put_into_head
+from tlcourse.features import Features, extract, extract_splits, linear_probe, put_into_head
 from tlcourse.models import freeze, param_groups, unfreeze
 from tlcourse.train import History, fit
 
@@ -53,31 +53,40 @@ class Result:
 def run(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
     """Train a model's head, or all of it, and measure it once on the test part.
 
-    - `linear-probe`: features once, then a logistic regression, which becomes the head.
-    - `frozen`: the head alone by gradient descent, with augmentation.
-    - `fine-tune`: the probe first, then everything, with rates that fall towards the stem.
+    - `linear-probe`: features once, then a logistic regression, which becomes the head. Nothing is chosen on the
+      validation part: once it is measured, its images join the training part for the probe that is kept.
+    - `frozen`: the head alone by gradient descent, with augmentation; the best epoch is kept.
+    - `fine-tune`: the probe first, then everything, with rates that fall towards the stem; the best epoch is kept.
 
     Source of the last one: Kumar et al. 2022, Fine-tuning can distort pretrained features (LP-FT).
     """
     torch.manual_seed(recipe.seed)
-    history, note = None, ""
-    if recipe.strategy != "frozen":
-        probe = linear_probe(extract(model, splits.plain().train), seed=recipe.seed)
-        put_into_head(model, probe)
-        note = f"penalty C = {probe.strength:g}, chosen by {probe.chosen_from}"
+    if recipe.strategy == "linear-probe":
+        return _linear_probe(model, splits, recipe)
+    if recipe.strategy == "fine-tune":
+        put_into_head(model, linear_probe(extract(model, splits.plain().train), seed=recipe.seed))
+    (freeze if recipe.strategy == "frozen" else unfreeze)(model)
     loaders = splits.loaders(recipe.batch_size, seed=recipe.seed)
-    if recipe.strategy != "linear-probe":
-        lr = recipe.lr or RATES[recipe.strategy]
-        (freeze if recipe.strategy == "frozen" else unfreeze)(model)
-        groups = param_groups(model, lr, decay=DECAY)
-        optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            [group["lr"] for group in groups],
-            total_steps=recipe.epochs * len(loaders.train),
-            pct_start=WARM_UP,
-            cycle_momentum=False,
-        )
-        history = fit(model, loaders, optimizer, epochs=recipe.epochs, scheduler=scheduler, precision=recipe.precision)
-        note = f"best epoch {history.best.epoch} of {recipe.epochs}, highest rate {lr:g}"
+    lr = recipe.lr or RATES[recipe.strategy]
+    groups = param_groups(model, lr, decay=DECAY)
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+    rates, steps = [group["lr"] for group in groups], recipe.epochs * len(loaders.train)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
+    )
+    history = fit(model, loaders, optimizer, epochs=recipe.epochs, scheduler=scheduler, precision=recipe.precision)
+    note = f"best epoch {history.best.epoch} of {recipe.epochs}, highest rate {lr:g}"
     return Result(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
+
+
+def _linear_probe(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
+    train, val, test = extract_splits(model, splits)
+    measured = linear_probe(train, seed=recipe.seed).evaluate(val)
+    both = Features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
+    probe = linear_probe(both, seed=recipe.seed)
+    put_into_head(model, probe)
+    note = (
+        f"penalty C = {probe.strength:g}, chosen by {probe.chosen_from} (training and validation part; "
+        "the validation accuracy is that of a probe fitted on the training part alone)"
+    )
+    return Result(measured, probe.evaluate(test), None, note)

@@ -40,14 +40,13 @@ from torchvision.transforms.functional import pil_to_tensor
 # The same notebook runs small on a laptop (`mini`) and at full size on a GPU (`full`). This is all that differs.
 
 # %% tags=["nbval-ignore-output"]
-run = tl.current()
 SIZE = {
     "mini": {"data": "toypets", "backbone": "tl_resnet", "sizes": (20, 100, 300, 800), "images_per_run": 1200},
     "full": {"data": "dogs-vs-cats", "backbone": "resnet50", "sizes": (20, 100, 300, 800), "images_per_run": 16000},
-}[run.profile]
+}[runtime.profile]
 SEEDS = (0, 1, 2)
-PRECISION = "bfloat16" if run.bf16 else "float32"
-backbone = tl.models.create(SIZE["backbone"], num_classes=2).to(run.device)
+PRECISION = "bfloat16" if runtime.bf16 else "float32"
+backbone = tl.models.create(SIZE["backbone"], num_classes=2).to(runtime.device)
 pets = tl.data.load(SIZE["data"], model=backbone)
 pets
 
@@ -205,7 +204,7 @@ def moved(model, before):
 model = tl.models.freeze(copy.deepcopy(backbone))
 before = copy.deepcopy(model.state_dict())
 loader = few.plain().loaders(batch_size=16, seed=0).train
-plain_epoch(model, loader, torch.optim.SGD(model.fc.parameters(), lr=0.01), run.device)
+plain_epoch(model, loader, torch.optim.SGD(model.fc.parameters(), lr=0.01), runtime.device)
 changed = moved(model, before)
 parameters = dict(model.named_parameters())
 print(
@@ -438,11 +437,11 @@ x, y = (
 def train_head(give_features, inputs):
     """Train a new head by gradient descent on whatever `give_features` makes of a batch."""
     torch.manual_seed(0)
-    head = nn.Linear(features.train.x.shape[1], 2).to(run.device)
+    head = nn.Linear(features.train.x.shape[1], 2).to(runtime.device)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.02, momentum=0.9)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(y)).split(32):
-            loss = nn.functional.cross_entropy(head(give_features(inputs[rows].to(run.device))), y[rows].to(run.device))
+            loss = nn.functional.cross_entropy(head(give_features(inputs[rows].to(runtime.device))), y[rows].to(runtime.device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -455,7 +454,7 @@ start = time.perf_counter()
 every_epoch = train_head(body, x)
 slow = time.perf_counter() - start
 start = time.perf_counter()
-cached = body(x.to(run.device)).cpu()
+cached = body(x.to(runtime.device)).cpu()
 once = train_head(nn.Identity(), cached)
 fast = time.perf_counter() - start
 tl.plots.bars(
@@ -557,7 +556,7 @@ def in_order(rows):
 def from_scratch(n, seed):
     """Train the same architecture from random weights; return its accuracies like `frozen` below."""
     torch.manual_seed(seed)
-    model = tl.models.create(SIZE["backbone"], num_classes=2, weights=None).to(run.device)
+    model = tl.models.create(SIZE["backbone"], num_classes=2, weights=None).to(runtime.device)
     rows = chosen(n, seed)
     data = TensorDataset(stacked["train"][rows], labels["train"][rows])
     steps = max(SIZE["images_per_run"], 5 * n) // 32

@@ -87,7 +87,7 @@ def _cat(s: _Sculptor, draw: Draw) -> None:
     s.pair((0.085, -0.17, 0.38), None, (0.115, 0.095, 0.11), light=1.0, points=1.0, **head)
     s.add((0.0, -0.27, 0.31), None, (0.1, 0.075, 0.1), light=1.0, points=0.6, **head)
     s.add((0.0, 0.0, 0.34), (0.0, -0.1, 0.43), (0.08, 0.08, 0.07), points=0.8, light=0.5, **head)
-    tall, out = draw(0.25, 0.42), draw(0.06, 0.26)
+    tall, out = draw(0.25, 0.42), draw(0.06, 0.23)
     face = (draw(0.1, 0.5), 0.0, 1.0)
     root, tip = (0.29, 0.28, 0.0), (0.29 + out, 0.28 + tall, -0.02)
     s.pair(root, tip, (0.19, 0.19, 0.07), taper=0.12, face=face, points=1.0, **head)
@@ -100,7 +100,7 @@ def _cat(s: _Sculptor, draw: Draw) -> None:
         ear=1.0,
         **head,
     )
-    for rise in (-0.02, 0.1) if draw(0, 1) < 0.6 else ():  # whiskers alone should not tell a cat
+    for rise in (-0.02, 0.1) if draw(0, 1) < 0.9 else ():  # whiskers alone should not tell a cat
         s.pair((0.15, -0.17, 0.42), (0.62, -0.16 + rise, 0.36), (0.003,) * 3, taper=0.8, whisker=1.0, **head)
     eye = draw(0.115, 0.14)
     s.pair((0.195, 0.04, 0.345), None, (eye, eye * 0.95, eye * 0.8), face=(0.3, 0.05, 1.0), **head)
@@ -114,7 +114,7 @@ def _dog(s: _Sculptor, draw: Draw) -> None:
     s.add((0.0, 0.2, -0.42), (lean * 0.5, 0.42, -0.66), (r, r, r), points=0.3)
     s.add((lean * 0.5, 0.42, -0.66), (lean, 0.75, -0.64), (r, r, r), taper=0.6, light=0.7, points=0.7)
     head = {"head": 1.0}
-    snout, drop = draw(0.14, 0.4), draw(0.03, 0.12)
+    snout, drop = draw(0.18, 0.42), draw(0.03, 0.12)
     s.add((0.0, 0.04, -0.02), None, (0.43 * draw(0.95, 1.05), 0.42, 0.43), **head)
     s.pair((0.2, -0.13, 0.1), None, (0.2, 0.2, 0.22), **head)
     tip = (0.0, -0.12 - drop, 0.38 + snout)
@@ -130,7 +130,7 @@ def _dog(s: _Sculptor, draw: Draw) -> None:
         **head,
     )
     s.pair((0.15, 0.2, 0.26), None, (0.12, 0.1, 0.12), **head)
-    if draw(0, 1) < 0.6:  # hanging
+    if draw(0, 1) < 0.7:  # hanging
         long, wide = draw(0.4, 0.62), draw(0.15, 0.2)
         s.pair((0.34, 0.3, -0.06), (0.46, 0.2, -0.04), (0.1, 0.1, 0.12), points=1.0, **head)
         s.pair(

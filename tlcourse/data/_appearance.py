@@ -97,13 +97,13 @@ def draw_look(draw: Draw) -> Look:
 
 def draw_scene(draw: Draw, azimuth: float) -> Scene:
     """Draw a camera that sees the animal from `azimuth` (degrees), and all that surrounds the animal."""
-    camera = rotation(azimuth, -draw(-4, 36), draw(-18, 18))
+    camera = rotation(azimuth, -draw(-3, 34), draw(-14, 14))
     target = torch.tensor([0.0, draw(0.75, 1.15), 0.1])
     warm, power = draw(-0.12, 0.2), draw(1.3, 2.1)
     hue, ground = draw(0, 1), draw(0.03, 0.42)
     ball = ((1 if draw(0, 1) < 0.5 else -1) * draw(0.75, 1.05), draw(-0.1, 0.5), draw(0.13, 0.21))
     return Scene(
-        origin=target + draw(2.5, 4.7) * camera[:, 2],
+        origin=target + draw(2.5, 4.1) * camera[:, 2],
         frame=camera * torch.tensor([1.0, 1.0, -1.0]),
         centre=torch.tensor([draw(-0.3, 0.3), draw(-0.2, 0.2)]),
         light=rotation(azimuth + draw(-75, 75), -draw(25, 70), 0)[:, 2],

@@ -52,7 +52,7 @@ class Field:
 
     def local(self, points: Tensor) -> Tensor:
         """Coordinates in every part's frame, in units of its radii: `(3, K, N)`."""
-        return torch.addmm(self.shift, self.to_local, points).view(3, -1, points.shape[1])
+        return torch.addmm(self.shift, self.to_local, points).view(3, len(self.length), points.shape[1])
 
     def each(self, points: Tensor) -> Tensor:
         """Distance to every part: `(K, N)`."""
@@ -72,7 +72,7 @@ class Field:
             each = self.each(chunk)
             soft = each[: self.fur].div(-BLEND).clamp_(min=-80).exp_().sum(0).log_().mul_(-BLEND)
             out.append(torch.minimum(soft, each[self.fur :].amin(0)))
-        return torch.cat(out) if out else points.new_zeros(0)
+        return torch.cat(out)
 
     def normals(self, points: Tensor) -> Tensor:
         """Unit normals by differences at the corners of a small tetrahedron: `(3, N)`."""

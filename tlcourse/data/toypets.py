@@ -44,7 +44,7 @@ def sample(label: int, seed: int) -> Pet:
 
     draw = drawer(2 * seed)
     azimuth = draw(-60, 60)
-    turn = rotation(0.4 * azimuth + draw(-45, 45), draw(-16, 18), draw(-18, 18))
+    turn = rotation(0.4 * azimuth + draw(-38, 38), draw(-14, 16), draw(-15, 15))
     look, scene = draw_look(draw), draw_scene(draw, azimuth)
     return Pet(label, build(label, drawer(2 * seed + 1), turn=turn), look, scene)
 
