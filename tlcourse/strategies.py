@@ -13,7 +13,7 @@ from tlcourse.train import History, fit
 
 STRATEGIES = ("linear-probe", "frozen", "fine-tune")
 # Rates for AdamW, per strategy: a new head may move fast; a pre-trained body starts near its goal.
-RATES = {"frozen": 1e-3, "fine-tune": 3e-4}
+RATES = {"frozen": 1e-3, "fine-tune": 1e-3}
 # Each stage towards the stem learns at this share of the rate of the stage above it.
 DECAY = 0.7
 # Share of the steps in which the rate rises, before it falls to zero along a cosine.

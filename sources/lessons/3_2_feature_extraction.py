@@ -441,7 +441,9 @@ def train_head(give_features, inputs):
     optimizer = torch.optim.SGD(head.parameters(), lr=0.02, momentum=0.9)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(y)).split(32):
-            loss = nn.functional.cross_entropy(head(give_features(inputs[rows].to(runtime.device))), y[rows].to(runtime.device))
+            loss = nn.functional.cross_entropy(
+                head(give_features(inputs[rows].to(runtime.device))), y[rows].to(runtime.device)
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

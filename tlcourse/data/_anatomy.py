@@ -130,7 +130,7 @@ def _dog(s: _Sculptor, draw: Draw) -> None:
         **head,
     )
     s.pair((0.15, 0.2, 0.26), None, (0.12, 0.1, 0.12), **head)
-    if draw(0, 1) < 0.7:  # hanging
+    if draw(0, 1) < 0.75:  # hanging
         long, wide = draw(0.4, 0.62), draw(0.15, 0.2)
         s.pair((0.34, 0.3, -0.06), (0.46, 0.2, -0.04), (0.1, 0.1, 0.12), points=1.0, **head)
         s.pair(

@@ -103,7 +103,7 @@ def draw_scene(draw: Draw, azimuth: float) -> Scene:
     hue, ground = draw(0, 1), draw(0.03, 0.42)
     ball = ((1 if draw(0, 1) < 0.5 else -1) * draw(0.75, 1.05), draw(-0.1, 0.5), draw(0.13, 0.21))
     return Scene(
-        origin=target + draw(2.5, 4.1) * camera[:, 2],
+        origin=target + draw(2.4, 3.9) * camera[:, 2],
         frame=camera * torch.tensor([1.0, 1.0, -1.0]),
         centre=torch.tensor([draw(-0.3, 0.3), draw(-0.2, 0.2)]),
         light=rotation(azimuth + draw(-75, 75), -draw(25, 70), 0)[:, 2],

@@ -44,7 +44,7 @@ def sample(label: int, seed: int) -> Pet:
 
     draw = drawer(2 * seed)
     azimuth = draw(-60, 60)
-    turn = rotation(0.4 * azimuth + draw(-38, 38), draw(-14, 16), draw(-15, 15))
+    turn = rotation(0.4 * azimuth + draw(-35, 35), draw(-14, 16), draw(-14, 14))
     look, scene = draw_look(draw), draw_scene(draw, azimuth)
     return Pet(label, build(label, drawer(2 * seed + 1), turn=turn), look, scene)
 
