@@ -105,7 +105,8 @@ def accuracy_by_size(
         ax.set(xlabel="training images (log scale)", ylabel="test accuracy")
         if chance is not None:
             ax.axhline(chance, color=GREY, lw=0.8)
-            ax.annotate("chance", (ticks[0], chance), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=9)
+            # Between the first ticks and below the line, where no label of a line's end can be.
+            ax.text(0.25, chance, "chance", transform=ax.get_yaxis_transform(), va="top", color=GREY, fontsize=9)
         _spread_labels(ax)
         ax.set_title(title)
 
