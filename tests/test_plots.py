@@ -27,6 +27,21 @@ def test_images_of_every_kind_share_a_grid():
         tl.plots.images([])
 
 
+def test_a_backend_that_turns_interactive_on_keeps_it_on(monkeypatch):
+    """As in a notebook, where the first figure starts the backend: later figures would not be shown."""
+    plt.ioff()
+    subplots = plt.subplots
+
+    def starting(*args, **kwargs):
+        plt.ion()
+        return subplots(*args, **kwargs)
+
+    monkeypatch.setattr(plt, "subplots", starting)
+    tl.plots.images([Image.new("RGB", (8, 8))])
+    assert plt.isinteractive()
+    plt.ioff()
+
+
 def test_learning_curves_mark_the_best_epoch():
     epochs = [Epoch(i, 1 / i, i / 4, 1.1 / i, min(i, 2) / 4, 0.1, 1.0) for i in (1, 2, 3)]
     tl.plots.learning_curves(History(epochs, best=epochs[1]))

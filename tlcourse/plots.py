@@ -4,8 +4,10 @@ Every function draws on the current figure or a new one and returns nothing, so 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -30,6 +32,15 @@ STYLE = {
 }
 
 
+@contextmanager
+def _style() -> Iterator[None]:
+    with plt.rc_context(STYLE):
+        yield
+        interactive = matplotlib.is_interactive()
+    # A notebook's backend starts with the first figure, in here, and turns this on; without it no later figure shows.
+    matplotlib.interactive(interactive)
+
+
 def colour(name: str, position: int = 0) -> str:
     """Return the colour of an approach, or the next free one for anything else."""
     return COLOURS.get(name, OTHERS[position % len(OTHERS)])
@@ -43,7 +54,7 @@ def images(
         raise ValueError("There is no picture to show.")
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    with plt.rc_context(STYLE):
+    with _style():
         # A cell of 1.05 inches holds a 96-pixel picture at about its own size.
         height = 1.05 * rows + (0.2 * rows if labels is not None else 0) + (0.35 if title else 0)
         figure, axes = plt.subplots(rows, columns, figsize=(1.05 * columns, height), squeeze=False)
@@ -60,7 +71,7 @@ def images(
 def learning_curves(history: History, *, title: str = "") -> None:
     """Draw loss and accuracy of training and validation by epoch, and mark the epoch whose weights were kept."""
     epochs = history.column("epoch")
-    with plt.rc_context(STYLE):
+    with _style():
         figure, axes = plt.subplots(1, 2, figsize=(8, 2.9))
         for ax, kind, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy (nats)", "accuracy"), strict=True):
             for part, shade in (("train", GREY), ("val", COLOURS["frozen"])):
@@ -88,7 +99,7 @@ def accuracy_by_size(
         chance: accuracy of guessing, drawn as a thin line.
         title: the message, as a sentence.
     """
-    with plt.rc_context(STYLE):
+    with _style():
         _, ax = plt.subplots(figsize=(6.4, 3.6))
         for position, (name, by_size) in enumerate(results.items()):
             sizes, shade = sorted(by_size), colour(name, position)
@@ -113,7 +124,7 @@ def accuracy_by_size(
 
 def embedding(points: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], *, title: str = "") -> None:
     """Draw features in two dimensions: `points` `(N, 2)`, coloured and marked by class."""
-    with plt.rc_context(STYLE):
+    with _style():
         _, ax = plt.subplots(figsize=(5.4, 4))
         for i, name in enumerate(classes):
             chosen = labels == i
@@ -126,7 +137,7 @@ def embedding(points: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]
 
 def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "", digits: int = 2) -> None:
     """Draw horizontal bars with their values; several repetitions become mean and standard error."""
-    with plt.rc_context(STYLE):
+    with _style():
         _, ax = plt.subplots(figsize=(6.4, 0.45 * len(values) + 1))
         for i, (name, measured) in enumerate(values.items()):
             mean, error = mean_and_error(measured) if len(measured) > 1 else (measured[0], None)
@@ -144,7 +155,7 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
     """Draw how many images of each true class (row) were given each answer (column)."""
     counts = evaluation.confusion().numpy()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    with plt.rc_context(STYLE):
+    with _style():
         side = 1.6 + 0.6 * len(classes)
         _, ax = plt.subplots(figsize=(side + 0.6, side))
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)

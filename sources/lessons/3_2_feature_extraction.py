@@ -40,8 +40,16 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset, random_sp
 
 # %% tags=["nbval-ignore-output"]
 SIZE = {
-    "mini": {"data": "toypets", "backbone": "tl_resnet", "passes": {20: 320, 100: 960, 800: 2240}},
-    "full": {"data": "dogs-vs-cats", "backbone": "resnet50", "passes": {20: 3200, 100: 6400, 800: 25600}},
+    "mini": {
+        "data": "toypets",
+        "backbone": "tl_resnet",
+        "passes": {20: 320, 100: 960, 800: 2240},
+    },
+    "full": {
+        "data": "dogs-vs-cats",
+        "backbone": "resnet50",
+        "passes": {20: 3200, 100: 6400, 800: 25600},
+    },
 }[runtime.profile]
 SEEDS = (0, 1, 2)
 PRECISION = "bfloat16" if runtime.bf16 else "float32"
@@ -56,7 +64,9 @@ pets
 # Colour, light, view and background are dealt out to both kinds alike. Only the shape tells a cat from a dog.
 
 # %%
-shown = [i for label in (0, 1) for i in (pets.test.labels == label).nonzero().flatten()[:8].tolist()]
+shown = [
+    i for label in (0, 1) for i in (pets.test.labels == label).nonzero().flatten()[:8].tolist()
+]
 tl.plots.images(
     [pets.test.raw(i) for i in shown],
     [pets.classes[pets.test.labels[i]] for i in shown],
@@ -79,7 +89,9 @@ start = time.perf_counter()
 features = tl.features.extract_splits(backbone, few, cache=False)
 probe = tl.features.linear_probe(features.train)
 first = probe.evaluate(features.test)
-print(f"features: {tuple(features.train.x.shape)} for training, {tuple(features.test.x.shape)} for testing")
+print(
+    f"features: {tuple(features.train.x.shape)} for training, {tuple(features.test.x.shape)} for testing"
+)
 print(f"test accuracy: {first}")
 print(f"all of it took {time.perf_counter() - start:.1f} s")
 tl.claim(
@@ -160,15 +172,22 @@ tl.claim(
 
 # %%
 CHAPTER = {"total": 25_557_032, "frozen": 25_552_934, "convolutions": 50}
-convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+convolutions = [
+    name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
+]
 shortcuts = [name for name in convolutions if "downsample" in name]
 counted = {"total": total, "frozen": total - trainable, "convolutions": len(convolutions)}
 for name, printed in CHAPTER.items():
     print(
         f"{name:13} chapter {printed:>10,}   counted {counted[name]:>10,}   difference {printed - counted[name]:>10,}"
     )
-print(f"the network with its old head: {with_old_head:,}; convolutions in shortcuts: {len(shortcuts)}")
-tl.claim("the chapter counts a head that is no longer there", CHAPTER["total"] == with_old_head != total)
+print(
+    f"the network with its old head: {with_old_head:,}; convolutions in shortcuts: {len(shortcuts)}"
+)
+tl.claim(
+    "the chapter counts a head that is no longer there",
+    CHAPTER["total"] == with_old_head != total,
+)
 tl.claim(
     "the name ResNet-50 counts the main path and the last linear layer, not the shortcuts",
     len(convolutions) - len(shortcuts) + 1 == CHAPTER["convolutions"],
@@ -197,7 +216,11 @@ def plain_epoch(model, loader, optimizer, device):
 
 def moved(model, before):
     """Name what differs from before, the head aside."""
-    return [n for n, t in model.state_dict().items() if not n.startswith("fc.") and not torch.equal(t, before[n])]
+    return [
+        n
+        for n, t in model.state_dict().items()
+        if not n.startswith("fc.") and not torch.equal(t, before[n])
+    ]
 
 
 model = tl.models.freeze(copy.deepcopy(backbone))
@@ -221,7 +244,9 @@ tl.claim(
 drifted = tl.features.extract(model, few.plain().test, cache=False)
 distance = (drifted.x - features.test.x).norm(dim=1) / features.test.x.norm(dim=1)
 after = probe.evaluate(drifted)
-print(f"features of the test pictures moved by {distance.mean():.0%} of their length, after one epoch")
+print(
+    f"features of the test pictures moved by {distance.mean():.0%} of their length, after one epoch"
+)
 print(f"the probe from above, on the moved features: {after}")
 print(f"before: {first}")
 
@@ -235,10 +260,15 @@ print(f"before: {first}")
 # %% tags=["nbval-ignore-output"]
 model = tl.models.freeze(copy.deepcopy(backbone))
 tl.models.train_mode(model)
-print("batch norms in training mode:", sum(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d)))
+print(
+    "batch norms in training mode:",
+    sum(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d)),
+)
 optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.01)
 tl.train.fit(model, few.plain().loaders(batch_size=16, seed=0), optimizer, epochs=1)
-tl.claim("`tl.train.fit` leaves the frozen body as it was, to the bit", moved(model, before) == [])
+tl.claim(
+    "`tl.train.fit` leaves the frozen body as it was, to the bit", moved(model, before) == []
+)
 
 # %% [markdown]
 # What does the trap cost in accuracy? We train the head both ways, with each of the seeds.
@@ -250,9 +280,15 @@ def head_accuracy(frozen_norms, seed):
     model = tl.models.freeze(copy.deepcopy(backbone))
     torch.manual_seed(seed)
     model.fc.reset_parameters()
-    loaders = pets.plain().take(train=100, val=20, test=400, seed=seed).loaders(batch_size=8, seed=seed)
+    loaders = (
+        pets.plain()
+        .take(train=100, val=20, test=400, seed=seed)
+        .loaders(batch_size=8, seed=seed)
+    )
     optimizer = torch.optim.Adam(model.fc.parameters(), lr=3e-3)
-    tl.train.fit(model, loaders, optimizer, epochs=3, precision=PRECISION, frozen_norms=frozen_norms)
+    tl.train.fit(
+        model, loaders, optimizer, epochs=3, precision=PRECISION, frozen_norms=frozen_norms
+    )
     return tl.train.evaluate(model, loaders.test, precision=PRECISION).accuracy
 
 
@@ -261,8 +297,14 @@ differences = [kept - moving for kept, moving in zip(cost["eval"], cost["train"]
 mean, error = tl.evaluate.mean_and_error(differences)
 print("statistics kept:  ", *(f"{a:.3f}" for a in cost["eval"]))
 print("statistics moving:", *(f"{a:.3f}" for a in cost["train"]))
-verdict = "larger than the noise" if abs(mean) > 2 * error else "no difference that these runs can show"
-print(f"kept minus moving: {mean:+.3f} ± {error:.3f} (standard error over {len(SEEDS)} seeds): {verdict}")
+verdict = (
+    "larger than the noise"
+    if abs(mean) > 2 * error
+    else "no difference that these runs can show"
+)
+print(
+    f"kept minus moving: {mean:+.3f} ± {error:.3f} (standard error over {len(SEEDS)} seeds): {verdict}"
+)
 
 # %% [markdown]
 # Read the verdict that your run printed. The sure damage is the drift: you measured it above, to the bit.
@@ -277,7 +319,10 @@ print(f"kept minus moving: {mean:+.3f} ± {error:.3f} (standard error over {len(
 workshop = Path(tempfile.mkdtemp())
 folder = tl.data.export_folder(pets.take(train=160, val=80, test=400), workshop / "my-pets")
 for part in sorted(folder.iterdir()):
-    print(f"my-pets/{part.name}:", {c.name: len(list(c.iterdir())) for c in sorted(part.iterdir())})
+    print(
+        f"my-pets/{part.name}:",
+        {c.name: len(list(c.iterdir())) for c in sorted(part.iterdir())},
+    )
 mine = tl.data.from_folder(folder, model=backbone)
 mine
 
@@ -289,14 +334,20 @@ mine
 torch.manual_seed(1)
 picture = mine.train.raw(3)
 versions = [mine.preprocessing.undo(mine.train[3][0]) for _ in range(7)]
-tl.plots.images([picture, *versions], ["original"] + ["as trained on"] * 7, title="One picture, seven of its versions")
+tl.plots.images(
+    [picture, *versions],
+    ["original"] + ["as trained on"] * 7,
+    title="One picture, seven of its versions",
+)
 
 # %% [markdown]
 # **From the chapter.** Its example builds one `ImageFolder` with the training transform and splits it with `random_split`.
 # Then the validation pictures are augmented too: reading one twice gives two pictures.
 
 # %%
-augmented = torchvision.datasets.ImageFolder(folder / "train", transform=mine.preprocessing.training())
+augmented = torchvision.datasets.ImageFolder(
+    folder / "train", transform=mine.preprocessing.training()
+)
 _, chapter_val = random_split(augmented, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
 
 
@@ -306,7 +357,9 @@ def changing(dataset, n=20):
 
 
 torch.manual_seed(0)
-print(f"chapter's validation part: {changing(chapter_val)} of 20 pictures change from reading to reading")
+print(
+    f"chapter's validation part: {changing(chapter_val)} of 20 pictures change from reading to reading"
+)
 print(f"ours:                      {changing(mine.val)} of 20")
 tl.claim("after `random_split` the validation part is augmented", changing(chapter_val) > 15)
 tl.claim("our validation part is not", changing(mine.val) == 0)
@@ -318,7 +371,9 @@ tl.claim("our validation part is not", changing(mine.val) == 0)
 CHAPTER_RESIZE = 256
 recommended = torchvision.models.ResNet50_Weights.IMAGENET1K_V2.transforms()
 print(f"chapter: resize to {CHAPTER_RESIZE}; the weights say: {recommended.resize_size[0]}")
-tl.claim("the chapter's resize is not the weights' own", recommended.resize_size != [CHAPTER_RESIZE])
+tl.claim(
+    "the chapter's resize is not the weights' own", recommended.resize_size != [CHAPTER_RESIZE]
+)
 
 # %% [markdown]
 # ### The loop
@@ -333,7 +388,9 @@ def train(model, loaders, optimizer, epochs):
     device = next(model.parameters()).device
     best_accuracy, best_weights, accuracies = -1.0, None, []
     for _ in range(epochs):
-        tl.models.train_mode(model)  # model.train(), with the frozen part left in evaluation mode
+        tl.models.train_mode(
+            model
+        )  # model.train(), with the frozen part left in evaluation mode
         for images, labels in loaders.train:
             loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
             optimizer.zero_grad()
@@ -369,10 +426,13 @@ written_out, optimizer = fresh()
 accuracies = train(written_out, mine.loaders(batch_size=16, seed=0), optimizer, EPOCHS)
 model, optimizer = fresh()
 history = tl.train.fit(model, mine.loaders(batch_size=16, seed=0), optimizer, epochs=EPOCHS)
-tl.plots.learning_curves(history, title="A new head on a frozen backbone learns within a few epochs")
+tl.plots.learning_curves(
+    history, title="A new head on a frozen backbone learns within a few epochs"
+)
 tl.claim(
     "the loop on this page and `tl.train.fit` measure the same in every epoch",
-    max(abs(a - b) for a, b in zip(accuracies, history.column("val_accuracy"), strict=True)) < 0.03,
+    max(abs(a - b) for a, b in zip(accuracies, history.column("val_accuracy"), strict=True))
+    < 0.03,
 )
 
 # %% [markdown]
@@ -380,7 +440,9 @@ tl.claim(
 
 # %% tags=["nbval-ignore-output"]
 test = tl.train.evaluate(model, mine.loaders().test)
-print(f"validation, best of {EPOCHS} epochs: {history.best.val_accuracy:.3f} on {len(mine.val)} pictures")
+print(
+    f"validation, best of {EPOCHS} epochs: {history.best.val_accuracy:.3f} on {len(mine.val)} pictures"
+)
 print(f"test, once:                {test}")
 
 # %% [markdown]
@@ -415,7 +477,11 @@ mean, error = tl.evaluate.mean_and_error(optimism)
 print(
     f"best validation accuracy minus test accuracy of that epoch: {mean:+.3f} ± {error:.3f} over {len(optimism)} runs"
 )
-tl.claim("the accuracy that the best epoch was chosen by is too high", mean > 3 * error, f"{mean:+.3f} ± {error:.3f}")
+tl.claim(
+    "the accuracy that the best epoch was chosen by is too high",
+    mean > 3 * error,
+    f"{mean:+.3f} ± {error:.3f}",
+)
 
 # %% [markdown]
 # ## Compute once, train many times
@@ -429,7 +495,10 @@ tl.claim("the accuracy that the best epoch was chosen by is too high", mean > 3 
 EPOCHS = 10
 some = pets.plain().take(train=200, val=40, test=40)
 x, y = (
-    torch.stack(column) for column in zip(*((image, torch.tensor(label)) for image, label in some.train), strict=True)
+    torch.stack(column)
+    for column in zip(
+        *((image, torch.tensor(label)) for image, label in some.train), strict=True
+    )
 )
 
 
@@ -465,11 +534,17 @@ tl.plots.bars(
 )
 
 # %% tags=["nbval-ignore-output"]
-gap = max((a - b).abs().max().item() for a, b in zip(every_epoch.parameters(), once.parameters(), strict=True))
+gap = max(
+    (a - b).abs().max().item()
+    for a, b in zip(every_epoch.parameters(), once.parameters(), strict=True)
+)
 print(
     f"{slow:.2f} s against {fast:.2f} s: {slow / fast:.1f} times faster; largest difference between the heads {gap:.1e}"
 )
-tl.claim(f"for {EPOCHS} epochs, computing features once is more than four times as fast", slow / fast > 4)
+tl.claim(
+    f"for {EPOCHS} epochs, computing features once is more than four times as fast",
+    slow / fast > 4,
+)
 tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
 
 # %% [markdown]
@@ -494,11 +569,17 @@ flat = {
 def apart(points):
     """Distance of the classes' means along the first direction, in standard deviations."""
     first = points[:, 0]
-    return ((first[features.test.y == 0].mean() - first[features.test.y == 1].mean()).abs() / first.std()).item()
+    return (
+        (first[features.test.y == 0].mean() - first[features.test.y == 1].mean()).abs()
+        / first.std()
+    ).item()
 
 
 tl.plots.embedding(
-    flat["features"], features.test.y, pets.classes, title="Features begin to part cats from dogs before any training"
+    flat["features"],
+    features.test.y,
+    pets.classes,
+    title="Features begin to part cats from dogs before any training",
 )
 tl.claim(
     "along the first direction of the features the classes lie further apart than along that of the pixels",
@@ -525,18 +606,29 @@ def agreement(nearest):
 
 
 by_pixels, by_features = neighbours(pixels), neighbours(features.test.x)
-queries = [i for label in (0, 1) for i in (features.test.y == label).nonzero().flatten()[20:21].tolist()]
+queries = [
+    i
+    for label in (0, 1)
+    for i in (features.test.y == label).nonzero().flatten()[20:21].tolist()
+]
 rows = [[q, *nearest[q].tolist()] for q in queries for nearest in (by_pixels, by_features)]
 tl.plots.images(
     [few.test.raw(i) for row in rows for i in row],
-    [text for _ in queries for kind in ("pixels", "features") for text in ["picture", *[kind] * 5]],
+    [
+        text
+        for _ in queries
+        for kind in ("pixels", "features")
+        for text in ["picture", *[kind] * 5]
+    ],
     columns=6,
     title="Five nearest neighbours, by pixels and by features",
 )
 
 # %% tags=["nbval-ignore-output"]
 shares = {"pixels": agreement(by_pixels), "features": agreement(by_features)}
-print(f"neighbours of the same class: by pixels {shares['pixels']:.3f}, by features {shares['features']:.3f}")
+print(
+    f"neighbours of the same class: by pixels {shares['pixels']:.3f}, by features {shares['features']:.3f}"
+)
 tl.claim(
     "neighbours by features share the class more often than neighbours by pixels",
     shares["features"] > shares["pixels"] + 0.05,
@@ -555,7 +647,10 @@ tl.claim(
 
 # %% tags=["nbval-ignore-output"]
 plain = pets.plain().take(train=1000, test=800)
-stacked = {part: torch.stack([image for image, _ in getattr(plain, part)]) for part in ("train", "test")}
+stacked = {
+    part: torch.stack([image for image, _ in getattr(plain, part)])
+    for part in ("train", "test")
+}
 labels = {part: getattr(plain, part).labels for part in ("train", "test")}
 sets = {part: TensorDataset(stacked[part], labels[part]) for part in stacked}
 start = time.perf_counter()
@@ -593,33 +688,52 @@ def all_trained(n, seed, passes, weights=None, lr=4e-3, decay=1.0):
     model = model.to(runtime.device, memory_format=torch.channels_last)
     data = TensorDataset(stacked["train"][rows], labels["train"][rows])
     batch_size = min(32, n)
-    sampler = RandomSampler(data, num_samples=passes // batch_size * batch_size)  # goes round as often as it takes
+    sampler = RandomSampler(
+        data, num_samples=passes // batch_size * batch_size
+    )  # goes round as often as it takes
     loader = DataLoader(data, batch_size, sampler=sampler)
     groups = tl.models.param_groups(model, lr, decay=decay)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=len(loader))
-    loaders = tl.data.Loaders(loader, [next(iter(loader))], None)  # one epoch: there is nothing to choose
+    loaders = tl.data.Loaders(
+        loader, [next(iter(loader))], None
+    )  # one epoch: there is nothing to choose
     tl.train.fit(model, loaders, optimizer, epochs=1, scheduler=schedule, precision=PRECISION)
     seconds = time.perf_counter() - start
     own = DataLoader(data, batch_size=200)
-    return *(tl.train.evaluate(model, part, precision=PRECISION).accuracy for part in (test_loader, own)), seconds
+    return *(
+        tl.train.evaluate(model, part, precision=PRECISION).accuracy
+        for part in (test_loader, own)
+    ), seconds
 
 
 # %% tags=["nbval-ignore-output"]
 runs = {
     "frozen": {n: [frozen(n, seed) for seed in SEEDS] for n in (20, 50, 100, 200, 400, 800)},
-    "scratch": {n: [all_trained(n, seed, passes) for seed in SEEDS] for n, passes in SIZE["passes"].items()},
+    "scratch": {
+        n: [all_trained(n, seed, passes) for seed in SEEDS]
+        for n, passes in SIZE["passes"].items()
+    },
 }
-accuracy = {name: {n: [run[0] for run in group] for n, group in by_size.items()} for name, by_size in runs.items()}
+accuracy = {
+    name: {n: [run[0] for run in group] for n, group in by_size.items()}
+    for name, by_size in runs.items()
+}
 tl.plots.accuracy_by_size(
-    accuracy, chance=0.5, title="Frozen features need few pictures; scratch needs more of everything"
+    accuracy,
+    chance=0.5,
+    title="Frozen features need few pictures; scratch needs more of everything",
 )
 
 # %% tags=["nbval-ignore-output"]
 for n in SIZE["passes"]:
-    (a, a_error), (b, b_error) = (tl.evaluate.mean_and_error(accuracy[name][n]) for name in ("frozen", "scratch"))
-    a_time, b_time = (sum(run[2] for run in runs[name][n]) / len(SEEDS) for name in ("frozen", "scratch"))
+    (a, a_error), (b, b_error) = (
+        tl.evaluate.mean_and_error(accuracy[name][n]) for name in ("frozen", "scratch")
+    )
+    a_time, b_time = (
+        sum(run[2] for run in runs[name][n]) / len(SEEDS) for name in ("frozen", "scratch")
+    )
     print(
         f"{n} pictures: frozen {a:.3f} ± {a_error:.3f} in {a_time:.1f} s, scratch {b:.3f} ± {b_error:.3f} in {b_time:.1f} s"
     )
@@ -658,7 +772,9 @@ def bytes_kept(model, images):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = nn.functional.cross_entropy(model(images), torch.zeros(len(images), dtype=torch.long))
+        loss = nn.functional.cross_entropy(
+            model(images), torch.zeros(len(images), dtype=torch.long)
+        )
     del loss
     return sum(kept.values())
 
@@ -701,7 +817,9 @@ tl.claim(
 N, PASSES = 200, 1600
 compared = {
     "frozen": [frozen(N, seed) for seed in SEEDS],
-    "fine-tuned": [all_trained(N, seed, PASSES, weights="default", lr=3e-3, decay=0.8) for seed in SEEDS],
+    "fine-tuned": [
+        all_trained(N, seed, PASSES, weights="default", lr=3e-3, decay=0.8) for seed in SEEDS
+    ],
 }
 test_accuracy = {name: [run[0] for run in group] for name, group in compared.items()}
 overfit = {name: [run[1] - run[0] for run in group] for name, group in compared.items()}
@@ -714,11 +832,15 @@ tl.plots.bars(
 )
 
 # %% tags=["nbval-ignore-output"]
-gains = [a - b for a, b in zip(test_accuracy["fine-tuned"], test_accuracy["frozen"], strict=True)]
+gains = [
+    a - b for a, b in zip(test_accuracy["fine-tuned"], test_accuracy["frozen"], strict=True)
+]
 gain, gain_error = tl.evaluate.mean_and_error(gains)
 for name, values in overfit.items():
     mean, error = tl.evaluate.mean_and_error(values)
-    print(f"{name:10}  training minus test accuracy {mean:.3f} ± {error:.3f}, {took[name]:.1f} s a run")
+    print(
+        f"{name:10}  training minus test accuracy {mean:.3f} ± {error:.3f}, {took[name]:.1f} s a run"
+    )
 tl.claim(
     "fine-tuning is ahead by more than two standard errors",
     gain > 2 * gain_error,
@@ -743,18 +865,28 @@ tl.claim(
 def on_pixels(images):
     """Probe bare pixels, averaged down to 16 x 16; return its accuracy."""
     rows = {
-        part: nn.functional.adaptive_avg_pool2d(torch.stack([x for x, _ in getattr(images, part)]), 16).flatten(1)
+        part: nn.functional.adaptive_avg_pool2d(
+            torch.stack([x for x, _ in getattr(images, part)]), 16
+        ).flatten(1)
         for part in ("train", "test")
     }
-    as_features = {part: tl.features.Features(x, getattr(images, part).labels) for part, x in rows.items()}
+    as_features = {
+        part: tl.features.Features(x, getattr(images, part).labels) for part, x in rows.items()
+    }
     return tl.features.linear_probe(as_features["train"]).evaluate(as_features["test"])
 
 
 digits = tl.data.load("digits", model=backbone, train=300, val=50).plain()
 digit_features = tl.features.extract_splits(backbone, digits)
 pairs = {
-    "pets": (tl.features.linear_probe(features.train).evaluate(features.test), on_pixels(few.plain())),
-    "digits": (tl.features.linear_probe(digit_features.train).evaluate(digit_features.test), on_pixels(digits)),
+    "pets": (
+        tl.features.linear_probe(features.train).evaluate(features.test),
+        on_pixels(few.plain()),
+    ),
+    "digits": (
+        tl.features.linear_probe(digit_features.train).evaluate(digit_features.test),
+        on_pixels(digits),
+    ),
 }
 for name, (with_features, with_pixels) in pairs.items():
     print(f"{name}, features: {with_features}")
@@ -770,34 +902,32 @@ tl.claim(
 # The chapter's table, with what this run measured:
 
 # %% tags=["nbval-ignore-output"]
+rows = [
+    (
+        "training speed",
+        "very fast",
+        f"{took['frozen']:.1f} s; fine-tuning {took['fine-tuned']:.1f} s",
+    ),
+    (
+        "memory",
+        "low",
+        f"{memory['head trained'][0]:.2f} MB kept; all trained {memory['all trained'][0]:.0f} MB",
+    ),
+    (
+        "little data",
+        "stable",
+        "20 pictures: " + " ".join(f"{a:.2f}" for a in accuracy["frozen"][20]),
+    ),
+    ("accuracy", "below fine-tuning", f"{-gain:+.3f} ± {gain_error:.3f}"),
+    (
+        "other tasks",
+        "tied to the source",
+        f"worth {worth['pets']:+.2f} on pets, {worth['digits']:+.2f} on digits",
+    ),
+]
 tl.Table(
-    [
-        {
-            "feature extraction": "training speed",
-            "the chapter": "very fast",
-            "measured": f"{took['frozen']:.1f} s; fine-tuning {took['fine-tuned']:.1f} s",
-        },
-        {
-            "feature extraction": "memory",
-            "the chapter": "low",
-            "measured": f"{memory['head trained'][0]:.1f} MB kept; all trained {memory['all trained'][0]:.0f} MB",
-        },
-        {
-            "feature extraction": "little data",
-            "the chapter": "stable",
-            "measured": f"{accuracy['frozen'][20][0]:.2f} to {accuracy['frozen'][20][-1]:.2f} with 20 pictures",
-        },
-        {
-            "feature extraction": "accuracy",
-            "the chapter": "below fine-tuning",
-            "measured": f"{-gain:+.3f} ± {gain_error:.3f}",
-        },
-        {
-            "feature extraction": "other tasks",
-            "the chapter": "tied to the source",
-            "measured": f"worth {worth['pets']:+.2f} on pets, {worth['digits']:+.2f} on digits",
-        },
-    ]
+    dict(zip(("feature extraction", "the chapter", "measured"), row, strict=True))
+    for row in rows
 )
 
 # %% [markdown]
