@@ -1,5 +1,7 @@
 """Create models by name, replace heads, read weight files safely."""
 
+import hashlib
+import json
 import pickle
 
 import pytest
@@ -73,6 +75,16 @@ def test_the_embedded_backbone_is_a_timm_model():
     stored = tl.models.read_weights(WEIGHTS)
     assert torch.equal(model.conv1.weight, stored["conv1.weight"].float())
     assert WEIGHTS.stat().st_size <= 6_000_000
+
+
+def test_the_model_card_is_about_these_weights():
+    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    report = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    card = WEIGHTS.with_name("README.md").read_text(encoding="utf-8")
+    parameters = tl.models.count(tl.models.create("tl_resnet").parameters())
+    assert report["weights_sha256"] == digest
+    facts = (digest, f"{WEIGHTS.stat().st_size:,} bytes", f"{parameters:,} parameters", f"{report['val_top1']:.3f}")
+    assert [fact for fact in facts if fact not in card] == []
 
 
 def test_the_embedded_backbone_keeps_its_old_head_on_request():
