@@ -588,7 +588,7 @@ tl.claim(
 
 
 # %% tags=["nbval-ignore-output"]
-def neighbours(rows, k=4):
+def neighbours(rows, k=3):
     """Return the k nearest other rows of each row, by cosine, `(N, k)`."""
     unit = nn.functional.normalize(rows - rows.mean(0), dim=1)
     likeness = unit @ unit.T
@@ -613,9 +613,9 @@ tl.plots.images(
         text
         for _ in queries
         for kind in ("pixels", "features")
-        for text in ["picture", *[kind] * 4]
+        for text in ["picture", *[kind] * 3]
     ],
-    columns=5,
+    columns=4,
     title="Nearest neighbours, by pixels and by features",
 )
 
@@ -857,31 +857,26 @@ tl.claim(
 
 
 # %% tags=["nbval-ignore-output"]
-def on_pixels(images):
-    """Probe bare pixels, averaged down to 16 x 16; return its accuracy."""
-    rows = {
-        part: nn.functional.adaptive_avg_pool2d(
-            torch.stack([x for x, _ in getattr(images, part)]), 16
-        ).flatten(1)
-        for part in ("train", "test")
-    }
-    as_features = {
-        part: tl.features.Features(x, getattr(images, part).labels) for part, x in rows.items()
-    }
-    return tl.features.linear_probe(as_features["train"]).evaluate(as_features["test"])
+def pixels_of(part):
+    """Bare pixels, averaged down to 16 x 16, in the place of features."""
+    stack = torch.stack([image for image, _ in part])
+    rows = nn.functional.adaptive_avg_pool2d(stack, 16).flatten(1)
+    return tl.features.Features(rows, part.labels)
+
+
+def probe_both(images, extracted):
+    """Accuracy of a probe on features, and of one on bare pixels."""
+    on_features = tl.features.linear_probe(extracted.train).evaluate(extracted.test)
+    on_pixels = tl.features.linear_probe(pixels_of(images.train)).evaluate(
+        pixels_of(images.test)
+    )
+    return on_features, on_pixels
 
 
 digits = tl.data.load("digits", model=backbone, train=300, val=50).plain()
-digit_features = tl.features.extract_splits(backbone, digits)
 pairs = {
-    "pets": (
-        tl.features.linear_probe(features.train).evaluate(features.test),
-        on_pixels(few.plain()),
-    ),
-    "digits": (
-        tl.features.linear_probe(digit_features.train).evaluate(digit_features.test),
-        on_pixels(digits),
-    ),
+    "pets": probe_both(few.plain(), features),
+    "digits": probe_both(digits, tl.features.extract_splits(backbone, digits)),
 }
 for name, (with_features, with_pixels) in pairs.items():
     print(f"{name}, features: {with_features}")
