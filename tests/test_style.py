@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
 FLOORS = [
-    *("runtime", "assets", "claims", "table"),
+    *("runtime", "assets", "claims", "files", "table"),
     *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders"),
     *("data._tracer", "data._appearance", "data._anatomy", "data.toypets", "data.catalog"),
     *("models.tl_resnet", "models.zoo", "models.stages"),

@@ -1,8 +1,6 @@
 """Each image's features, computed once and kept on disk; and the linear probe on them."""
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ from tqdm.auto import tqdm
 
 from tlcourse.data import Splits
 from tlcourse.evaluate import Evaluation, evaluation_mode
+from tlcourse.files import whole_or_nothing
 from tlcourse.models.zoo import head
 from tlcourse.runtime import current
 
@@ -85,7 +84,8 @@ def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: 
             file.unlink(missing_ok=True)  # damaged: compute it again
     features = _compute(model, dataset, batch_size)
     if file is not None:
-        _store(features, file)
+        with whole_or_nothing(file) as part:
+            save_file({"x": features.x.contiguous(), "y": features.y.contiguous()}, part)
     return features
 
 
@@ -205,14 +205,3 @@ def _cache_file(model: nn.Module, dataset: Dataset, cache: bool | Path) -> Path 
                 name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
             )
     return folder / f"{digest.hexdigest()[:32]}.safetensors"
-
-
-def _store(features: Features, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file({"x": features.x.contiguous(), "y": features.y.contiguous()}, name)
-        os.replace(name, file)  # whole or not at all
-    finally:
-        Path(name).unlink(missing_ok=True)

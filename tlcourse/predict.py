@@ -1,8 +1,6 @@
 """Keep a trained classifier in one safe file, and ask it about images."""
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import nn
 from tlcourse.data import Preprocessing
 from tlcourse.data._images import EXTENSIONS, read_image
 from tlcourse.evaluate import evaluation_mode
+from tlcourse.files import whole_or_nothing
 from tlcourse.models import create, head
 
 
@@ -46,14 +45,8 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {"architecture": model.architecture, "classes": list(classes), **facts}
     about["preprocessing"] = asdict(model.preprocessing)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(state, name, metadata={"tlcourse": json.dumps(about)})
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole_or_nothing(file) as part:
+        save_file(state, part, metadata={"tlcourse": json.dumps(about)})
     return file
 
 
