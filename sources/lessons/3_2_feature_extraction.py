@@ -819,28 +819,31 @@ compared = {
 test_accuracy = {name: [run[0] for run in group] for name, group in compared.items()}
 overfit = {name: [run[1] - run[0] for run in group] for name, group in compared.items()}
 took = {name: sum(run[2] for run in group) / len(SEEDS) for name, group in compared.items()}
-tl.plots.bars(
-    test_accuracy,
-    xlabel=f"test accuracy with {N} training pictures",
-    digits=3,
-    title="Adapting the body pays where the new pictures look unlike the old ones",
-)
-
-# %% tags=["nbval-ignore-output"]
 gains = [
     a - b for a, b in zip(test_accuracy["fine-tuned"], test_accuracy["frozen"], strict=True)
 ]
 gain, gain_error = tl.evaluate.mean_and_error(gains)
+wins = gain > 2 * gain_error
+tl.plots.bars(
+    test_accuracy,
+    xlabel=f"test accuracy with {N} training pictures",
+    digits=3,
+    title=f"Fine-tuning {'is ahead' if wins else 'is not ahead'} on {SIZE['data']}",
+)
+
+# %% tags=["nbval-ignore-output"]
 for name, values in overfit.items():
     mean, error = tl.evaluate.mean_and_error(values)
     print(
         f"{name:10}  training minus test accuracy {mean:.3f} ± {error:.3f}, {took[name]:.1f} s a run"
     )
-tl.claim(
-    "fine-tuning is ahead by more than two standard errors",
-    gain > 2 * gain_error,
-    f"{gain:+.3f} ± {gain_error:.3f}",
-)
+print(f"fine-tuned minus frozen: {gain:+.3f} ± {gain_error:.3f}")
+if SIZE["data"] == "toypets":  # photos of pets look like what the backbone knows; toys do not
+    tl.claim(
+        "on toy pets fine-tuning is ahead by more than two standard errors",
+        wins,
+        f"{gain:+.3f}",
+    )
 tl.claim(
     "feature extraction is at least three times as fast, features included",
     took["fine-tuned"] > 3 * took["frozen"],
@@ -848,7 +851,8 @@ tl.claim(
 )
 
 # %% [markdown]
-# Accuracy and speed are as the chapter says. Its third point is not a law: compare the two gaps that your run printed.
+# Which of the chapter's points does your run support? On the toy pets it is accuracy and speed. Stability is not a law:
+# compare the two gaps that your run printed.
 #
 # **Dependence on the source.** Features of photos need not suit everything. Scikit-learn's handwritten digits are far
 # from photos. For both sets we compare a probe on features with a probe on bare pixels.
