@@ -1,9 +1,11 @@
-"""Pre-train the embedded backbone `tl_resnet` on Tiny ImageNet and store it in the package.
+"""Pre-train the embedded backbone `tl_resnet` on Tiny ImageNet.
 
     python tools/pretrain_backbone.py --data FOLDER     # an unpacked tiny-imagenet-200
     python tools/pretrain_backbone.py                   # downloads the official archive first
 
-The run is saved after every epoch; the same command takes it up again where it stopped.
+The model card names the two commands that made what the package carries: a teacher with eight blocks, then a student
+with six, which starts from the teacher's weights and learns from its answers. A run is saved after every epoch; the same
+command takes it up again where it stopped.
 """
 
 import argparse
@@ -15,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from tlcourse.models.tl_resnet import CFG, WEIGHTS
+from tlcourse.models.tl_resnet import CFG, LAYERS, WEIGHTS, TLResNet
 
 ARCHIVE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 ARCHIVE_HASH = "md5:90528d7ca1a48142e341f4ef8d21d0de"
@@ -90,9 +92,36 @@ def random_resized_crop_and_flip(images, size, area=(0.25, 1.0), ratio=(3 / 4, 4
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def image_size(progress, smallest):
-    """Small images first, full size for the last third: the same accuracy for about two thirds of the work."""
-    return min(64, smallest + 8 * int(progress * 1.5 * ((64 - smallest) / 8)))
+def image_size(progress, smallest, largest):
+    """Small images first, the largest for the last third: the same accuracy for about two thirds of the work."""
+    return min(largest, smallest + 8 * int(progress * 1.5 * ((largest - smallest) / 8)))
+
+
+def network(layers, device, weights=None):
+    """Build a `tl_resnet` with so many blocks a stage; start from those tensors of a file that it has, too."""
+    model = TLResNet(layers=layers, num_classes=CFG["num_classes"])
+    if weights is not None:
+        own = model.state_dict()
+        model.load_state_dict(own | {k: v for k, v in load_file(weights).items() if k in own})
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def blocks(weights):
+    """Return the number of blocks in each stage of a file of weights."""
+    stages = [{k.split(".")[1] for k in load_file(weights) if k.startswith(f"layer{i}.")} for i in range(1, 5)]
+    return [len(stage) for stage in stages]
+
+
+def mix(images, labels, strength):
+    """Blend pictures with others (mixup) or paste parts of them (CutMix), by turns; labels become `(N, C)` shares.
+
+    Sources: Zhang et al. 2018, mixup: beyond empirical risk minimization; Yun et al. 2019, CutMix.
+    """
+    classes = CFG["num_classes"]
+    if not strength:
+        return images, F.one_hot(labels, classes).float()
+    either = v2.MixUp if torch.rand(()) < 0.5 else v2.CutMix
+    return either(alpha=strength, num_classes=classes)(images, labels)
 
 
 @torch.inference_mode()
@@ -110,14 +139,15 @@ def train(args, data, work):
     images, labels, val_images, val_labels = data
     torch.manual_seed(args.seed)
     device = images.device
-    model = timm.create_model("tl_resnet").to(device, memory_format=torch.channels_last)
+    model = network(args.layers, device, args.start)
+    teacher = network(blocks(args.teacher), device, args.teacher).eval() if args.teacher else None
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]  # no weight decay on batch norm and biases
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
     steps = len(images) // args.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=0.2, cycle_momentum=False
+        optimizer, args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=args.warm_up, cycle_momentum=False
     )
     first, history, saved = 0, [], work / "last.pt"
     if saved.exists():
@@ -130,13 +160,17 @@ def train(args, data, work):
         first, history = state["epoch"] + 1, state["history"]
     for epoch in range(first, args.epochs):
         torch.manual_seed(args.seed * 1000 + epoch)  # an epoch is the same, resumed or not
-        size, start, total = image_size(epoch / args.epochs, args.smallest), time.perf_counter(), 0.0
+        size, start, total = image_size(epoch / args.epochs, args.smallest, args.size), time.perf_counter(), 0.0
         model.train()
         for batch in torch.randperm(len(images))[: steps * args.batch_size].view(steps, -1).to(device):
             x = random_resized_crop_and_flip(normalise(images[batch]), size)
+            x, target = mix(x, labels[batch], args.mix)
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=not args.float32):
-                loss = F.cross_entropy(model(x), labels[batch], label_smoothing=args.label_smoothing)
+                if teacher is not None:
+                    with torch.no_grad():
+                        target = torch.lerp(target, teacher(x).float().softmax(1), args.trust)
+                loss = F.cross_entropy(model(x), target, label_smoothing=args.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -154,8 +188,11 @@ def train(args, data, work):
 
 
 def recipe(args):
-    """Return the arguments that decide the result."""
-    return {k: v for k, v in vars(args).items() if k not in ("data", "work", "out", "device")}
+    """Return the arguments that decide the result; files of weights by their SHA-256."""
+    kept = {k: v for k, v in vars(args).items() if k not in ("data", "work", "out", "device")}
+    for name in ("start", "teacher"):
+        kept[name] = kept[name] and hashlib.sha256(kept[name].read_bytes()).hexdigest()
+    return kept
 
 
 def main():
@@ -163,12 +200,19 @@ def main():
     parser.add_argument("--data", type=Path, help="unpacked tiny-imagenet-200; downloaded when not given")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="where the run is saved")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--layers", type=int, nargs=4, default=list(LAYERS), help="blocks in each stage")
+    parser.add_argument("--start", type=Path, help="weights to start from; blocks that the network lacks are left out")
+    parser.add_argument("--teacher", type=Path, help="weights of the network whose answers are learnt too")
+    parser.add_argument("--trust", type=float, default=0.5, help="share of the teacher's answer in what is learnt")
     parser.add_argument("--epochs", type=int, default=28)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1.0)
+    parser.add_argument("--lr", type=float, default=1.0, help="the highest rate of the one cycle")
+    parser.add_argument("--warm-up", type=float, default=0.2, help="share of the run in which the rate rises")
     parser.add_argument("--weight-decay", type=float, default=5e-5)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
-    parser.add_argument("--smallest", type=int, default=40, help="image size of the first epochs; 64 ends the run")
+    parser.add_argument("--mix", type=float, default=0.0, help="strength of mixup and CutMix; 0: pictures as they are")
+    parser.add_argument("--smallest", type=int, default=40, help="image size of the first epochs")
+    parser.add_argument("--size", type=int, default=64, help="image size of the last third")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--float32", action="store_true", help="for processors without bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -9,6 +9,8 @@ from torch import nn
 
 WEIGHTS = Path(__file__).parent / "weights" / "tl_resnet.safetensors"
 
+LAYERS = (1, 1, 2, 2)  # blocks in each stage
+
 CFG = {
     "file": str(WEIGHTS),
     "num_classes": 200,  # Tiny ImageNet's
@@ -31,7 +33,7 @@ class TLResNet(ResNet):
     One 3 x 3 convolution with stride 2 leaves 4 x 4, and costs less than the three convolutions of a deep stem.
     """
 
-    def __init__(self, block=BasicBlock, layers=(2, 2, 2, 2), channels=(32, 64, 128, 256), in_chans=3, **kwargs):
+    def __init__(self, block=BasicBlock, layers=LAYERS, channels=(32, 64, 128, 256), in_chans=3, **kwargs):
         # timm's plain stem is fixed at 64 channels; its deep one takes a width, and is replaced below.
         super().__init__(
             block, layers, channels=channels, in_chans=in_chans, stem_type="deep", stem_width=channels[0] // 2, **kwargs
