@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -213,3 +215,24 @@ def test_weights_from_a_folder_given_by_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("TLCOURSE_WEIGHTS", str(tmp_path))
     model = tl.models.create("resnet18", 2)
     assert torch.equal(model.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import tlcourse, timm",
+        "import timm, tlcourse",
+        "import tlcourse.models.tl_resnet, timm",
+        "import tlcourse.cli, timm",
+    ],
+)
+def test_timm_knows_the_backbone_in_whatever_order_things_are_imported(first):
+    code = f"{first}; assert timm.is_model('tl_resnet'); timm.create_model('tl_resnet')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_takes_little_more_than_torch_and_torchvision():
+    """Half a second at most; the quickest of three, since other work on the machine only adds to it."""
+    code = "import time, torch, torchvision; t = time.perf_counter(); import tlcourse; print(time.perf_counter() - t)"
+    times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
+    assert min(times) <= 0.5

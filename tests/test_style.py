@@ -24,7 +24,7 @@ FLOORS = [
     *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders"),
     *("data._tracer", "data._appearance", "data._anatomy", "data.toypets", "data.catalog"),
     *("models.tl_resnet", "models.zoo", "models.stages"),
-    *("evaluate", "features", "train.loop", "strategies"),
+    *("evaluate", "features", "transfer", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
     "cli",
 ]

@@ -1,9 +1,15 @@
 """tlcourse: transfer learning and fine-tuning, measured."""
 
-from tlcourse import data, evaluate, features, models, plots, predict, train
-from tlcourse.claims import ClaimError, claim
-from tlcourse.runtime import Runtime, current, setup
-from tlcourse.table import Table
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:  # What a name stands for is imported when it is first used: importing the package stays quick.
+    from tlcourse import data, evaluate, features, models, plots, predict, train, transfer
+    from tlcourse.claims import ClaimError, claim
+    from tlcourse.runtime import Runtime, current, setup
+    from tlcourse.table import Table
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,4 +26,30 @@ __all__ = [
     "predict",
     "setup",
     "train",
+    "transfer",
 ]
+
+_HOMES = {
+    "ClaimError": "claims",
+    "Runtime": "runtime",
+    "Table": "table",
+    "claim": "claims",
+    "current": "runtime",
+    "setup": "runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tlcourse.{_HOMES[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"tlcourse.{name}")
+    raise AttributeError(f"module 'tlcourse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# timm takes most of a second to import. Whoever imports it, now or later, finds the embedded backbone registered.
+wrapt.register_post_import_hook(lambda timm: importlib.import_module("tlcourse.models.tl_resnet"), "timm")

@@ -152,6 +152,41 @@ def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
         ax.set_title(title)
 
 
+def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, float], title: str = "") -> None:
+    """Draw how far above guessing a probe on each stage is: 0 is guessing, 1 is perfect; a line for each domain.
+
+    Args:
+        profile: domain -> stage -> accuracy, stages from stem to last.
+        chance: domain -> accuracy of guessing, which differs with the number of classes.
+        title: the message, as a sentence.
+    """
+    with _style():
+        _, ax = plt.subplots(figsize=(6.4, 3.8))
+        for position, (name, by_stage) in enumerate(profile.items()):
+            values = [(accuracy - chance[name]) / (1 - chance[name]) for accuracy in by_stage.values()]
+            shade, marker = (*COLOURS.values(), *OTHERS)[position % 7], "o^sDvPX"[position % 7]
+            ax.plot(range(len(values)), values, marker=marker, ms=4, color=shade)
+            _end_label(ax, len(values) - 1, values[-1], name, shade)
+        ax.set_xticks(range(len(by_stage)), list(by_stage))
+        ax.set(xlabel="stage whose output the probe reads", ylabel="share of the way from\nguessing to perfect")
+        ax.axhline(0, color=GREY, lw=0.8)
+        _spread_labels(ax)
+        ax.set_title(title)
+
+
+def scatter(points: Mapping[str, tuple[float, float]], *, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Draw named points, each with its name beside it, and a thin line at 0."""
+    with _style():
+        _, ax = plt.subplots(figsize=(6.4, 3.8))
+        ax.axhline(0, color=GREY, lw=0.8)
+        for name, (x, y) in points.items():
+            ax.plot(x, y, "o", color=COLOURS["frozen"])
+            _end_label(ax, x, y, name, "black")
+        ax.margins(x=0.18, y=0.12)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.set_title(title)
+
+
 def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = "") -> None:
     """Draw how many images of each true class (row) were given each answer (column)."""
     counts = evaluation.confusion().numpy()

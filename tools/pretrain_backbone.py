@@ -4,8 +4,8 @@
     python tools/pretrain_backbone.py                   # downloads the official archive first
 
 The model card names the two commands that made what the package carries: a teacher with eight blocks, then a student
-with six, which starts from the teacher's weights and learns from its answers. A run is saved after every epoch; the same
-command takes it up again where it stopped.
+with six, which starts from the teacher's weights and learns from its answers. A run is saved after every epoch; the
+same command takes it up again where it stopped.
 """
 
 import argparse
