@@ -490,11 +490,17 @@ def test_unknown_names(name):
     if "pet" in str(name) or "Cat" in str(name):
         assert "Did you mean" in str(caught.value)
     if isinstance(name, str) and "/" not in name:
-        assert "toypets, digits, dogs-vs-cats, hymenoptera" in str(caught.value)
+        assert "toypets, digits, radiographs, surfaces, landuse, dogs-vs-cats, hymenoptera" in str(caught.value)
 
 
 def test_the_catalog_lists_what_load_knows():
-    assert [entry.name for entry in data.catalog() if not entry.download] == ["toypets", "digits"]
+    assert [entry.name for entry in data.catalog() if not entry.download] == [
+        "toypets",
+        "digits",
+        "radiographs",
+        "surfaces",
+        "landuse",
+    ]
     for entry in data.catalog():
         assert entry.images > 0
         assert entry.licence

@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     *("runtime", "assets", "claims", "files", "table"),
     *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders"),
-    *("data._tracer", "data._appearance", "data._anatomy", "data.toypets", "data.catalog"),
+    *("data._tracer", "data._appearance", "data._anatomy", "data.toypets"),
+    *("data._patterns", "data._radiographs", "data._surfaces", "data._covers", "data._landuse", "data.domains"),
+    "data.catalog",
     *("models.tl_resnet", "models.zoo", "models.stages"),
     *("evaluate", "features", "transfer", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),

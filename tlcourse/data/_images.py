@@ -26,7 +26,15 @@ class ZipMember(NamedTuple):
     member: str
 
 
-Source = str | Path | ZipMember | np.ndarray | torch.Tensor
+class Generated(NamedTuple):
+    """An image that `make(label, seed)` draws, uint8 `(H, W)` or `(H, W, 3)`, when it is looked at."""
+
+    make: Callable[[str, int], np.ndarray]
+    label: str
+    seed: int
+
+
+Source = str | Path | ZipMember | Generated | np.ndarray | torch.Tensor
 
 
 def read_image(source: Source) -> Image.Image:
@@ -44,6 +52,8 @@ def read_image(source: Source) -> Image.Image:
         if isinstance(source, str | Path):
             with Image.open(source) as image:
                 return to_rgb(image)
+        if isinstance(source, Generated):
+            source = source.make(source.label, source.seed)
         array = source.permute(1, 2, 0).squeeze(-1).numpy() if isinstance(source, torch.Tensor) else source
         if array.dtype != np.uint8:
             raise TypeError(f"the array holds {array.dtype}; give uint8, 0 to 255")
@@ -87,6 +97,8 @@ def describe(source: Source) -> str:
     """Name a source in a message."""
     if isinstance(source, ZipMember):
         return f"{source.member} in {source.archive}"
+    if isinstance(source, Generated):
+        return f"the generated image {source.label}, seed {source.seed}"
     return str(source) if isinstance(source, str | Path) else f"an array of shape {tuple(source.shape)}"
 
 
@@ -132,8 +144,8 @@ def _archive(path: str) -> zipfile.ZipFile:
 class ImageSet(Dataset):
     """Images with labels; item `i` is `(transform(image), label)`, the image a PIL one in RGB.
 
-    A source is a file's path, a `ZipMember`, a uint8 array `(H, W)` or `(H, W, 3)`, or a uint8 tensor `(3, H, W)`.
-    `root` is the folder that the fingerprint takes file names from, so that a moved folder keeps it.
+    A source is a file's path, a `ZipMember`, a `Generated`, a uint8 array `(H, W)` or `(H, W, 3)`, or a uint8 tensor
+    `(3, H, W)`. `root` is the folder that the fingerprint takes file names from, so that a moved folder keeps it.
 
     Raises:
         ValueError: sources and labels differ in number, or a label has no class.
@@ -204,5 +216,7 @@ class ImageSet(Dataset):
             name = Path(source) if self.root is None else Path(source).relative_to(self.root)
             status = os.stat(source)  # reading every byte of 25,000 photos would take longer than the features
             return f"{name.as_posix()} {status.st_size} {status.st_mtime_ns}\n".encode()
+        if isinstance(source, Generated):
+            source = source.make(source.label, source.seed)  # its pixels: another version may draw it differently
         array = np.ascontiguousarray(source)
         return f"{array.shape} {array.dtype}\n".encode() + array.tobytes()

@@ -1,7 +1,7 @@
 """Pictures of the ground from above: fields, forest, town, water. The class is what covers more than half.
 
-Covers have colours and heights; one sun from a random side lights the slopes and casts the shadows, and the air adds haze.
-Nothing is up: every picture turned or mirrored is as likely as the picture.
+Covers have colours and heights. One sun from a random side lights the slopes and casts the shadows, the air adds
+haze. Nothing is up: every picture turned or mirrored is as likely as the picture.
 """
 
 import numpy as np
@@ -12,6 +12,10 @@ from tlcourse.data._patterns import blur, grid, noise, step, stream, to_bytes, t
 
 CLASSES = ("fields", "forest", "town", "water")
 FINE = 2  # rays a pixel and axis, so that roofs and tracks have no steps
+SAND, SKY, SUN, HAZE = (
+    np.array(colour, np.float32)[:, None, None]
+    for colour in ((0.55, 0.5, 0.4), (0.34, 0.38, 0.46), (0.8, 0.78, 0.72), (0.5, 0.55, 0.6))
+)
 
 
 def picture(label: str, seed: int, size: int) -> np.ndarray:
@@ -37,7 +41,9 @@ def _shape(rng, x, y, share: float) -> np.ndarray:
     if shape == 0:
         level = v + ragged
     elif shape == 1:
-        level = -np.abs(v - rng.uniform(-0.3, 0.3) - rng.uniform(0, 0.25) * np.sin(rng.uniform(1, 3) * u)) + 0.5 * ragged
+        level = (
+            -np.abs(v - rng.uniform(-0.3, 0.3) - rng.uniform(0, 0.25) * np.sin(rng.uniform(1, 3) * u)) + 0.5 * ragged
+        )
     else:
         u, v = u - rng.uniform(-0.7, 0.7), v - rng.uniform(-0.7, 0.7)
         level = np.sqrt(u * u + v * v) + ragged
@@ -52,11 +58,11 @@ def _cover(rng, name: str, x, y, level) -> Cover:
 
 def _join(rng, inside: Cover, outside: Cover, level, shore: bool) -> Cover:
     share = step(level, -0.01, 0.01)
-    colour = outside.colour + (inside.colour - outside.colour) * share[..., None]
+    colour = outside.colour + (inside.colour - outside.colour) * share
     height = outside.height + (inside.height - outside.height) * share
     if shore:
         sand = rng.uniform(0.2, 1) * np.exp(-((level / rng.uniform(0.01, 0.035)) ** 2)) * (rng.uniform() < 0.7)
-        colour = colour + (np.array([0.55, 0.5, 0.4], np.float32) - colour) * sand[..., None]
+        colour = colour + (SAND - colour) * sand
         height = height * (1 - sand)
     return Cover(colour, height)
 
@@ -64,29 +70,28 @@ def _join(rng, inside: Cover, outside: Cover, level, shore: bool) -> Cover:
 def _photograph(rng, cover: Cover) -> np.ndarray:
     """Sun, shadows, season, haze, focus and grain, none of which knows the class."""
     size = len(cover.height) // FINE
-    around, slope = rng.uniform(0, 2 * np.pi), np.tan(rng.uniform(0.55, 1.1))
-    sun = np.array([np.cos(around), np.sin(around)])
+    around, slope = rng.uniform(0, 2 * np.pi), float(np.tan(rng.uniform(0.55, 1.1)))
+    sun = float(np.cos(around)), float(np.sin(around))
     down, right = np.gradient(cover.height, 1 / size)
     light = 1 - (sun[0] * right + sun[1] * down) * 0.55 / slope
     lit = np.ones_like(light)
     for distance in range(1, 7):
-        shift = np.round(1.5 * distance * sun).astype(int)
-        towards = _shifted(cover.height, shift)
+        towards = _shifted(cover.height, *(round(1.5 * distance * part) for part in sun))
         over = towards - cover.height - 1.5 * distance * slope / size
         lit = np.minimum(lit, step(over, 0.012, -0.002))
-    sky = np.array([0.34, 0.38, 0.46], np.float32)
-    warm = np.array([1.0, 0.97, 0.9], np.float32)
-    image = cover.colour * (sky + (warm * (np.clip(light, 0.2, 1.7) * lit)[..., None] * 0.8))
-    image = image.reshape(size, FINE, size, FINE, 3).mean((1, 3))
-    season = 1 + rng.uniform(-0.12, 0.12, 3) + rng.uniform(-0.12, 0.12) * np.array([1, 0, -1])
+    image = cover.colour * (SKY + SUN * (np.clip(light, 0.2, 1.7) * lit))
+    image = image.reshape(3, size, FINE, size, FINE)
+    image = (image[:, :, 0, :, 0] + image[:, :, 0, :, 1] + image[:, :, 1, :, 0] + image[:, :, 1, :, 1]) / FINE**2
+    warmth = rng.uniform(-0.12, 0.12)
+    season = 1 + rng.uniform(-0.07, 0.07, (3, 1, 1)) + np.array([warmth, 0, -warmth])[:, None, None]
     haze = rng.uniform(0, 0.22)
-    image = image * (rng.uniform(0.8, 1.5) * season).astype(np.float32) * (1 - haze) + haze * np.array([0.5, 0.55, 0.6])
+    image = image * (rng.uniform(0.8, 1.5) * season).astype(np.float32) * (1 - haze) + haze * HAZE
     image = blur(image, rng.uniform(0.25, 0.6) * size / 96)
-    grain = rng.uniform(0.004, 0.014) * rng.standard_normal((size, size, 3))
+    grain = rng.uniform(0.004, 0.014) * rng.standard_normal((3, size, size))
     return to_bytes(np.clip(image, 0, None) ** rng.uniform(0.7, 0.95) + grain)
 
 
-def _shifted(height: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Return the height `by` pixels further right and down, the edge repeated."""
-    rows, columns = (np.clip(np.arange(len(height)) + step, 0, len(height) - 1) for step in (by[1], by[0]))
-    return height[rows][:, columns]
+def _shifted(height: np.ndarray, right: int, down: int) -> np.ndarray:
+    """Return the height that lies so many pixels further right and down, the edge repeated."""
+    rows, columns = (np.clip(np.arange(len(height)) + shift, 0, len(height) - 1) for shift in (down, right))
+    return height[rows].take(columns, axis=1)

@@ -45,7 +45,7 @@ def noise(rng: np.random.RandomState, size: int, cells: int, octaves: int = 1) -
 
 @cache
 def _weights(size: int, cells: int) -> np.ndarray:
-    """Cubic B-splines at every pixel, scaled so that white noise on the lattice keeps its variance: `(size, cells + 3)`."""
+    """Cubic B-splines at every pixel, scaled to keep the variance of white noise: `(size, cells + 3)`."""
     distance = np.abs((np.arange(size)[:, None] + 0.5) / size * cells - (np.arange(cells + 3) - 1))
     near, far = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
     weights = np.where(distance < 1, near, far)
@@ -70,10 +70,11 @@ def dome(x: np.ndarray, y: np.ndarray, radii: tuple[float, float]) -> np.ndarray
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by a Gaussian of `sigma` pixels; colours `(H, W, 3)` one by one."""
-    return ndimage.gaussian_filter(image, (sigma, sigma, 0)[: image.ndim], mode="nearest", truncate=3)
+    """Blur by a Gaussian of `sigma` pixels; colours `(3, H, W)` one by one."""
+    return ndimage.gaussian_filter(image, (0, sigma, sigma)[-image.ndim :], mode="nearest", truncate=3)
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
-    """Turn values from 0 to 1 into uint8."""
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    """Turn values from 0 to 1, `(H, W)` or `(3, H, W)`, into uint8 `(H, W)` or `(H, W, 3)`."""
+    levels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return levels if image.ndim == 2 else np.ascontiguousarray(levels.transpose(1, 2, 0))

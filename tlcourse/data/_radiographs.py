@@ -1,18 +1,18 @@
-"""Pictures that look like chest radiographs: X-rays through a body of ellipsoids. No medical data, and not for diagnosis.
+"""Pictures that look like chest radiographs: X-rays through a body of ellipsoids. No medical data.
 
-Beer and Lambert: what passes a path is exp(-sum of attenuation times length). A detector shows its logarithm, so lengths
-add up. The opacity is a little more tissue where a lung has air. Everything else is drawn before the class is known.
+Beer and Lambert: what passes a path is exp(-sum of attenuation times length). A detector shows its logarithm, so the
+lengths add up. The opacity is a little more tissue where a lung has air. All else is drawn before the class is known.
 """
 
 import numpy as np
 
-from tlcourse.data._patterns import blur, dome, grid, noise, step, stream, streaks, to_bytes, turn
+from tlcourse.data._patterns import blur, dome, grid, noise, step, streaks, stream, to_bytes, turn
 
 CLASSES = ("clear", "opacity")
 
 # Attenuations in units of what a chest's thickness of tissue would absorb.
-BONE = 0.16
-AIR = 0.86  # what a lung at its thickest takes away
+BONE = (0.09, 0.19)
+AIR = 0.74  # what a lung at its thickest takes away
 DENSITY = (0.10, 0.26)  # of an opacity at its thickest; below, readers and probes see little of it
 
 
@@ -23,7 +23,7 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     lungs = _lungs(rng, x, y)
     heart = _heart(rng, x, y)
     air = np.clip(lungs - heart, 0, None)
-    tissue = _body(rng, x, y) + _middle(rng, x, y) + BONE * _bones(rng, x, y, lungs)
+    tissue = _body(rng, x, y) + _middle(rng, x, y) + rng.uniform(*BONE) * _bones(rng, x, y)
     tissue += _vessels(rng, x, y) * np.sqrt(air) - AIR * air
     tissue += 0.02 * noise(rng, size, 6, 3)
     exposure = _Exposure(rng, size)
@@ -96,7 +96,7 @@ def _middle(rng, x, y):
     return 0.13 * spine - 0.16 * pipe
 
 
-def _bones(rng, x, y, lungs):
+def _bones(rng, x, y):
     """Ribs at the back and at the front, and collar bones; a tube's wall is denser than its marrow."""
     out = np.zeros_like(x)
     pitch = rng.uniform(0.15, 0.175)
@@ -137,7 +137,7 @@ def _vessels(rng, x, y):
 
 
 def _opacity(rng, x, y, lungs):
-    """A nodule or a patch of filled lung somewhere in the lungs, also behind the heart, a rib or the diaphragm's edge."""
+    """A nodule or a patch of filled lung somewhere in the lungs, behind the heart or a rib too."""
     shares = np.cumsum((lungs > 0.55).ravel())
     place = np.searchsorted(shares, rng.uniform(0, shares[-1]))
     u, v = turn(x - x.flat[place], y - y.flat[place], rng.uniform(0, 3.14))
@@ -155,9 +155,9 @@ class _Exposure:
     """Tube and detector: dose, scatter, grain, contrast, the edges of the beam. Drawn before the class is known."""
 
     def __init__(self, rng, size):
-        self.dose, self.scatter = rng.uniform(5.5, 7.5), rng.uniform(0.1, 0.35)
+        self.dose, self.scatter = rng.uniform(7.2, 9.5), rng.uniform(0.1, 0.35)
         self.sharpness = rng.uniform(0.35, 0.8)
-        self.low, self.high = rng.uniform(0.02, 0.2), rng.uniform(1.22, 1.5)
+        self.low, self.high = rng.uniform(-0.12, 0.16), rng.uniform(1.22, 1.5)
         self.gamma, self.heel = rng.uniform(0.8, 1.25), rng.uniform(-0.08, 0.08)
         self.edges = np.where(rng.uniform(size=4) < 0.25, rng.uniform(0.9, 0.99, 4), 2)
         self.grain = rng.standard_normal((size, size)).astype(np.float32)

@@ -3,7 +3,7 @@
 import difflib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tlcourse import assets, runtime
+from tlcourse.data import domains
 from tlcourse.data._images import ImageSet, ZipMember
 from tlcourse.data._splits import PARTS, Splits, stratify
 from tlcourse.data.folders import default_preprocessing, from_folder
@@ -34,7 +35,8 @@ class Entry:
     """One image set of the catalog.
 
     `images` counts all parts; `download` is what has to come over the network once ("" for nothing);
-    `mirror_keeps_label` says whether a mirror image shows the same class, so that training may flip images.
+    `mirror_keeps_label` says whether a mirror image shows the same class, so that training may flip images;
+    `augmentation` holds further keywords of `Preprocessing.training`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Entry:
     download: str
     mirror_keeps_label: bool
     build: Callable[["Entry"], Parts] = field(repr=False)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -78,7 +81,7 @@ def load(
             classes=list(entry.classes),
             preprocessing=default_preprocessing() if model is None else preprocessing(model),
             notes=notes,
-            augmentation={"flip": entry.mirror_keeps_label} if augment else None,
+            augmentation={"flip": entry.mirror_keeps_label, **entry.augmentation} if augment else None,
         )
     return splits.take(train, val, test, seed=seed)
 
@@ -125,6 +128,11 @@ def _digits(entry: Entry) -> Parts:
         for part, own in zip(PARTS, positions, strict=True)
     }
     return sets, []
+
+
+def _domain(entry: Entry) -> Parts:
+    parts = zip(PARTS, domains.COUNTS, domains.FIRST_SEEDS, strict=True)
+    return {part: domains.images(entry.name, count, first_seed=seed) for part, count, seed in parts}, []
 
 
 def _dogs_vs_cats(entry: Entry) -> Parts:
@@ -177,6 +185,21 @@ ENTRIES: dict[str, Entry] = {
             "",
             False,
             _digits,
+        ),
+        *(
+            # A chest's mirror image has the heart on the wrong side, which is rare and no reason to name it otherwise.
+            Entry(
+                name,
+                sum(domains.COUNTS),
+                domains.DOMAINS[name].CLASSES,
+                "CC BY 4.0",
+                "drawn by tlcourse",
+                "",
+                True,
+                _domain,
+                {"rotation": 180} if name == "landuse" else {},
+            )
+            for name in domains.DOMAINS
         ),
         Entry(
             "dogs-vs-cats",

@@ -1,0 +1,122 @@
+"""Measure how hard the generated domains are, and draw their pictures: docs/domains.md and docs/domains.png.
+
+python tools/domain_difficulty.py
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import tlcourse as tl
+from tlcourse.data.domains import DOMAINS, FIRST_SEEDS, SIZE, generate
+from tlcourse.features import extract_splits, linear_probe
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = DOCS / "domains.md"
+MARKS = ("<!-- table -->", "<!-- end of table -->")
+TRAIN = 200
+SEEDS = 5
+COLUMNS = 10
+STRENGTHS = {"histogram": 0.01, "thumbnail": 1e-3}  # inverse penalties; the best of 1e-4 to 1 on validation pictures
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """Return 16 bins of each colour and the joint 4 x 4 x 4 bins of uint8 images `(N, H, W, 3)`: `(N, 112)`."""
+    joint = (images // 64).astype(np.int64) @ [16, 4, 1]
+    single = images // 16 + np.array([0, 16, 32], np.uint8)
+    counts = [
+        [*np.bincount(a.ravel(), minlength=48), *np.bincount(b.ravel(), minlength=64)]
+        for a, b in zip(single, joint, strict=True)
+    ]
+    return np.array(counts) / images[0, ..., 0].size
+
+
+def thumbnail(images: np.ndarray) -> np.ndarray:
+    """Return 16 x 16 pixels of images `(N, 96, 96, 3)`: `(N, 768)`."""
+    return images.reshape(-1, 16, 6, 16, 6, 3).mean((2, 4)).reshape(len(images), -1)
+
+
+def pixels(images: tl.data.ImageSet) -> np.ndarray:
+    """Return all images of a set, `(N, 96, 96, 3)` uint8."""
+    return np.stack([np.asarray(images.raw(i)) for i in range(len(images))])
+
+
+def simple_accuracy(splits: tl.data.Splits, describe) -> float:
+    """Return the test accuracy of a logistic regression on what `describe` makes of the pixels."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTHS[describe.__name__], max_iter=2000))
+    model.fit(describe(pixels(splits.train)), splits.train.labels.numpy())
+    return model.score(describe(pixels(splits.test)), splits.test.labels.numpy())
+
+
+def probe_accuracy(model: torch.nn.Module, splits: tl.data.Splits) -> float:
+    """Return the test accuracy of a linear probe."""
+    train, _, test = extract_splits(model, splits)
+    return linear_probe(train).evaluate(test).accuracy
+
+
+def measure(name: str) -> list[tuple[str, list[float]]]:
+    """Return the methods and their accuracies, one for each choice of training pictures."""
+    model = tl.models.create("tl_resnet", num_classes=len(DOMAINS[name].CLASSES))
+    torch.manual_seed(0)
+    random = tl.models.create("tl_resnet", num_classes=len(DOMAINS[name].CLASSES), pretrained=False)
+    rows = []
+    for seed in range(SEEDS):
+        splits = tl.data.load(name, model=model, train=TRAIN, val=len(DOMAINS[name].CLASSES), seed=seed)
+        rows.append(
+            [
+                simple_accuracy(splits, histogram),
+                simple_accuracy(splits, thumbnail),
+                probe_accuracy(random, splits),
+                probe_accuracy(model, splits),
+            ]
+        )
+        print(name, seed, rows[-1], flush=True)
+    return [[row[i] for row in rows] for i in range(4)]
+
+
+def table() -> str:
+    """Return the difficulties as a table in Markdown."""
+    lines = [
+        "| domain | chance | colour histogram | 16 x 16 thumbnail | `tl_resnet`, random weights | `tl_resnet` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, module in DOMAINS.items():
+        cells = [f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1) / SEEDS**0.5:.3f}" for scores in measure(name)]
+        lines.append(f"| `{name}` | {1 / len(module.CLASSES):.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sheet() -> Image.Image:
+    """Return test pictures of every class, one row a class, with its name."""
+    rows = [(domain, label) for domain, module in DOMAINS.items() for label in module.CLASSES]
+    margin, side = 84, SIZE
+    drawn = Image.new("RGB", (margin + COLUMNS * side, len(rows) * side), "white")
+    write = ImageDraw.Draw(drawn)
+    for row, (domain, label) in enumerate(rows):
+        write.text((6, row * side + 36), f"{domain}\n{label}", fill="black")
+        for column in range(COLUMNS):
+            picture = generate(domain, label, FIRST_SEEDS[2] + 1000 + column)
+            drawn.paste(Image.fromarray(picture).convert("RGB"), (margin + column * side, row * side))
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sheet", action="store_true", help="draw the pictures only")
+    sheet().quantize(256).save(DOCS / "domains.png", optimize=True)
+    if parser.parse_args().sheet:
+        return
+    before, after = TEXT.read_text(encoding="utf-8").split(MARKS[0])
+    text = f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after.split(MARKS[1])[1]}"
+    TEXT.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
