@@ -149,7 +149,7 @@ def town(rng, x, y) -> Cover:
 
 
 def _lots(rng, along, lot: float, street: float, every: tuple[int, int]):
-    """Divide an axis into lots, a street after every few: index, place from the middle, width, whether it is a street."""
+    """Divide an axis into lots, a street after every few: index, place from the middle, width, is it a street."""
     widths, is_street = [], []
     while len(widths) < LOTS - 8:
         block = rng.randint(every[0], every[1] + 1)

@@ -85,10 +85,25 @@ def _photograph(rng, cover: Cover) -> np.ndarray:
     warmth = rng.uniform(-0.12, 0.12)
     season = 1 + rng.uniform(-0.07, 0.07, (3, 1, 1)) + np.array([warmth, 0, -warmth])[:, None, None]
     haze = rng.uniform(0, 0.22)
-    image = image * (rng.uniform(0.8, 1.5) * season).astype(np.float32) * (1 - haze) + haze * HAZE
+    image = image * season.astype(np.float32) * (1 - haze) + haze * HAZE
+    image = _develop(rng, image)
     image = blur(image, rng.uniform(0.25, 0.6) * size / 96)
     grain = rng.uniform(0.004, 0.014) * rng.standard_normal((3, size, size))
-    return to_bytes(np.clip(image, 0, None) ** rng.uniform(0.7, 0.95) + grain)
+    return to_bytes(np.clip(image, 0, None) ** rng.uniform(0.75, 0.9) + grain)
+
+
+def _develop(rng, image: np.ndarray) -> np.ndarray:
+    """Expose and stretch a picture for what it shows, as surveys do: brightness alone does not tell the cover.
+
+    A survey's colours are more or less strong; every fourth has none, like a panchromatic camera's.
+    """
+    grey = image.mean(0)
+    mean, spread = float(grey.mean()), float(grey.std())
+    stretch = min(max((0.13 / spread) ** 0.6, 0.7), 2.2) * rng.uniform(0.8, 1.25)
+    gain = rng.uniform(0.26, 0.42) / mean
+    colours = 0.0 if rng.uniform() < 0.25 else rng.uniform(0.4, 1.0)
+    image = grey + colours * (image - grey)
+    return gain * (mean + stretch * (image - mean))
 
 
 def _shifted(height: np.ndarray, right: int, down: int) -> np.ndarray:
