@@ -13,7 +13,7 @@ CLASSES = ("clear", "opacity")
 # Attenuations in units of what a chest's thickness of tissue would absorb.
 BONE = (0.09, 0.19)
 AIR = 0.74  # what a lung at its thickest takes away
-DENSITY = (0.10, 0.26)  # of an opacity at its thickest; below, readers and probes see little of it
+DENSITY = (0.22, 0.5)  # of an opacity at its thickest; below, readers and probes see little of it
 
 
 def picture(label: str, seed: int, size: int) -> np.ndarray:
@@ -28,7 +28,9 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     tissue += 0.02 * noise(rng, size, 6, 3)
     exposure = _Exposure(rng, size)
     if label == "opacity":
-        tissue = tissue + _opacity(stream("radiographs/opacity", seed), x, y, lungs)
+        # It fills lung that holds air: little where the heart lies before it.
+        filled = _opacity(stream("radiographs/opacity", seed), x, y, lungs)
+        tissue = tissue + np.minimum(filled, 0.06 + 0.9 * AIR * air)
     return exposure.take(tissue)
 
 
@@ -143,9 +145,9 @@ def _opacity(rng, x, y, lungs):
     u, v = turn(x - x.flat[place], y - y.flat[place], rng.uniform(0, 3.14))
     density = rng.uniform(*DENSITY)
     if rng.uniform() < 0.5:
-        radius = rng.uniform(0.07, 0.13)
+        radius = rng.uniform(0.1, 0.18)
         return 1.25 * density * dome(u, v, (radius, radius * rng.uniform(0.8, 1.2))) * step(lungs, 0.0, 0.3)
-    radius = rng.uniform(0.16, 0.3)
+    radius = rng.uniform(0.2, 0.38)
     ragged = 1 + 0.45 * noise(rng, len(x), 9, 2)
     patch = np.exp(-((u / radius) ** 2) - (v / (radius * rng.uniform(0.6, 1.0))) ** 2)
     return density * np.clip(patch * ragged, 0, None) * step(lungs, 0.0, 0.3)

@@ -11,7 +11,7 @@ import numpy as np
 from tlcourse.data._patterns import blur, grid, noise, step, streaks, stream, to_bytes, turn
 
 CLASSES = ("clean", "scratch", "dent", "stain")
-SEVERITY = (0.6, 1.5)  # of a defect, where 1 is plain to see; sets how hard the task is
+SEVERITY = (0.8, 2.4)  # of a defect, where 1 is plain to see; sets how hard the task is
 
 
 @dataclass
@@ -111,12 +111,12 @@ def _wear(rng, surface: Surface) -> None:
 def _scratch(rng, surface: Surface, rough: float) -> None:
     """One to three narrow grooves with a raised flank, slightly bent, that begin and end thin."""
     (x, y), angle = grid(len(surface.height)), rng.uniform(0, np.pi)
-    for _ in range(rng.choice([1, 1, 2, 3])):
+    for _ in range(rng.choice([1, 2, 3, 4])):
         u, v = turn(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5), angle + rng.uniform(-0.15, 0.15))
-        half, bend = rng.uniform(0.25, 0.75), rng.uniform(-0.35, 0.35)
+        half, bend = rng.uniform(0.4, 1.1), rng.uniform(-0.3, 0.3)
         wobble = rng.uniform(0.0, 0.02) * np.sin(rng.uniform(3, 9) * u + rng.uniform(0, 6.3))
         away = (v - bend * u * u - wobble) / np.sqrt(1 + (2 * bend * u) ** 2)
-        width = rng.uniform(0.014, 0.026)
+        width = rng.uniform(0.016, 0.032)
         ends = step(np.abs(u), half, 0.6 * half)
         depth = rng.uniform(*SEVERITY) * ends * (1 + 0.25 * streaks(rng, 6 * u, 0 * v))
         groove = np.exp(-((away / width) ** 2))
@@ -130,10 +130,10 @@ def _dent(rng, surface: Surface, rough: float) -> None:
     """A smooth hollow with a slightly raised rim; nothing but the height changes."""
     x, y = grid(len(surface.height))
     u, v = turn(x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi))
-    radius = rng.uniform(0.14, 0.34)
+    radius = rng.uniform(0.22, 0.5)
     far = np.sqrt((u / radius) ** 2 + (v / (radius * rng.uniform(0.6, 1.0))) ** 2)
     rim = np.exp(-(((far - 1.15) / 0.22) ** 2))
-    slope = rng.uniform(*SEVERITY) * (0.08 + 0.6 * rough)
+    slope = min(rng.uniform(*SEVERITY) * (0.1 + 0.5 * rough), 0.5)  # a steeper one would be a hole
     surface.height += slope * radius * (0.12 * rim - np.exp(-1.4 * far**2))
 
 
@@ -141,7 +141,7 @@ def _stain(rng, surface: Surface, rough: float) -> None:
     """A dried drop: an irregular outline, the most left behind at the edge, other colour and gloss."""
     x, y = grid(len(surface.height))
     u, v = turn(x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi))
-    radius = rng.uniform(0.18, 0.42)
+    radius = rng.uniform(0.28, 0.6)
     far = np.sqrt((u / radius) ** 2 + (v / (radius * rng.uniform(0.6, 1.0))) ** 2)
     far = far + rng.uniform(0.1, 0.3) * noise(rng, len(x), 6, 3)
     inside = step(far, 1.04, 0.9)
