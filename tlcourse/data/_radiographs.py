@@ -13,7 +13,7 @@ CLASSES = ("clear", "opacity")
 # Attenuations in units of what a chest's thickness of tissue would absorb.
 BONE = (0.09, 0.19)
 AIR = 0.74  # what a lung at its thickest takes away
-DENSITY = (0.22, 0.5)  # of an opacity at its thickest; below, readers and probes see little of it
+DENSITY = (0.28, 0.6)  # of an opacity at its thickest; below half of it, a linear probe finds nothing
 
 
 def picture(label: str, seed: int, size: int) -> np.ndarray:
