@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlcourse.data._patterns import noise, step, streaks
+from tlcourse.data._patterns import Random, noise, step, streaks
 
 LOTS = 48  # more columns and rows of lots than a picture can show
 TREES = 128  # the same for trees
@@ -36,7 +36,7 @@ ROOFS = _colours(
 WATERS = _colours((0.05, 0.11, 0.16), (0.07, 0.16, 0.17), (0.08, 0.13, 0.09), (0.16, 0.17, 0.12), (0.06, 0.17, 0.24))
 
 
-def fields(rng, x, y) -> Cover:
+def fields(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
     """Strips cut into parcels, each with one crop and its rows; tracks and hedges between some of them."""
     size = len(x)
     x, y = x + 0.02 * noise(rng, size, 2), y + 0.02 * noise(rng, size, 2)
@@ -65,7 +65,7 @@ def fields(rng, x, y) -> Cover:
     return Cover(colour, np.maximum(height, 0.05 * bushes))
 
 
-def forest(rng, x, y) -> Cover:
+def forest(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
     """Crowns of trees, close together, of one to three kinds; paths and thin places where the ground shows."""
     size, summer = len(x), rng.uniform() < 0.7
     grounds = _colours((0.2, 0.22, 0.1), (0.3, 0.27, 0.17), (0.16, 0.17, 0.09))
@@ -89,7 +89,7 @@ def forest(rng, x, y) -> Cover:
     return Cover(colour, height)
 
 
-def crowns(rng, x, y, pitch: float, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def crowns(rng: Random, x: np.ndarray, y: np.ndarray, pitch: float, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return trees about `pitch` apart: how high each point of a crown is, and a number for each tree, both 0 to 1."""
     u, v = x / np.float32(pitch), y / np.float32(pitch)
     right, down = np.floor(u - 0.5), np.floor(v - 0.5)
@@ -110,7 +110,7 @@ def crowns(rng, x, y, pitch: float, where: np.ndarray) -> tuple[np.ndarray, np.n
     return height * where, which
 
 
-def town(rng, x, y) -> Cover:
+def town(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
     """Streets in a slightly bent grid, lots with houses, gardens and trees; a big flat roof on some lots."""
     size, bend = len(x), rng.uniform(0, 0.08)
     x, y = x + bend * noise(rng, size, 1), y + bend * noise(rng, size, 1)
@@ -148,7 +148,9 @@ def town(rng, x, y) -> Cover:
     return Cover(colour, np.maximum(height, 0.06 * trees))
 
 
-def _lots(rng, along, lot: float, street: float, every: tuple[int, int]):
+def _lots(
+    rng: Random, along: np.ndarray, lot: float, street: float, every: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Divide an axis into lots, a street after every few: index, place from the middle, width, is it a street."""
     widths, is_street = [], []
     while len(widths) < LOTS - 8:
@@ -163,7 +165,7 @@ def _lots(rng, along, lot: float, street: float, every: tuple[int, int]):
     return index, along - middles.take(index), widths.take(index), np.array(is_street).take(index)
 
 
-def water(rng, x, y, level: np.ndarray) -> Cover:
+def water(rng: Random, x: np.ndarray, y: np.ndarray, level: np.ndarray) -> Cover:
     """Water that is darker where `level`, 0 at the shore, is high; waves across the wind, glitter in places."""
     size = len(x)
     deep = _one(WATERS, rng.randint(WATERS.shape[1])) * np.float32(rng.uniform(0.8, 1.5))
@@ -186,6 +188,6 @@ def _one(colours: np.ndarray, index: int) -> np.ndarray:
     return colours[:, index, :, None]
 
 
-def _draw(rng, bounds: tuple[float, float], where: np.ndarray, count: int = 384) -> np.ndarray:
+def _draw(rng: Random, bounds: tuple[float, float], where: np.ndarray, count: int = 384) -> np.ndarray:
     """Draw `count` values between bounds, and return at every point the one that `where` names."""
     return rng.uniform(*bounds, count).astype(np.float32).take(where)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tlcourse.data import _covers
 from tlcourse.data._covers import Cover
-from tlcourse.data._patterns import blur, grid, noise, step, stream, to_bytes, turn
+from tlcourse.data._patterns import Random, blur, grid, noise, step, stream, to_bytes, turn
 
 CLASSES = ("fields", "forest", "town", "water")
 FINE = 2  # rays a pixel and axis, so that roofs and tracks have no steps
@@ -33,7 +33,7 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     return _photograph(rng, cover)
 
 
-def _shape(rng, x, y, share: float) -> np.ndarray:
+def _shape(rng: Random, x: np.ndarray, y: np.ndarray, share: float) -> np.ndarray:
     """Return a smooth level that is positive on `share` of the picture: a half plane, a band or an island, ragged."""
     u, v = turn(x, y, rng.uniform(0, 2 * np.pi))
     ragged = rng.uniform(0.05, 0.3) * noise(rng, len(x), 3, 4)
@@ -51,12 +51,12 @@ def _shape(rng, x, y, share: float) -> np.ndarray:
     return level - np.float32(np.quantile(level[::4, ::4], 1 - share))
 
 
-def _cover(rng, name: str, x, y, level) -> Cover:
+def _cover(rng: Random, name: str, x: np.ndarray, y: np.ndarray, level: np.ndarray) -> Cover:
     x, y = turn(x, y, rng.uniform(0, 2 * np.pi))
     return _covers.water(rng, x, y, level) if name == "water" else getattr(_covers, name)(rng, x, y)
 
 
-def _join(rng, inside: Cover, outside: Cover, level, shore: bool) -> Cover:
+def _join(rng: Random, inside: Cover, outside: Cover, level: np.ndarray, shore: bool) -> Cover:
     share = step(level, -0.01, 0.01)
     colour = outside.colour + (inside.colour - outside.colour) * share
     height = outside.height + (inside.height - outside.height) * share
@@ -67,7 +67,7 @@ def _join(rng, inside: Cover, outside: Cover, level, shore: bool) -> Cover:
     return Cover(colour, height)
 
 
-def _photograph(rng, cover: Cover) -> np.ndarray:
+def _photograph(rng: Random, cover: Cover) -> np.ndarray:
     """Sun, shadows, season, haze, focus and grain, none of which knows the class."""
     size = len(cover.height) // FINE
     around, slope = rng.uniform(0, 2 * np.pi), float(np.tan(rng.uniform(0.55, 1.1)))
@@ -92,7 +92,7 @@ def _photograph(rng, cover: Cover) -> np.ndarray:
     return to_bytes(np.clip(image, 0, None) ** rng.uniform(0.75, 0.9) + grain)
 
 
-def _develop(rng, image: np.ndarray) -> np.ndarray:
+def _develop(rng: Random, image: np.ndarray) -> np.ndarray:
     """Expose and stretch a picture for what it shows, as surveys do: brightness alone does not tell the cover.
 
     A survey's colours are more or less strong; every fourth has none, like a panchromatic camera's.

@@ -6,14 +6,16 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
+Random = np.random.RandomState
 
-def stream(name: str, seed: int) -> np.random.RandomState:
+
+def stream(name: str, seed: int) -> Random:
     """Return random numbers that `name` and `seed` alone decide.
 
     `RandomState` and not `Generator`: NumPy keeps its streams the same in all versions (NEP 19).
     """
     words = np.frombuffer(hashlib.sha256(f"{name}/{seed}".encode()).digest(), dtype="<u4")
-    return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(words.tolist())))
+    return Random(np.random.PCG64(np.random.SeedSequence(words.tolist())))
 
 
 def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +31,7 @@ def turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.nda
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def noise(rng: np.random.RandomState, size: int, cells: int, octaves: int = 1) -> np.ndarray:
+def noise(rng: Random, size: int, cells: int, octaves: int = 1) -> np.ndarray:
     """Return smooth noise `(size, size)` of mean 0 and deviation 1 whose bumps are `1 / cells` of the side wide.
 
     Every further octave is half as wide and half as strong.
@@ -52,7 +54,7 @@ def _weights(size: int, cells: int) -> np.ndarray:
     return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
 
 
-def streaks(rng: np.random.RandomState, along: np.ndarray, across: np.ndarray) -> np.ndarray:
+def streaks(rng: Random, along: np.ndarray, across: np.ndarray) -> np.ndarray:
     """Return noise of mean 0 at coordinates whose unit is one bump, so that stretched coordinates give streaks."""
     lattice = rng.standard_normal((64, 64)).astype(np.float32)
     return ndimage.map_coordinates(lattice, [across + 32, along + 32], order=1, mode="grid-wrap", prefilter=False)

@@ -6,7 +6,7 @@ lengths add up. The opacity is a little more tissue where a lung has air. All el
 
 import numpy as np
 
-from tlcourse.data._patterns import blur, dome, grid, noise, step, streaks, stream, to_bytes, turn
+from tlcourse.data._patterns import Random, blur, dome, grid, noise, step, streaks, stream, to_bytes, turn
 
 CLASSES = ("clear", "opacity")
 
@@ -34,13 +34,13 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     return exposure.take(tissue)
 
 
-def _pose(rng, size):
+def _pose(rng: Random, size: int) -> tuple[np.ndarray, np.ndarray]:
     x, y = turn(*grid(size), rng.uniform(-0.07, 0.07))
     zoom = rng.uniform(0.93, 1.12)
     return zoom * x + rng.uniform(-0.07, 0.07), zoom * y + rng.uniform(-0.06, 0.08)
 
 
-def _body(rng, x, y):
+def _body(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The trunk with its shoulders and neck, the arms, the breasts or chest muscles."""
     width = rng.uniform(0.88, 1.02)
     side = width + 0.35 * step(y, 0.0, -0.75)
@@ -60,7 +60,7 @@ def _body(rng, x, y):
     return out
 
 
-def _lungs(rng, x, y):
+def _lungs(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """How much of the path is lung, 0 to 1; the right one is on the left side of the picture and stands higher."""
     apex, breath = rng.uniform(-0.8, -0.7), rng.uniform(-0.07, 0.09)
     out = np.zeros_like(x)
@@ -77,7 +77,7 @@ def _lungs(rng, x, y):
     return out
 
 
-def _heart(rng, x, y):
+def _heart(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Heart and great vessels, in lengths of lung that they take away; the tip points to the right of the picture."""
     large = rng.uniform(0.92, 1.14)
     u, v = turn(x - rng.uniform(0.1, 0.15), y - rng.uniform(0.22, 0.3), rng.uniform(0.45, 0.75))
@@ -89,7 +89,7 @@ def _heart(rng, x, y):
     return np.maximum(out, 0.85 * np.maximum(knob, stem) ** 0.7)
 
 
-def _middle(rng, x, y):
+def _middle(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The spine with its discs, and the windpipe."""
     pitch, phase = rng.uniform(0.12, 0.15), rng.uniform(0, 6.3)
     bend = rng.uniform(-0.03, 0.03) * np.sin(2 * y + phase)
@@ -98,7 +98,7 @@ def _middle(rng, x, y):
     return 0.13 * spine - 0.16 * pipe
 
 
-def _bones(rng, x, y):
+def _bones(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Ribs at the back and at the front, and collar bones; a tube's wall is denser than its marrow."""
     out = np.zeros_like(x)
     pitch = rng.uniform(0.15, 0.175)
@@ -119,13 +119,13 @@ def _bones(rng, x, y):
     return out
 
 
-def _tube(phase, half):
+def _tube(phase: np.ndarray, half: float) -> np.ndarray:
     """One tube for every whole step of `phase`, `half` of a step to each side of its middle."""
     offset = np.abs(phase - np.floor(phase) - 0.5) / np.float32(half)
     return step(offset, 1.15, 0.75) * (0.62 + 0.38 * step(offset, 0.2, 0.8))
 
 
-def _vessels(rng, x, y):
+def _vessels(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Vessels that leave the roots of the lungs like rays, thinner and paler outwards."""
     out = np.zeros_like(x)
     strength = rng.uniform(0.07, 0.15)
@@ -138,7 +138,7 @@ def _vessels(rng, x, y):
     return out
 
 
-def _opacity(rng, x, y, lungs):
+def _opacity(rng: Random, x: np.ndarray, y: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """A nodule or a patch of filled lung somewhere in the lungs, behind the heart or a rib too."""
     shares = np.cumsum((lungs > 0.55).ravel())
     place = np.searchsorted(shares, rng.uniform(0, shares[-1]))
@@ -156,7 +156,7 @@ def _opacity(rng, x, y, lungs):
 class _Exposure:
     """Tube and detector: dose, scatter, grain, contrast, the edges of the beam. Drawn before the class is known."""
 
-    def __init__(self, rng, size):
+    def __init__(self, rng: Random, size: int):
         self.dose, self.scatter = rng.uniform(7.2, 9.5), rng.uniform(0.1, 0.35)
         self.sharpness = rng.uniform(0.35, 0.8)
         self.low, self.high = rng.uniform(-0.12, 0.16), rng.uniform(1.22, 1.5)
@@ -164,7 +164,7 @@ class _Exposure:
         self.edges = np.where(rng.uniform(size=4) < 0.25, rng.uniform(0.9, 0.99, 4), 2)
         self.grain = rng.standard_normal((size, size)).astype(np.float32)
 
-    def take(self, tissue):
+    def take(self, tissue: np.ndarray) -> np.ndarray:
         size = len(tissue)
         passed = np.exp(-2.4 * tissue)
         passed = blur(passed, self.sharpness * size / 96)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlcourse.data._patterns import blur, grid, noise, step, streaks, stream, to_bytes, turn
+from tlcourse.data._patterns import Random, blur, grid, noise, step, streaks, stream, to_bytes, turn
 
 CLASSES = ("clean", "scratch", "dent", "stain")
 SEVERITY = (0.8, 2.4)  # of a defect, where 1 is plain to see; sets how hard the task is
@@ -36,12 +36,12 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     return camera.take(surface)
 
 
-def _plain(rng, x, grey: tuple[float, float], tint: float) -> np.ndarray:
+def _plain(rng: Random, x: np.ndarray, grey: tuple[float, float], tint: float) -> np.ndarray:
     colour = rng.uniform(*grey) * (1 + tint * rng.uniform(-1, 1, 3))
     return np.ones_like(x) * colour.astype(np.float32)[:, None, None]
 
 
-def _brushed(rng, x, y) -> Surface:
+def _brushed(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
     """Metal brushed in one direction: long streaks."""
     fine = rng.uniform(24, 40)
     marks = streaks(rng, 1.5 * x, fine * y) + 0.7 * streaks(rng, 3.5 * x, 0.6 * fine * y)
@@ -50,7 +50,7 @@ def _brushed(rng, x, y) -> Surface:
     return Surface(rng.uniform(0.0008, 0.0022) * marks, colour, np.full_like(x, rng.uniform(0.35, 0.7)), 14)
 
 
-def _cast(rng, x, y) -> Surface:
+def _cast(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
     """Sand-cast or blasted metal: grains without a direction."""
     size = len(x)
     grains = noise(rng, size, 40) + 0.8 * noise(rng, size, 22) + 0.5 * noise(rng, size, 10)
@@ -58,7 +58,7 @@ def _cast(rng, x, y) -> Surface:
     return Surface(rng.uniform(0.002, 0.005) * grains, colour, np.full_like(x, rng.uniform(0.05, 0.3)), 8)
 
 
-def _milled(rng, x, y) -> Surface:
+def _milled(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
     """The arcs that a milling cutter leaves behind at every step of its feed."""
     radius, feed = rng.uniform(0.9, 2.5), rng.uniform(0.05, 0.11)
     arc = y + np.sqrt(np.clip(radius**2 - x**2, 0.05, None))
@@ -69,7 +69,7 @@ def _milled(rng, x, y) -> Surface:
     return Surface(height, colour, np.full_like(x, rng.uniform(0.3, 0.6)), 12)
 
 
-def _woven(rng, x, y) -> Surface:
+def _woven(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
     """A plain weave: threads go over and under each other in turn."""
     pitch = rng.uniform(0.075, 0.11)
     sway = 0.12 * noise(rng, len(x), 5)
@@ -84,7 +84,7 @@ def _woven(rng, x, y) -> Surface:
     return Surface(height, colour, np.full_like(x, rng.uniform(0.02, 0.12)), 6)
 
 
-def _painted(rng, x, y) -> Surface:
+def _painted(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
     """Sprayed paint: smooth, with the shallow bumps of an orange's peel and a strong highlight."""
     bumps = noise(rng, len(x), rng.randint(9, 18), 2)
     colour = _plain(rng, x, (0.15, 0.65), 0.5) * (1 + 0.015 * noise(rng, len(x), 44))
@@ -94,7 +94,7 @@ def _painted(rng, x, y) -> Surface:
 MATERIALS = (_brushed, _cast, _milled, _woven, _painted)
 
 
-def _wear(rng, surface: Surface) -> None:
+def _wear(rng: Random, surface: Surface) -> None:
     """What every used surface has, whatever its class: a slight warp, uneven gloss, dust."""
     size = len(surface.height)
     surface.height += rng.uniform(0.0, 0.02) * noise(rng, size, 2)
@@ -108,7 +108,7 @@ def _wear(rng, surface: Surface) -> None:
         surface.colour *= 1 - rng.uniform(-0.35, 0.5) * speck
 
 
-def _scratch(rng, surface: Surface, rough: float) -> None:
+def _scratch(rng: Random, surface: Surface, rough: float) -> None:
     """One to three narrow grooves with a raised flank, slightly bent, that begin and end thin."""
     (x, y), angle = grid(len(surface.height)), rng.uniform(0, np.pi)
     for _ in range(rng.choice([1, 2, 3, 4])):
@@ -126,7 +126,7 @@ def _scratch(rng, surface: Surface, rough: float) -> None:
         surface.gloss *= 1 - 0.3 * np.clip(depth * groove, 0, 1)
 
 
-def _dent(rng, surface: Surface, rough: float) -> None:
+def _dent(rng: Random, surface: Surface, rough: float) -> None:
     """A smooth hollow with a slightly raised rim; nothing but the height changes."""
     x, y = grid(len(surface.height))
     u, v = turn(x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi))
@@ -137,7 +137,7 @@ def _dent(rng, surface: Surface, rough: float) -> None:
     surface.height += slope * radius * (0.12 * rim - np.exp(-1.4 * far**2))
 
 
-def _stain(rng, surface: Surface, rough: float) -> None:
+def _stain(rng: Random, surface: Surface, rough: float) -> None:
     """A dried drop: an irregular outline, the most left behind at the edge, other colour and gloss."""
     x, y = grid(len(surface.height))
     u, v = turn(x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi))
@@ -170,7 +170,7 @@ def _roughness(surface: Surface) -> float:
 class _Camera:
     """Lamp, exposure, colour cast, falling brightness towards the corners, focus and grain."""
 
-    def __init__(self, rng, size: int):
+    def __init__(self, rng: Random, size: int):
         self.around, self.up = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
         self.light = rng.uniform(0.75, 1.25) * (1 + rng.uniform(-0.08, 0.08, (3, 1, 1))).astype(np.float32)
         self.slope, self.corner = rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.25)
