@@ -21,11 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
 FLOORS = [
     *("runtime", "assets", "claims", "files", "table"),
-    *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders"),
+    *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders", "data.leaks"),
     *("data._tracer", "data._appearance", "data._anatomy", "data.toypets", "data.catalog"),
     *("models.tl_resnet", "models.zoo", "models.stages"),
     *("evaluate", "features", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
+    *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
+    *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_images"),
+    *("doctor.checks_data", "doctor.checks_results", "doctor.examine"),
     "cli",
 ]
 

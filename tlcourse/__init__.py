@@ -2,6 +2,7 @@
 
 from tlcourse import data, evaluate, features, models, plots, predict, train
 from tlcourse.claims import ClaimError, claim
+from tlcourse.doctor import examine
 from tlcourse.runtime import Runtime, current, setup
 from tlcourse.table import Table
 
@@ -14,6 +15,7 @@ __all__ = [
     "current",
     "data",
     "evaluate",
+    "examine",
     "features",
     "models",
     "plots",

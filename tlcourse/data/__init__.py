@@ -1,5 +1,6 @@
 """Image sets: by name or from any folder, split, and transformed as a model wants them."""
 
+from tlcourse.data import leaks
 from tlcourse.data.catalog import catalog, load
 from tlcourse.data.folders import ImageSet, Loaders, Splits, export_folder, from_folder
 from tlcourse.data.transforms import Preprocessing, preprocessing
@@ -12,6 +13,7 @@ __all__ = [
     "catalog",
     "export_folder",
     "from_folder",
+    "leaks",
     "load",
     "preprocessing",
 ]
