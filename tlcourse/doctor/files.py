@@ -1,5 +1,6 @@
 """The doctor for what lies on the disk: a script or notebook, a folder of images, a checkpoint."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +50,9 @@ def diagnose(path: str | Path) -> Report:
 
 def script(path: Path) -> Report:
     """Read a script or notebook, without running it, and look for known mistakes."""
-    try:
-        parsed = read_script(path)
-    except SyntaxError as error:
-        advice = "Python stops at this line before it runs anything."
-        return Report(str(path), Table(), [wrong("syntax", "This is not valid Python.", str(error.msg), advice)])
-    findings = [finding for rule in RULES for finding in _applied(rule, parsed)]
+    parsed = read_script(path)
+    findings = [*_broken(parsed), *(finding for rule in RULES for finding in _applied(rule, parsed))]
+    findings.sort(key=lambda finding: [int(number) for number in re.findall(r"\d+", finding.where)])
     table = Table([{"lines": len(parsed.places) - 1, "calls": len(parsed.calls), "rules": len(RULES)}])
     remark = "A script's text does not show everything: `tl.examine(model, optimizer, data)` looks at what is there."
     return Report(str(path), table, findings, [remark])
@@ -94,6 +92,15 @@ def checkpoint(path: Path) -> Report:
     values = sum(tensor.numel() for tensor in state.values())
     table = Table([{"tensors": len(state), "values": values, "types": listed(counts), "bytes": path.stat().st_size}])
     return Report(str(path), table, [*_values(state), *_statistics(state), *_facts(path, state)])
+
+
+def _broken(parsed: Script) -> Iterator[Finding]:
+    for line in parsed.broken:
+        advice = "Python stops here before it runs anything."
+        if "leading zeros" in line:
+            advice += " A number is written without commas, as 25557032 or 25_557_032."
+        place, _, told = line.partition(": ")
+        yield wrong("syntax", "This is not Python.", told, advice, place)
 
 
 def _applied(rule: Any, parsed: Script) -> Iterator[Finding]:

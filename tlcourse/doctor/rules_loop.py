@@ -13,6 +13,11 @@ WITH_BATCH_NORM = re.compile(
     re.IGNORECASE,
 )
 WITHOUT_BATCH_NORM = re.compile(r"\bvit_|swin|convnext|deit|squeezenet|alexnet|vgg\d+\(|mixer", re.IGNORECASE)
+# Every parameter trains at some time: then this `train()` may be right.
+THAWED_LATER = re.compile(
+    r"in \w+\.(named_)?parameters\(\):\s*\w+\.requires_grad(\s*=\s*True|_\((True)?\))|"
+    r"\b(model|net)\.requires_grad_\((True)?\)|models\.unfreeze\("
+)
 NO_GRAD = ("no_grad", "inference_mode")
 COUNTS_EPOCHS = {"StepLR": "step_size", "MultiStepLR": "milestones", "ExponentialLR": "gamma"}
 LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
@@ -30,8 +35,7 @@ def frozen_norms(script: Script) -> Iterator[Finding]:
         )
         if not awakes or not isinstance(script.parents[call], ast.Expr) or _put_back_to_sleep(script, call):
             continue
-        everything = re.search(r"requires_grad\s*=\s*True|requires_grad_\((True)?\)", script.source)
-        sure = WITH_BATCH_NORM.search(script.source) and not everything
+        sure = WITH_BATCH_NORM.search(script.source) and not THAWED_LATER.search(script.source)
         finding = wrong if sure else suspicious
         yield finding(
             "frozen-statistics-move",

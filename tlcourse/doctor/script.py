@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,16 +17,22 @@ SCHEDULERS = {
     *("ReduceLROnPlateau", "SequentialLR", "StepLR"),
 }
 LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|dataloader|\.(train|val|test)\b", re.IGNORECASE)
+MOST_BROKEN = 5  # lines that are left out before a source is given up
 MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
 
 
 @dataclass(eq=False)
 class Script:
-    """The parsed source. `places` gives for each line what a reader knows it as: a line, or a cell and its line."""
+    """The parsed source.
+
+    `places` gives for each line what a reader knows it as, a line or a cell and its line; `broken` the lines that are
+    no Python.
+    """
 
     tree: ast.Module
     source: str
     places: list[str]
+    broken: list[str] = field(default_factory=list)
 
     def place(self, node: ast.AST) -> str:
         """Say where a node stands."""
@@ -52,7 +58,13 @@ class Script:
 
     def scope(self, node: ast.AST) -> ast.AST:
         """Return the function, or the module, that a node is in."""
-        return [node, *self.above(node)][-1]
+        if node not in self._scopes:
+            self._scopes[node] = [node, *self.above(node)][-1]
+        return self._scopes[node]
+
+    @cached_property
+    def _scopes(self) -> dict[ast.AST, ast.AST]:
+        return {}
 
     def statement(self, node: ast.AST) -> ast.stmt:
         """Return the whole statement that a node is part of."""
@@ -109,7 +121,6 @@ def read_script(file: Path) -> Script:
 
     Raises:
         ValueError: it cannot be read as text or as a notebook.
-        SyntaxError: it is no Python; the line is the one in the joined script, and `places` is not known.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -130,16 +141,18 @@ def read_script(file: Path) -> Script:
 
 
 def parse(source: str, places: list[str]) -> Script:
-    """Parse a source.
-
-    Raises:
-        SyntaxError: it is no Python; the message says where.
-    """
-    try:
-        return Script(ast.parse(source), source, places)
-    except SyntaxError as error:
-        line = min(error.lineno or 1, len(places))
-        raise SyntaxError(f"{places[line - 1]}: {error.msg}: {(error.text or '').strip()}") from error
+    """Parse a source; lines that are no Python are noted in `broken` and left out, so that the rest can be read."""
+    lines, broken = source.splitlines(), {}
+    while True:
+        try:
+            return Script(ast.parse("\n".join(lines)), source, places, list(broken.values()))
+        except SyntaxError as error:
+            number = min(error.lineno or 1, len(lines))
+            line = lines[number - 1]
+            if number in broken or len(broken) == MOST_BROKEN:
+                return Script(ast.parse(""), source, places, list(broken.values()))
+            broken[number] = f"{places[number - 1]}: {error.msg}: `{line.strip()}`"
+            lines[number - 1] = line[: len(line) - len(line.lstrip())] + "pass"
 
 
 def dotted(node: ast.AST) -> str:
