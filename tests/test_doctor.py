@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import tlcourse as tl
 from tlcourse.data import ImageSet, Preprocessing
 from tlcourse.doctor import memory
-from tlcourse.doctor.case import unwrapped
+from tlcourse.doctor.quiet import unwrapped
 from tlcourse.evaluate import Evaluation
 from tlcourse.train import Epoch, History
 

@@ -14,225 +14,17 @@ from safetensors.torch import save_file
 import tlcourse as tl
 from tlcourse import cli, doctor
 
-LOOP = """
-def fit(model, train_loader, optimizer, criterion, epochs):
-    for epoch in range(epochs):
-        model.train()
-        for images, labels in train_loader:
-            optimizer.zero_grad()
-            loss = criterion(model(images), labels)
-            loss.backward()
-            optimizer.step()
-"""
-STEPPED = """
-def fit(model, train_loader, optimizer, criterion, scheduler, epochs):
-    for epoch in range(epochs):
-        for images, labels in train_loader:
-            optimizer.zero_grad()
-            criterion(model(images), labels).backward()
-            optimizer.step()
-            {batch}
-        {epoch}
-"""
-
-
-def by_batch(made, step="scheduler.step()"):
-    return f"scheduler = {made}\n" + STEPPED.format(batch=step, epoch="pass")
-
-
-def by_epoch(made, step="scheduler.step()"):
-    return f"scheduler = {made}\n" + STEPPED.format(batch="pass", epoch=step)
-
-
-FREEZE = "model = models.resnet18(weights='DEFAULT')\nfor p in model.parameters():\n    p.requires_grad = False\nmodel.fc = nn.Linear(512, 2)\n"
-EVALUATE = """
-@torch.no_grad()
-def evaluate(model, loader):
-    {mode}
-    right = 0
-    for images, labels in loader:
-        right += (model(images).argmax(1) == labels).sum().item()
-    return right
-"""
-NET = """
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(8, 2)
-    def forward(self, x):
-        return {output}
-criterion = nn.CrossEntropyLoss()
-"""
-AUGMENTED = "T.Compose([T.RandomResizedCrop(224), T.ToTensor(), T.Normalize(mean, std)])"
-PLAIN = "T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), T.Normalize(mean, std)])"
-TIMED = "device = 'cuda'\ndef latency(model, x):\n    start = time.time()\n    for _ in range(9):\n        model(x)\n{wait}    return time.time() - start\n"
-
-# finding -> [(severity, a script with it)], [scripts without it]
-RULES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
-    "softmax-before-cross-entropy": (
-        [
-            ("wrong", NET.format(output="F.softmax(self.fc(x), dim=1)")),
-            ("wrong", NET.format(output="self.fc(x)").replace("self.fc = ", "self.softmax = nn.Softmax(1); self.fc = ")
-             .replace("return self.fc(x)", "return self.softmax(self.fc(x))")),
-            ("wrong", "loss = F.cross_entropy(torch.softmax(model(x), 1), y)"),
-            ("wrong", "criterion = nn.CrossEntropyLoss()\nout = model(x).softmax(1)\nloss = criterion(out, y)"),
-            ("wrong", "criterion = nn.CrossEntropyLoss()\nmodel.fc = nn.Sequential(nn.Linear(8, 2), nn.Softmax(dim=1))"),
-            ("wrong", "loss = nn.CrossEntropyLoss()(F.softmax(model(x), 1), y)"),
-        ],
-        [
-            NET.format(output="self.fc(x)") + "\nprobabilities = F.softmax(model(x), 1)",
-            "loss = F.nll_loss(F.log_softmax(model(x), 1), y)",
-            "model.fc = nn.Sequential(nn.Linear(8, 2), nn.Softmax(dim=1))\nloss = my_loss(model(x), y)",
-            NET.format(output="self.fc(F.softmax(self.weights, 0) * x)"),
-        ],
-    ),
-    "foreign-parameters": (
-        [("wrong", "optimizer = optim.Adam(model.parameters())\nmodel.fc = nn.Linear(512, 2)"),
-         ("wrong", "opt = torch.optim.SGD(model.classifier.parameters(), lr=1)\nmodel.classifier[1] = nn.Linear(9, 2)")],
-        ["model.fc = nn.Linear(512, 2)\noptimizer = optim.Adam(model.parameters())",
-         "optimizer = Adam(model.parameters())\nmodel.fc = nn.Linear(512, 2)\noptimizer = Adam(model.parameters())",
-         "optimizer = Adam(teacher.parameters())\nmodel.fc = nn.Linear(512, 2)"],
-    ),
-    "head-frozen": (
-        [("wrong", "model.fc = nn.Linear(512, 2)\nfor p in model.parameters():\n    p.requires_grad = False\n"),
-         ("wrong", "model.head = nn.Linear(8, 2)\nfor n, p in model.named_parameters():\n    p.requires_grad_(False)\n")],
-        [FREEZE,
-         "model.fc = nn.Linear(8, 2)\nfor p in model.parameters():\n    p.requires_grad = False\nmodel.fc.requires_grad_(True)",
-         "model.fc = nn.Linear(8, 2)\nfor n, p in model.named_parameters():\n    if 'fc' not in n:\n        p.requires_grad = False"],
-    ),
-    "several-schedulers": (
-        [("suspicious", "a = StepLR(optimizer, 3)\nb = ExponentialLR(optimizer, 0.9)"),
-         ("wrong", "a = CosineAnnealingLR(optimizer, 9)\nb = OneCycleLR(optimizer, 1e-3, total_steps=99)")],
-        ["a = StepLR(optimizer, 3)\noptimizer = SGD(model.parameters(), lr=1)\nb = OneCycleLR(optimizer, 1, total_steps=9)",
-         "a = LinearLR(opt)\nb = CosineAnnealingLR(opt, 9)\nc = SequentialLR(opt, [a, b], [3])",
-         "if kind == 'step':\n    s = StepLR(opt, 3)\nelse:\n    s = CosineAnnealingLR(opt, 9)",
-         "a = StepLR(first, 3)\nb = StepLR(second, 3)"],
-    ),
-    "moments-forgotten": (
-        [("note", "a = Adam(model.fc.parameters())\nmodel.layer4.requires_grad_(True)\n"
-          "b = Adam([{'params': model.layer4.parameters()}, {'params': model.fc.parameters()}])")],
-        ["a = Adam(model.fc.parameters())\nmodel.layer4.requires_grad_(True)\na.add_param_group({'params': model.layer4.parameters()})",
-         "a = Adam(first.fc.parameters())\nfirst.layer4.requires_grad_(True)\nb = Adam(second.fc.parameters())"],
-    ),
-    "deprecated": (
-        [("suspicious", "model = models.resnet50(pretrained=True)"),
-         ("wrong", "s = ReduceLROnPlateau(optimizer, verbose=True)"),
-         ("note", "with torch.cuda.amp.autocast():\n    pass")],
-        ["model = timm.create_model('resnet50', pretrained=True)\ns = ReduceLROnPlateau(optimizer, patience=3)",
-         "model = models.resnet50(weights='DEFAULT')"],
-    ),
-    "pickle": (
-        [("note", "torch.save(model, 'model.pth')"), ("suspicious", "torch.load('model.pth', weights_only=False)")],
-        ["torch.save(model.state_dict(), 'model.pth')\nstate = torch.load('model.pth')"],
-    ),
-    "tuple-formatted": (
-        [("wrong", "print(f'{7,102,466:,} parameters')")],
-        ["print(f'{7_102_466:,} parameters {1, 2}')"],
-    ),
-    "clock": ([("suspicious", TIMED.format(wait=""))], [TIMED.format(wait="    torch.cuda.synchronize()\n")]),
-    "augmented-evaluation": (
-        [("wrong", f"val_transform = {AUGMENTED}"),
-         ("wrong", f"transforms = {{'train': {AUGMENTED}, 'val': {AUGMENTED}}}"),
-         ("wrong", f"tf = {AUGMENTED}\nval_set = ImageFolder('val', transform=tf)"),
-         ("wrong", f"tf = {AUGMENTED}\nfull = ImageFolder('all', transform=tf)\ntrain, val = random_split(full, [80, 20])")],
-        [f"train_transform = {AUGMENTED}\nval_transform = {PLAIN}\ntest_set = ImageFolder('test', transform=val_transform)",
-         f"transforms = {{'train': {AUGMENTED}, 'val': {PLAIN}}}",
-         f"tf = {PLAIN}\nfull = ImageFolder('all', transform=tf)\ntrain, val = random_split(full, [80, 20])"],
-    ),
-    "not-normalised": (
-        [("wrong", "model = models.resnet18(weights='DEFAULT')\ntf = T.Compose([T.Resize(224), T.ToTensor()])"),
-         ("suspicious", f"model = models.resnet18(weights=W.V1)\ntrain_tf = {AUGMENTED}\ntest_tf = T.Compose([T.ToTensor()])"),
-         ("suspicious", "model = models.resnet18(pretrained=True)\ntf = T.Compose([T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)])"
-          .replace("[0.5] * 3", "(0.5, 0.5, 0.5)"))],
-        [f"model = models.resnet18(weights='DEFAULT')\ntf = {PLAIN.replace('mean, std', '[0.485, 0.456, 0.406], std')}",
-         "model = models.resnet18(weights=None)\ntf = T.Compose([T.Resize(224), T.ToTensor()])",
-         "weights = W.DEFAULT\nmodel = models.resnet18(weights=weights)\ntf = weights.transforms()"],
-    ),
-    "transform-order": (
-        [("wrong", "tf = T.Compose([T.RandomErasing(), T.ToTensor()])")],
-        ["tf = T.Compose([T.ToTensor(), T.Normalize(mean, std), T.RandomErasing()])"],
-    ),
-    "rotation": ([("wrong", "T.RandomRotation([0, 90, 180, 270])")], ["T.RandomRotation(15)\nT.RandomRotation((-15, 15))"]),
-    "unshuffled-training": (
-        [("wrong", "train_set = ImageFolder('train')\ntrain_loader = DataLoader(train_set, batch_size=32)")],
-        ["train_set = ImageFolder('train')\ntrain_loader = DataLoader(train_set, batch_size=32, shuffle=True)",
-         "train_set = ImageFolder('train')\ntrain_loader = DataLoader(train_set, 32, sampler=sampler)",
-         "val_set = ImageFolder('val')\nval_loader = DataLoader(val_set, batch_size=32)"],
-    ),
-    "frozen-statistics-move": (
-        [("wrong", FREEZE + LOOP),
-         ("suspicious", FREEZE.replace("models.resnet18(weights='DEFAULT')", "Mine()") + LOOP),
-         ("suspicious", FREEZE + LOOP + "for p in model.parameters():\n    p.requires_grad = True\n")],
-        [LOOP,
-         FREEZE.replace("resnet18", "vit_b_16") + LOOP,
-         FREEZE + LOOP.replace("model.train()", "tl.models.train_mode(model)"),
-         FREEZE + LOOP.replace("model.train()", "model.train()\n        model.layer1.eval()"),
-         FREEZE + LOOP.replace("model.train()", "model.train()\n        for m in norms:\n            m.eval()")],
-    ),
-    "training-mode": (
-        [("wrong", EVALUATE.format(mode="pass")),
-         ("wrong", EVALUATE.format(mode="model.train()") + "\nmodel.eval()"),
-         ("suspicious", EVALUATE.format(mode="pass") + "\nmodel.eval()\nevaluate(model, val_loader)")],
-        [EVALUATE.format(mode="model.eval()"), LOOP],
-    ),
-    "no-zero-grad": (
-        [("wrong", LOOP.replace("optimizer.zero_grad()", "pass"))],
-        [LOOP, LOOP.replace("optimizer.zero_grad()", "for p in model.parameters():\n                p.grad = None"),
-         "loss.backward()\noptimizer.step()"],
-    ),
-    "no-step": (
-        [("wrong", LOOP.replace("optimizer.step()", "pass"))],
-        [LOOP, LOOP.replace("optimizer.step()", "scaler.step(optimizer)")],
-    ),
-    "zeroed-before-step": (
-        [("wrong", LOOP.replace("optimizer.zero_grad()", "pass").replace("loss.backward()", "loss.backward(); optimizer.zero_grad()"))],
-        [LOOP, LOOP.replace("optimizer.zero_grad()", "pass").replace("optimizer.step()", "optimizer.step(); optimizer.zero_grad()")],
-    ),
-    "graph-kept": (
-        [("suspicious", LOOP.replace("optimizer.step()", "total += loss * len(labels)"))],
-        [LOOP.replace("optimizer.step()", "total += loss.item() * len(labels)"),
-         LOOP.replace("optimizer.step()", "total += loss.detach()")],
-    ),
-    "scheduler-interval": (
-        [("wrong", by_epoch("OneCycleLR(optimizer, 1e-3, epochs=9, steps_per_epoch=len(train_loader))")),
-         ("wrong", by_epoch("OneCycleLR(optimizer, 1e-3, total_steps=9 * len(train_loader))")),
-         ("wrong", by_batch("CosineAnnealingLR(optimizer, T_max=epochs)")),
-         ("suspicious", by_batch("CosineAnnealingLR(optimizer, 50)")),
-         ("wrong", by_epoch("CosineAnnealingLR(optimizer, T_max=epochs * len(train_loader))")),
-         ("wrong", by_batch("StepLR(optimizer, step_size=7)")),
-         ("wrong", by_batch("MultiStepLR(optimizer, [30, 60])")),
-         ("wrong", by_batch("ExponentialLR(optimizer, gamma=0.95)")),
-         ("suspicious", by_batch("ReduceLROnPlateau(optimizer)", "scheduler.step(loss)"))],
-        [by_batch("OneCycleLR(optimizer, 1e-3, epochs=9, steps_per_epoch=len(train_loader))"),
-         by_batch("CosineAnnealingLR(optimizer, T_max=epochs * len(train_loader))"),
-         by_epoch("CosineAnnealingLR(optimizer, T_max=epochs)"),
-         by_epoch("OneCycleLR(optimizer, 1e-3, total_steps=epochs)"),
-         by_epoch("StepLR(optimizer, step_size=7)"),
-         by_batch("StepLR(optimizer, step_size=7 * len(train_loader))"),
-         by_batch("ExponentialLR(optimizer, gamma=0.9995)"),
-         by_epoch("ReduceLROnPlateau(optimizer)", "scheduler.step(val_loss)"),
-         by_batch("StepLR(optimizer, 7)", "if isinstance(scheduler, OneCycleLR):\n                scheduler.step()")],
-    ),
-    "plateau-constant": (
-        [("wrong", by_epoch("ReduceLROnPlateau(optimizer)")),
-         ("wrong", by_epoch("ReduceLROnPlateau(optimizer, 'max')", "acc = 0.0; scheduler.step(acc)")),
-         ("wrong", by_epoch("ReduceLROnPlateau(optimizer, 'max')", "scheduler.step(0.5)"))],
-        [by_epoch("ReduceLROnPlateau(optimizer)", "val_loss = evaluate(model); scheduler.step(val_loss)"),
-         by_epoch("ReduceLROnPlateau(optimizer, 'max')", "acc = 0.0; acc += 1 / 3; scheduler.step(acc)"),
-         by_epoch("StepLR(optimizer, 7)")],
-    ),
-    "hidden-state": (
-        [("note", LOOP.replace("optimizer, criterion, epochs", "epochs"))],
-        [LOOP],
-    ),
-    "syntax": (
-        [("wrong", "print(f'{25,557,032:,}')"), ("wrong", "def f(:\n    pass")],
-        [LOOP],
-    ),
-}  # fmt: skip
-
-BAD = [pytest.param(n, s, code, id=f"{n}-{i}") for n, (bad, _) in RULES.items() for i, (s, code) in enumerate(bad)]
-GOOD = [pytest.param(n, code, id=f"{n}-{i}") for n, (_, good) in RULES.items() for i, code in enumerate(good)]
+# What stands between two headings, `### name severity`, is one script.
+BLOCKS = re.findall(
+    r"^### ([a-z-]+) (\w+)\n(.*?)(?=^### |\Z)",
+    Path(__file__).with_name("doctor_scripts.txt").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
+BAD = [pytest.param(*block, id=f"{block[0]}-{i}") for i, block in enumerate(BLOCKS) if block[1] != "quiet"]
+GOOD = [
+    pytest.param(name, code, id=f"{name}-{i}") for i, (name, severity, code) in enumerate(BLOCKS) if severity == "quiet"
+]
+LOOP = next(code for name, severity, code in BLOCKS if (name, severity) == ("hidden-state", "quiet"))
 
 
 def look(tmp_path, code):
@@ -263,8 +55,8 @@ def test_every_rule_has_both_tests():
         names |= set(
             re.findall(r"\b(?:wrong|suspicious|note|finding)\(\s*\"([a-z-]+)\"", path.read_text(encoding="utf-8"))
         )
-    assert names | {"syntax"} == set(RULES)
-    assert all(bad and good for bad, good in RULES.values())
+    assert names == {name for name, severity, _ in BLOCKS if severity == "quiet"} - {"syntax"}
+    assert names == {name for name, severity, _ in BLOCKS if severity != "quiet"} - {"syntax"}
 
 
 def test_the_package_itself_and_its_lessons_are_right():

@@ -27,9 +27,16 @@ FLOORS = [
     *("evaluate", "features", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
     *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
-    *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_images"),
-    *("doctor.checks_data", "doctor.checks_results", "doctor.examine"),
-    *("doctor.script", "doctor.rules_loop", "doctor.rules_setup", "doctor.rules_data", "doctor.files"),
+    *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
+    *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),
+    *(
+        "doctor.script",
+        "doctor.rules_loop",
+        "doctor.rules_schedule",
+        "doctor.rules_setup",
+        "doctor.rules_data",
+        "doctor.files",
+    ),
     "cli",
 ]
 

@@ -143,7 +143,8 @@ def _pairs(first: str, a: Signatures, second: str, b: Signatures) -> Iterator[Pa
             exact.add(i)
             yield Pair((first, j if same else i), (second, i if same else j), True, 1.0)
     rows = torch.tensor([i for i in range(len(a)) if i not in exact and not a.thumbnails[i, 0, 0].isnan()])
-    columns = torch.tensor([j for j in range(len(b)) if not b.thumbnails[j, 0, 0].isnan()])
+    told = exact if same else set()
+    columns = torch.tensor([j for j in range(len(b)) if j not in told and not b.thumbnails[j, 0, 0].isnan()])
     if not len(rows) or not len(columns):
         return
     for i, j, likeness in _near(a.thumbnails[rows], b.thumbnails[columns], rows, columns, same):

@@ -86,12 +86,12 @@ class Case:
 
     @cached_property
     def head(self) -> tuple[str, nn.Module] | None:
-        """The classifier's name and module: the known one, else the last linear layer."""
+        """The classifier's name and module: the known one, else what the model ends in, where that is linear."""
         try:
             name = head_name(self.model)
         except ValueError:
-            linear = [n for n, module in self.model.named_modules() if isinstance(module, nn.Linear)]
-            name = linear[-1] if linear else None
+            owners = [n.rpartition(".")[0] for n in self.parameters]
+            name = owners[-1] if owners and isinstance(self.model.get_submodule(owners[-1]), nn.Linear) else None
         return None if name is None else (name, self.model.get_submodule(name))
 
     @cached_property
@@ -175,11 +175,12 @@ class Case:
     def pretrained(self) -> bool | None:
         """Whether the body looks trained: its norms are far from ones and zeros. None where it has no norms.
 
-        A few steps of training move the scales by less than that.
+        A few steps of training move the scales by less than that. Scales of exactly 0 are an initialisation, too.
         """
         body = [m for m in self.model.modules() if isinstance(m, (*NORMS, nn.LayerNorm, nn.GroupNorm))]
         scales = [m.weight.detach().float().flatten().cpu() for m in body if m.weight is not None]
-        return bool((torch.cat(scales) - 1).abs().mean() > 0.1) if scales else None
+        values = torch.cat(scales) if scales else torch.empty(0)
+        return bool((values[values != 0] - 1).abs().mean() > 0.1) if len(values) else None
 
     @cached_property
     def fresh_head(self) -> bool:
@@ -226,17 +227,6 @@ class Case:
                 tensors = f"{len(own)} tensor{'s' * (len(own) != 1)}"
                 texts.append(f"{stage.name} ({tensors}, {sum(p.numel() for p in own):,} values)")
         return listed(texts, 6)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Take off `torch.compile` and the wrappers of parallel training: parameters and modes are the inner model's."""
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
 
 
 def _outermost(model: nn.Module) -> list[Stage]:

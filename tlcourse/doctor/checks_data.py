@@ -129,10 +129,10 @@ def parts_share_no_picture(case: Case) -> Iterator[Finding]:
         if not own:
             continue
         measured = b if b != "train" else a
-        exact = sum(pair.exact for pair in own)
-        share = len(own) / len(read[measured][1])
-        sure = exact if alike else len(own)
-        first = own[0]
+        side = 1 if measured == b else 0
+        exact = len({(pair.first, pair.second)[side] for pair in own if pair.exact})
+        copies = len({(pair.first, pair.second)[side] for pair in own})
+        share, sure, first = copies / len(read[measured][1]), exact if alike else copies, own[0]
         where = " and ".join(
             f"{name} {_described(case, name, read[name][0][index])}" for name, index in (first.first, first.second)
         )
@@ -141,7 +141,7 @@ def parts_share_no_picture(case: Case) -> Iterator[Finding]:
         yield finding(
             "same-picture",
             f"The same pictures are in {a} and in {b}: the measurement has seen its answers.",
-            f"{exact} exact and {len(own) - exact} near copies among {len(read[measured][1]):,} pictures of {measured} "
+            f"{exact} exact and {copies - exact} near copies among {len(read[measured][1]):,} pictures of {measured} "
             f"({share:.1%}), such as {where} (likeness {first.likeness:.3f}){nature}",
             f"Take them out of {a if measured == b else b}; `tl.data.leaks.duplicates(data)` lists them all. "
             "Frames of one film, or photos of one animal, belong into one part.",

@@ -1,7 +1,6 @@
 """Checks of schedulers: one for each optimizer, stepped at the interval that it counts in, fed with what changes."""
 
 import gc
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch.optim.lr_scheduler import (
     LRScheduler,
     MultiStepLR,
     OneCycleLR,
-    ReduceLROnPlateau,
     StepLR,
 )
 
@@ -153,34 +151,6 @@ def scheduler_is_stepped(case: Case) -> Iterator[Finding]:
             )
 
 
-def plateau_sees_what_changes(case: Case) -> Iterator[Finding]:
-    """A plateau scheduler must be fed with a measurement, in the direction that is better."""
-    for scheduler in case.schedulers:
-        if not isinstance(scheduler, ReduceLROnPlateau) or scheduler.last_epoch < 1:
-            continue
-        best, calls = float(scheduler.best), scheduler.last_epoch
-        evidence = (
-            f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {_rate(scheduler):.3g}"
-        )
-        advice = "Pass the validation loss with mode='min', or the validation accuracy with mode='max', once an epoch."
-        done = len(case.losses)
-        if not math.isfinite(best):
-            yield wrong("plateau-constant", "The plateau scheduler has seen no number yet.", evidence, advice)
-        elif case.history is not None and (name := _fed_the_wrong_way(case, scheduler)):
-            yield wrong(
-                "plateau-direction", f"The plateau scheduler takes {name} the wrong way round.", evidence, advice
-            )
-        elif calls >= FEW and _never_better(scheduler):
-            improved = _improved(case, scheduler)
-            finding = wrong if best == 0 or improved else suspicious
-            told = f"; the history's {improved}" if improved else ""
-            what = "The plateau scheduler was never fed anything better than at its first call: is it a constant?"
-            yield finding("plateau-constant", what, evidence + told, advice)
-        if done >= 2 and calls >= 2 * done:
-            what = "The plateau scheduler is stepped more than once an epoch: its patience counts calls, not epochs."
-            yield suspicious("scheduler-interval", what, f"{calls} calls in {done} epochs", advice)
-
-
 def _alive(optimizer: Any) -> list[Any]:
     """Every scheduler in memory on this optimizer: those that a notebook forgot still rewrote its rates."""
     found = []
@@ -224,41 +194,10 @@ def _rate(scheduler: Any) -> float:
     return max(float(group["lr"]) for group in scheduler.optimizer.param_groups)
 
 
-def _never_better(scheduler: ReduceLROnPlateau) -> bool:
-    """Whether every call after the first counted as no better; reductions so far are read off the rate."""
-    group, first = scheduler.optimizer.param_groups[0], scheduler.optimizer.defaults["lr"]
-    ratio = float(group["lr"]) / float(first)
-    cuts = round(math.log(ratio) / math.log(scheduler.factor)) if 0 < ratio < 1 else 0
-    rest = scheduler.cooldown * cuts  # calls in a cooldown count as neither
-    bad = cuts * (scheduler.patience + 1) + scheduler.num_bad_epochs
-    return bad + rest >= scheduler.last_epoch - 1
-
-
-def _improved(case: Case, scheduler: ReduceLROnPlateau) -> str | None:
-    """Name a column of the history that did get better in the scheduler's direction."""
-    if case.history is None:
-        return None
-    name = "val_accuracy" if scheduler.mode == "max" else "val_loss"
-    values = case.history.column(name)
-    better = max(values) > values[0] if scheduler.mode == "max" else min(values) < values[0]
-    return (
-        f"{name} went from {values[0]:.3g} to {max(values) if scheduler.mode == 'max' else min(values):.3g}" * better
-        or None
-    )
-
-
-def _fed_the_wrong_way(case: Case, scheduler: ReduceLROnPlateau) -> str | None:
-    losses, accuracies = (case.history.column(name) for name in ("val_loss", "val_accuracy"))
-    wrong_way = {"max": ("the validation loss", losses, max), "min": ("the validation accuracy", accuracies, min)}
-    name, values, extreme = wrong_way[scheduler.mode]
-    return name if len(set(values)) > 1 and math.isclose(extreme(values), scheduler.best, rel_tol=1e-6) else None
-
-
 CHECKS = (
     one_scheduler_each,
     one_cycle_has_the_runs_length,
     cosine_has_the_runs_length,
     decay_leaves_a_rate,
     scheduler_is_stepped,
-    plateau_sees_what_changes,
 )

@@ -6,11 +6,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from tlcourse.doctor import checks_data, checks_images, checks_model, checks_optimizer, checks_results, checks_schedule
-from tlcourse.doctor.case import Case, unwrapped
+from tlcourse.doctor import (
+    checks_data,
+    checks_images,
+    checks_model,
+    checks_optimizer,
+    checks_plateau,
+    checks_results,
+    checks_schedule,
+)
+from tlcourse.doctor.case import Case
 from tlcourse.doctor.memory import compare
 from tlcourse.doctor.parts import parts_of
-from tlcourse.doctor.quiet import same_random_numbers
+from tlcourse.doctor.quiet import same_random_numbers, unwrapped
 from tlcourse.doctor.report import Finding, Report, listed, note
 from tlcourse.models.stages import Stage
 from tlcourse.table import Table
@@ -20,6 +28,7 @@ CHECKS = (
     *checks_model.CHECKS,
     *checks_optimizer.CHECKS,
     *checks_schedule.CHECKS,
+    *checks_plateau.CHECKS,
     *checks_images.CHECKS,
     *checks_data.CHECKS,
     *checks_results.CHECKS,

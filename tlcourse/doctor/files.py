@@ -11,7 +11,7 @@ from PIL import Image
 
 from tlcourse.data import _layout, leaks
 from tlcourse.data._images import find_unreadable
-from tlcourse.doctor import rules_data, rules_loop, rules_setup
+from tlcourse.doctor import rules_data, rules_loop, rules_schedule, rules_setup
 from tlcourse.doctor.checks_data import MAJORITY
 from tlcourse.doctor.report import Finding, Report, listed, note, suspicious, wrong
 from tlcourse.doctor.script import Script, read_script
@@ -19,7 +19,7 @@ from tlcourse.models.zoo import read_weights
 from tlcourse.predict import load_checkpoint
 from tlcourse.table import Table
 
-RULES = (*rules_setup.RULES, *rules_data.RULES, *rules_loop.RULES)
+RULES = (*rules_setup.RULES, *rules_data.RULES, *rules_loop.RULES, *rules_schedule.RULES)
 SCRIPTS = (".py", ".ipynb")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 TINY = 32  # pixels of the short side: photos below were probably thumbnails

@@ -106,7 +106,10 @@ class Part:
                 self.faults.append(f"item {index}: {type(error).__name__}: {str(error)[:160]}")
         collate = getattr(self.loader, "collate_fn", None) or default_collate
         try:
-            images, labels = collate(items)[:2]
+            batch = collate(items)
+            if not isinstance(batch, tuple | list) or len(batch) < 2:
+                return None  # dictionaries, say
+            images, labels = batch[:2]
         except Exception as error:
             if items:
                 self.faults.append(f"a batch of {len(items)}: {type(error).__name__}: {str(error)[:160]}")
