@@ -29,14 +29,8 @@ FLOORS = [
     *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
     *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
     *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),
-    *(
-        "doctor.script",
-        "doctor.rules_loop",
-        "doctor.rules_schedule",
-        "doctor.rules_setup",
-        "doctor.rules_data",
-        "doctor.files",
-    ),
+    *("doctor.script", "doctor.rules_loop", "doctor.rules_schedule", "doctor.rules_setup", "doctor.rules_data"),
+    "doctor.files",
     "cli",
 ]
 

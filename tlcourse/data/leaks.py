@@ -27,6 +27,7 @@ ALIKE = 0.96
 COARSE_ALIKE = 0.95
 FLAT = 6.0  # grey levels: what deviates less is an empty page, and every empty page looks like every other
 SMALL = 24  # pixels: below, different pictures (handwritten digits, say) look alike, and only exact copies count
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # how Pillow, too, makes grey of red, green and blue
 CHUNK = 2048  # rows compared at once: 2,048 x 25,000 correlations are 200 MB
 
 
@@ -120,7 +121,8 @@ def _of_array(source: torch.Tensor | np.ndarray) -> tuple[bytes, torch.Tensor]:
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
     if tensor.ndim != 3 or min(tensor.shape[1:]) < SMALL:
         return digest, torch.full((SIDE, SIDE), torch.nan)
-    grey = F.interpolate(tensor.mean(0)[None, None], (SIDE, SIDE), mode="area")[0, 0]
+    weights = LUMA if len(tensor) == 3 else torch.full((len(tensor),), 1 / len(tensor))
+    grey = F.interpolate((weights @ tensor.flatten(1)).view(1, 1, *tensor.shape[1:]), (SIDE, SIDE), mode="area")[0, 0]
     spread = (tensor.max() - tensor.min()).item()
     return digest, _standard(grey, FLAT / 255 * spread)
 

@@ -17,7 +17,8 @@ def plateau_sees_what_changes(case: Case) -> Iterator[Finding]:
         if not isinstance(scheduler, ReduceLROnPlateau) or scheduler.last_epoch < 1:
             continue
         best, calls = float(scheduler.best), scheduler.last_epoch
-        evidence = f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {scheduler.optimizer.param_groups[0]['lr']:.3g}"
+        rate = scheduler.optimizer.param_groups[0]["lr"]
+        evidence = f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {rate:.3g}"
         advice = "Pass the validation loss with mode='min', or the validation accuracy with mode='max', once an epoch."
         done = len(case.losses)
         if not math.isfinite(best):
@@ -53,18 +54,18 @@ def _improved(case: Case, scheduler: ReduceLROnPlateau) -> str | None:
         return None
     name = "val_accuracy" if scheduler.mode == "max" else "val_loss"
     values = case.history.column(name)
-    better = max(values) > values[0] if scheduler.mode == "max" else min(values) < values[0]
-    return (
-        f"{name} went from {values[0]:.3g} to {max(values) if scheduler.mode == 'max' else min(values):.3g}" * better
-        or None
-    )
+    best = max(values) if scheduler.mode == "max" else min(values)
+    return f"{name} went from {values[0]:.3g} to {best:.3g}" if best != values[0] else None
 
 
 def _fed_the_wrong_way(case: Case, scheduler: ReduceLROnPlateau) -> str | None:
+    """Name what the scheduler's best value is the worst of."""
     losses, accuracies = (case.history.column(name) for name in ("val_loss", "val_accuracy"))
-    wrong_way = {"max": ("the validation loss", losses, max), "min": ("the validation accuracy", accuracies, min)}
-    name, values, extreme = wrong_way[scheduler.mode]
-    return name if len(set(values)) > 1 and math.isclose(extreme(values), scheduler.best, rel_tol=1e-6) else None
+    told = {"max": ("the validation loss", losses, accuracies), "min": ("the validation accuracy", accuracies, losses)}
+    name, other, right = told[scheduler.mode]
+    extreme = max if scheduler.mode == "max" else min
+    as_other, as_right = (math.isclose(extreme(values), scheduler.best, rel_tol=1e-6) for values in (other, right))
+    return name if as_other and not as_right and len(set(other)) > 1 else None
 
 
 CHECKS = (plateau_sees_what_changes,)
