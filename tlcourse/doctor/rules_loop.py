@@ -8,7 +8,7 @@ from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
 from tlcourse.doctor.script import MODELS, Script, argument, constant, dotted, last, receiver
 
 WITH_BATCH_NORM = re.compile(
-    r"resne[xs]t|wide_resnet|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|"
+    r"resne[xs]?t|wide_resnet|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|"
     r"vgg\d+_bn|BatchNorm",
     re.IGNORECASE,
 )
@@ -102,10 +102,9 @@ def gradients(script: Script) -> Iterator[Finding]:
             )
         for call in zero:
             block = script.block(script.statement(call))
-            after = [s for s in steps if script.statement(s) in block and s.lineno > call.lineno]
-            pushed = [
-                b for b in calls if last(b) == "backward" and script.statement(b) in block and b.lineno < call.lineno
-            ]
+            beside = [c for c in calls if script.statement(c) in block]  # in the order of the text
+            pushed = [c for c in beside[: beside.index(call)] if last(c) == "backward"]
+            after = [c for c in beside[beside.index(call) :] if c in steps]
             if pushed and after:
                 yield wrong(
                     "zeroed-before-step",
