@@ -107,11 +107,11 @@ def _all_of(given: Any, kind: type | None, name: str) -> list[Any]:
     if given is None:
         return []
     found = list(given) if isinstance(given, list | tuple) else [given]
-    # Schedulers are known by what they do: timm's are no subclass of torch's.
+    # Schedulers are known by what they do: timm's are no subclass of torch's. accelerate's have the real ones inside.
     odd = [one for one in found if not (isinstance(one, kind) if kind else hasattr(one, "step"))]
     if odd:
         raise ValueError(f"{name} is {type(odd[0]).__name__}: give a torch {name}, or a list of them.")
-    return found
+    return [getattr(one, name, one) if hasattr(getattr(one, name, None), "step") else one for one in found]
 
 
 def _losses(history: Any) -> tuple[list[float], Any]:

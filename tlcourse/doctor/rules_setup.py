@@ -89,7 +89,7 @@ def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
 
 def one_scheduler_each(script: Script) -> Iterator[Finding]:
     """Each scheduler's constructor rewrites its optimizer's rates."""
-    built: dict[tuple, list[tuple[str, ast.Call, ast.stmt]]] = {}
+    built: dict[tuple, list[tuple[str, ast.Call]]] = {}
     for target, value, at in script.assignments:
         if last(value) in OPTIMIZERS:  # a new optimizer of this name starts anew
             built.pop((target, script.scope(at)), None)
@@ -99,9 +99,8 @@ def one_scheduler_each(script: Script) -> Iterator[Finding]:
         if optimizer is None or last(value) in ("SequentialLR", "ChainedScheduler") or _branch(script, at):
             continue
         found = built.setdefault((ast.unparse(optimizer), script.scope(at)), [])
-        if target not in [name for name, *_ in found] or script.scope(at) is script.tree:
-            found.append((target, value, at))
-        others = [(n, v) for n, v, _ in found if not _chained(script, n)]
+        found.append((target, value))
+        others = [(name, own) for name, own in found if not _chained(script, name)]
         if len(others) > 1 and not _chained(script, target):
             kinds = [last(v) for _, v in others]
             finding = wrong if REWRITING & set(kinds) else suspicious
