@@ -1,6 +1,6 @@
 """tlcourse: transfer learning and fine-tuning, measured."""
 
-from tlcourse import data, evaluate, features, models, plots, predict, train
+from tlcourse import data, doctor, evaluate, features, models, plots, predict, train
 from tlcourse.claims import ClaimError, claim
 from tlcourse.doctor import examine
 from tlcourse.runtime import Runtime, current, setup
@@ -14,6 +14,7 @@ __all__ = [
     "claim",
     "current",
     "data",
+    "doctor",
     "evaluate",
     "examine",
     "features",
