@@ -64,7 +64,7 @@ def images_are_normalised(script: Script) -> Iterator[Finding]:
             "End with Normalize by the weights' mean and deviation; `weights.transforms()` has all of it.",
             script.place(pipeline),
         )
-    if re.search(r"vit|deit|beit|inception", script.source, re.IGNORECASE):
+    if re.search(r"\bvit_|deit|beit|inception|mixer", script.source, re.IGNORECASE):
         return  # some of theirs do want 0.5
     for name, pipeline in tensors:
         for step in [step for step in _steps(pipeline) if last(step) == "Normalize"]:
