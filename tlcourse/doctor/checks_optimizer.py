@@ -155,7 +155,11 @@ def gradients_arrive(case: Case) -> Iterator[Finding]:
         yield wrong("gradient", "Gradients are NaN or infinite.", case.grouped(broken), advice)
     missing = [name for name in training if name not in given]
     if given and missing:  # without any gradient there was no backward pass, or it was zeroed
-        yield suspicious(
+        # What was unfrozen after the last pass is not known from what no pass reaches.
+        moments = {id(p) for optimizer in case.optimizers for p in optimizer.state}
+        new = moments and not any(id(training[name]) in moments for name in missing)
+        finding = note if new else suspicious
+        yield finding(
             "gradient",
             "Parameters got no gradient in a backward pass that reached others.",
             case.grouped(missing),
