@@ -448,6 +448,14 @@ def a_part_without_gradient():
     return model, SGD(model.parameters(), lr=1e-3)
 
 
+@fires("gradient", "note")
+def unfrozen_after_the_last_pass():
+    model = trained_body()
+    optimizer = Adam(model.parameters(), lr=1e-4)
+    step(tl.models.freeze(model), optimizer)
+    return tl.models.unfreeze_from(model, "layer1"), optimizer
+
+
 @fires("gradient", "wrong")
 def gradients_that_are_nan():
     model = trained_body()
