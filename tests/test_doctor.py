@@ -101,7 +101,7 @@ def step(model, optimizer, steps=1):
 
 def history(losses=(0.7, 0.6, 0.5), train=(0.6, 0.7, 0.8), val=(0.6, 0.65, 0.7)):
     epochs = [
-        Epoch(i, loss, a, loss + 0.1, b, 1e-3, 1.0)
+        Epoch(i, loss, a, loss + 0.2, b, 1e-3, 1.0)
         for i, (loss, a, b) in enumerate(zip(losses, train, val, strict=True), 1)
     ]
     return History(epochs, epochs[-1])
@@ -613,9 +613,9 @@ fires("plateau-constant", "wrong")(lambda: plateau([float("nan")] * 3))
 fires("plateau-constant", "suspicious")(lambda: plateau([0.5] * 6))
 fires("plateau-constant", "wrong")(lambda: plateau([0.5] * 6, seen=history()))
 quiet("plateau-constant", "plateau-direction")(lambda: plateau([0.5, 0.6, 0.6, 0.6, 0.6, 0.7, 0.6, 0.6, 0.6]))
-quiet("plateau-constant", "plateau-direction")(lambda: plateau([0.8, 0.7, 0.6], "min", seen=history()))
+quiet("plateau-constant", "plateau-direction")(lambda: plateau([0.9, 0.8, 0.7], "min", seen=history()))
 quiet("plateau-constant")(lambda: plateau([]))
-fires("plateau-direction", "wrong")(lambda: plateau([0.8, 0.7, 0.6], "max", seen=history()))
+fires("plateau-direction", "wrong")(lambda: plateau([0.9, 0.8, 0.7], "max", seen=history()))
 fires("plateau-direction", "wrong")(lambda: plateau([0.6, 0.65, 0.7], "min", seen=history()))
 fires("scheduler-interval", "suspicious")(lambda: plateau([0.5 + i / 100 for i in range(18)], seen=history()))
 
