@@ -21,13 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
 FLOORS = [
     *("runtime", "assets", "claims", "files", "table"),
-    *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders"),
+    *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders", "data.leaks"),
     *("data._tracer", "data._appearance", "data._anatomy", "data.toypets"),
     *("data._patterns", "data._radiographs", "data._surfaces", "data._covers", "data._landuse", "data.domains"),
     "data.catalog",
     *("models.tl_resnet", "models.zoo", "models.stages"),
     *("evaluate", "features", "transfer", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
+    *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
+    *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
+    *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),
+    *("doctor.script", "doctor.rules_loop", "doctor.rules_schedule", "doctor.rules_setup", "doctor.rules_data"),
+    "doctor.files",
     "cli",
 ]
 

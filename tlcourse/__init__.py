@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:  # What a name stands for is imported when it is first used: importing the package stays quick.
-    from tlcourse import data, evaluate, features, models, plots, predict, train, transfer
+    from tlcourse import data, doctor, evaluate, features, models, plots, predict, train, transfer
     from tlcourse.claims import ClaimError, claim
+    from tlcourse.doctor import examine
     from tlcourse.runtime import Runtime, current, setup
     from tlcourse.table import Table
 
@@ -19,7 +20,9 @@ __all__ = [
     "claim",
     "current",
     "data",
+    "doctor",
     "evaluate",
+    "examine",
     "features",
     "models",
     "plots",
@@ -35,6 +38,7 @@ _HOMES = {
     "Table": "table",
     "claim": "claims",
     "current": "runtime",
+    "examine": "doctor",
     "setup": "runtime",
 }
 

@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_run(subcommands)
     _add_train(subcommands)
     _add_predict(subcommands)
+    _add_doctor(subcommands)
     arguments = parser.parse_args(argv)
     try:
         return arguments.function(arguments)
@@ -207,6 +208,28 @@ def _predict(arguments: argparse.Namespace) -> int:
         else:
             print(f"{file!s:<{width}}  {answer.label}  {answer.probability:.3f}", flush=True)
     return 1 if failed else 0
+
+
+# --- tlcourse doctor --------------------------------------------------------------------------------------------------
+
+
+def _add_doctor(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subcommands.add_parser(
+        "doctor",
+        help="look for mistakes in a script, a notebook, a checkpoint or a folder of images",
+        description="Say what is wrong, with the evidence and what to do; nothing is run or changed. "
+        "Exit status: 0 nothing is wrong, 1 something is, 2 asked wrongly.",
+    )
+    parser.add_argument("path", help=".py, .ipynb, .safetensors, .pth, or a folder")
+    parser.set_defaults(function=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from tlcourse import doctor
+
+    report = doctor.diagnose(arguments.path)
+    print(report)
+    return 0 if report else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,295 @@
+"""The doctor for scripts, notebooks, folders and checkpoints: what it must find, what it must not, how it answers."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import tlcourse as tl
+from tlcourse import cli, doctor
+
+# What stands between two headings, `### name severity`, is one script.
+BLOCKS = re.findall(
+    r"^### ([a-z-]+) (\w+)\n(.*?)(?=^### |\Z)",
+    Path(__file__).with_name("doctor_scripts.txt").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
+BAD = [pytest.param(*block, id=f"{block[0]}-{i}") for i, block in enumerate(BLOCKS) if block[1] != "quiet"]
+GOOD = [
+    pytest.param(name, code, id=f"{name}-{i}") for i, (name, severity, code) in enumerate(BLOCKS) if severity == "quiet"
+]
+LOOP = next(code for name, severity, code in BLOCKS if (name, severity) == ("hidden-state", "quiet"))
+
+
+def look(tmp_path, code):
+    file = tmp_path / "script.py"
+    file.write_text(code, encoding="utf-8")
+    return doctor.diagnose(file)
+
+
+@pytest.mark.parametrize(("name", "severity", "code"), BAD)
+def test_a_mistake_in_a_script_is_found(tmp_path, name, severity, code):
+    report = look(tmp_path, code)
+    assert [f.severity for f in report.named(name)][:1] == [severity], report
+    assert not report.named("check-failed"), report
+    (line,) = re.fullmatch(r"line (\d+)", report.named(name)[0].where).groups()
+    assert 1 <= int(line) <= len(code.splitlines())
+
+
+@pytest.mark.parametrize(("name", "code"), GOOD)
+def test_a_right_script_is_left_alone(tmp_path, name, code):
+    report = look(tmp_path, code)
+    assert not report.named(name), report
+    assert not report.named("check-failed"), report
+
+
+def test_every_rule_has_both_tests():
+    names = set()
+    for path in [*Path(doctor.__file__).parent.glob("rules_*.py")]:
+        names |= set(
+            re.findall(r"\b(?:wrong|suspicious|note|finding)\(\s*\"([a-z-]+)\"", path.read_text(encoding="utf-8"))
+        )
+    assert names == {name for name, severity, _ in BLOCKS if severity == "quiet"} - {"syntax"}
+    assert names == {name for name, severity, _ in BLOCKS if severity != "quiet"} - {"syntax"}
+
+
+def test_the_package_itself_and_its_lessons_are_right():
+    root = Path(__file__).resolve().parents[1]
+    files = [
+        *(root / "sources" / "lessons").glob("*.py"),
+        root / "tlcourse" / "train" / "loop.py",
+        root / "tools" / "build.py",
+    ]
+    wrong = [f"{file.name} {f}" for file in files for f in doctor.diagnose(file).findings if f.severity == "wrong"]
+    assert wrong == []
+
+
+def test_a_notebook_is_read_cell_by_cell(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": "# Title"},
+        {"cell_type": "code", "source": ["%matplotlib inline\n", "!pip install torch\n", "import torch"]},
+        {"cell_type": "code", "source": "%%bash\nls model.train()"},
+        {"cell_type": "code", "source": "optimizer = optim.Adam(model.parameters())"},
+        {"cell_type": "code", "source": "x = 1\nmodel.fc = nn.Linear(512, 2)"},
+    ]
+    file = tmp_path / "lesson.ipynb"
+    file.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    report = doctor.diagnose(file)
+    assert [finding.where for finding in report.findings] == ["cell 5, line 2"], report
+    assert "cell 4, line 1" in report.findings[0].evidence
+
+
+def test_one_broken_line_does_not_hide_the_rest(tmp_path):
+    report = look(
+        tmp_path, "print(f'{25,557,032:,}')\noptimizer = optim.Adam(model.parameters())\nmodel.fc = nn.Linear(5, 2)"
+    )
+    assert [finding.check for finding in report.findings] == ["syntax", "foreign-parameters"]
+    assert [finding.where for finding in report.findings] == ["line 1", "line 3"]
+    assert "without commas" in report.findings[0].advice
+
+
+def test_a_rule_that_stumbles_is_told(tmp_path, monkeypatch):
+    def stumbles(script):
+        raise KeyError("odd code")
+
+    monkeypatch.setattr("tlcourse.doctor.files.RULES", (stumbles,))
+    assert look(tmp_path, "x = 1").named("check-failed")
+
+
+# Folders
+
+
+def write(folder, part, name, count, *, size=48, start=0):
+    place = folder / part / name
+    place.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        key = sum(map(ord, part + name)) * 1000 + i
+        noise = np.random.default_rng(key).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((size, size)).save(place / f"{i}.png")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for part, count in (("train", 12), ("val", 10)):
+        for name in ("cats", "dogs"):
+            write(folder, part, name, count)
+    return folder
+
+
+def test_a_sound_folder(photos):
+    report = doctor.diagnose(photos)
+    assert report.findings == [], report
+    assert [tuple(row.values()) for row in report.table][:2] == [("train", "cats", 12), ("train", "dogs", 12)]
+
+
+def test_damaged_files(photos):
+    (photos / "train" / "cats" / "0.png").write_bytes(b"not an image")
+    (finding,) = doctor.diagnose(photos).named("unreadable")
+    assert finding.severity == "wrong"
+    assert "1 of 44: train/cats/0.png (not an image)" in finding.evidence
+
+
+def test_copies_across_parts_and_classes(photos):
+    shutil.copy(photos / "train/cats/3.png", photos / "val/dogs/copy.png")
+    with Image.open(photos / "train/dogs/4.png") as image:
+        image.resize((96, 96)).convert("RGB").save(photos / "val/dogs/again.jpg", quality=80)
+    report = doctor.diagnose(photos)
+    (across,) = report.named("same-picture")
+    assert across.severity == "wrong"
+    assert "1 exact and 1 near copies: train/cats/3.png = val/dogs/copy.png" in across.evidence
+    (labels,) = report.named("two-labels")
+    assert "cats and dogs" in labels.what
+    assert not report.named("copies")
+
+
+def test_copies_within_a_part(photos):
+    shutil.copy(photos / "train/cats/3.png", photos / "train/cats/copy.png")
+    report = doctor.diagnose(photos)
+    assert [f.severity for f in report.named("copies")] == ["note"]
+    assert report
+    shutil.rmtree(photos / "val")
+    (photos / "train").rename(photos / "all")
+    assert [f.severity for f in doctor.diagnose(photos / "all").named("copies")] == ["suspicious"]
+
+
+def test_classes_of_different_size(photos):
+    write(photos, "train", "cats", 120, start=100)
+    report = doctor.diagnose(photos)
+    assert "train: 132 cats, 12 dogs, 144 in all" in report.named("imbalance")[0].evidence
+    assert not report.named("few-images")
+
+
+def test_few_tiny_and_long_images(photos):
+    for file in (photos / "val" / "cats").glob("[3-9].png"):
+        file.unlink()
+    write(photos, "val", "dogs", 1, size=16)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 300, 3), dtype=np.uint8)).save(
+        photos / "val/dogs/9.png"
+    )
+    report = doctor.diagnose(photos)
+    assert "cats (3)" in report.named("few-images")[0].evidence
+    assert [f.severity for f in report.named("tiny-images")] == ["suspicious"]
+    assert "val/dogs/9.png (300 x 40)" in report.named("long-images")[0].evidence
+
+
+def test_a_folder_that_is_laid_out_wrongly(photos):
+    shutil.rmtree(photos / "val" / "dogs")
+    (finding,) = doctor.diagnose(photos).findings
+    assert (finding.severity, finding.check) == ("wrong", "layout")
+    assert "val lacks dogs" in finding.evidence
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint of a small network that has run in training mode."""
+    model = tl.models.create("test_resnet", 2, weights=None)
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, 64, 64))
+    return tl.predict.save_checkpoint(
+        tmp_path_factory.mktemp("checkpoint") / "model.safetensors", model, ["a", "b"]
+    ), model
+
+
+def saved(tmp_path, model, change, suffix=".pth"):
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    change(state)
+    file = tmp_path / f"changed{suffix}"
+    if suffix == ".pth":
+        torch.save(state, file)
+    else:
+        save_file(state, file)
+    return doctor.diagnose(file)
+
+
+def test_a_sound_checkpoint(trained):
+    report = doctor.diagnose(trained[0])
+    assert report.findings == [], report
+    assert report.table[0]["tensors"] == len(trained[1].state_dict())
+
+
+def test_weights_alone_are_noted(trained, tmp_path):
+    report = saved(tmp_path, trained[1], lambda state: None)
+    assert [f.check for f in report.findings] == ["weights-only"]
+    assert report
+
+
+@pytest.mark.parametrize(
+    ("check", "severity", "suffix", "value"),
+    [
+        ("not-finite", "wrong", "conv1.0.weight", torch.nan),
+        ("all-zero", "suspicious", "conv1.0.weight", 0.0),
+        ("constant", "suspicious", "conv1.0.weight", 0.5),
+        ("statistics", "wrong", "running_var", -1.0),
+    ],
+)
+def test_odd_values(trained, tmp_path, check, severity, suffix, value):
+    def change(state):
+        name = next(name for name in state if name.endswith(suffix))
+        state[name].fill_(value)
+
+    report = saved(tmp_path, trained[1], change)
+    assert [f.severity for f in report.named(check)] == [severity], report
+
+
+def test_statistics_of_a_network_that_never_ran(tmp_path):
+    model = tl.models.create("test_resnet", 2, weights=None)
+    report = saved(tmp_path, model, lambda state: None, ".safetensors")
+    assert [f.severity for f in report.named("statistics")] == ["suspicious"]
+
+
+def test_a_checkpoint_that_does_not_fit_what_it_says(trained, tmp_path):
+    from safetensors import safe_open
+
+    with safe_open(trained[0], "pt") as opened:
+        about = json.loads(opened.metadata()["tlcourse"]) | {"classes": ["a", "b", "c"]}
+    file = tmp_path / "model.safetensors"
+    save_file(dict(trained[1].state_dict()), file, metadata={"tlcourse": json.dumps(about)})
+    (finding,) = doctor.diagnose(file).named("checkpoint")
+    assert finding.severity == "wrong"
+    assert "size mismatch" in finding.evidence
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"nothing")
+    assert [f.check for f in doctor.diagnose(tmp_path / "model.pth").findings] == ["unreadable"]
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    assert "pickle" in doctor.diagnose(tmp_path / "whole.pth").findings[0].evidence
+
+
+# The command
+
+
+def test_the_command(photos, capsys, tmp_path):
+    assert cli.main(["doctor", str(photos)]) == 0
+    assert "photos: nothing found" in capsys.readouterr().out
+    (tmp_path / "bad.py").write_text(
+        "optimizer = Adam(model.parameters())\nmodel.fc = nn.Linear(5, 2)\n", encoding="utf-8"
+    )
+    assert cli.main(["doctor", str(tmp_path / "bad.py")]) == 1
+    assert "WRONG       line 2: The head is replaced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", "text", "is no script"),
+        ("broken.ipynb", "{", "cannot be read as a notebook"),
+        ("other.ipynb", "[]", "cannot be read as a notebook"),
+        ("missing.py", None, "There is no file or folder"),
+    ],
+)
+def test_what_is_refused(tmp_path, capsys, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert cli.main(["doctor", str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
