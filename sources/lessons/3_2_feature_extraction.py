@@ -28,6 +28,7 @@ import copy
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import torchvision
@@ -952,7 +953,9 @@ tl.plots.depth(
     title=f"The last stage is best for {len(best) - len(early)} of {len(best)} domains",
 )
 for name, stage in best.items():
-    print(f"{name:13} best stage {stage}, {profile[name][stage]:.3f}; last {profile[name]['layer4']:.3f}")
+    print(
+        f"{name:13} best stage {stage}, {profile[name][stage]:.3f}; last {profile[name]['layer4']:.3f}"
+    )
 
 # %% [markdown]
 # Is the order scratch, frozen, fine-tuned a law? Here it is for every domain that was measured, with few training pictures
@@ -962,11 +965,13 @@ for name, stage in best.items():
 names = {"scratch": "scratch", "probe": "frozen", "fine-tuned": "fine-tuned"}
 table = tl.Table()
 for name, gain in stored["gain"].items():
-    means = {shown: sum(gain[kind]) / len(gain[kind]) for kind, shown in names.items()}
+    means = {shown: fmean(gain[kind]) for kind, shown in names.items()}
     row = {"domain": name, "classes": stored["classes"][name]}
     row |= {shown: round(mean, 3) for shown, mean in means.items()}
     table.append(row | {"from worst to best": ", ".join(sorted(means, key=means.get))})
-usual = [row["domain"] for row in table if row["from worst to best"] == ", ".join(names.values())]
+usual = [
+    row["domain"] for row in table if row["from worst to best"] == ", ".join(names.values())
+]
 print(f"scratch, frozen, fine-tuned: the order on {len(usual)} of {len(table)} domains")
 table
 
@@ -975,9 +980,8 @@ table
 # points as there are domains: read the verdict before you believe the picture.
 
 # %% tags=["nbval-ignore-output"]
-mean_of = lambda values: sum(values) / len(values)
 points = {
-    name: (stored["gap"][name]["mean"], mean_of(gain["fine-tuned"]) - mean_of(gain["probe"]))
+    name: (stored["gap"][name]["mean"], fmean(gain["fine-tuned"]) - fmean(gain["probe"]))
     for name, gain in stored["gain"].items()
 }
 rank = spearmanr(*zip(*points.values(), strict=True))
