@@ -25,21 +25,21 @@ def _paint(draw: Draw) -> tuple[Tensor, Tensor]:
 
 def _thing(draw: Draw, x: float, z: float, *, tall: bool) -> Rows:
     """An object that stands at x, z; a tall one may hide an animal behind it."""
-    kind, big, paint, yaw = int(draw(0, 5)), draw(0.8, 1.25), _paint(draw), draw(0, 180)
+    number, big, paint, yaw = int(draw(0, 5)), draw(0.8, 1.25), _paint(draw), draw(0, 180)
     bands, lean = draw(4, 9) if draw(0, 1) < 0.5 else 0.0, draw(-14, 14)
-    if kind == 0:  # a ball
+    if number == 0:  # a ball
         r = big * (0.26 if tall else 0.2)
         return [_solid((x, r, z), (r, r, r), BALL, turn=rotation(yaw, 20 + lean, 3 * lean), colours=paint, bands=bands)]
-    if kind == 1:  # a box
+    if number == 1:  # a box
         half = (0.28 * big, big * (0.24 if tall else 0.2) * (1 + lean / 40), 0.2 * big)
         return [_solid((x, half[1], z), half, BOX, turn=rotation(yaw, 0, 0), colours=paint, bands=bands)]
-    if kind == 2:  # a cushion
+    if number == 2:  # a cushion
         half = (0.42 * big, 0.2 * big, 0.26 * big)
         return [_solid((x, 0.9 * half[1], z), half, BALL, turn=rotation(yaw, 0, lean), colours=paint, bands=bands)]
-    if kind == 3:  # a post
+    if number == 3:  # a post
         half = (0.075 * big, 1.4 if tall else 0.7 * big, 0.075 * big)
-        turn = rotation(yaw, 0, lean / 3)
-        return [_solid((x, half[1] - 0.02, z), half, (CYLINDER, BOX)[lean > 0], turn=turn, colours=paint, bands=3 * bands)]
+        kind, turn = (CYLINDER, BOX)[lean > 0], rotation(yaw, 0, lean / 3)
+        return [_solid((x, half[1] - 0.02, z), half, kind, turn=turn, colours=paint, bands=3 * bands)]
     # A plant in a pot: flat leaves that lean outwards.
     pot, green = 0.13 * big, colour(draw(0.2, 0.42), draw(0.3, 0.7), draw(0.35, 0.8))
     rows = [_solid((x, pot, z), (pot, pot, pot), CYLINDER, turn=rotation(0, 0, 0), colours=paint, bands=bands)]

@@ -120,7 +120,7 @@ class Stage:
 
     def _coat(self, points: Tensor, zones: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:
         """Albedo of the fur and its strands: `(3, N)`, `(N,)`."""
-        # A chain of coats, each over the one before: base, stripes, patches, points, pale markings, inner ears, whiskers.
+        # A chain of coats, each over the one before: base, stripes, patches, dark and pale markings, ears, whiskers.
         look, shape = self.look, self.shape
         head, light, dark, ear, whisker = zones
         middle = torch.tensor(shape.head)[:, None]
@@ -157,8 +157,9 @@ class Stage:
         towards, shadow, open_ = scene.light[:, None], torch.ones_like(facing), torch.ones_like(facing)
         seen = facing > -0.15
         near = seen & (pet | ((points - field.centre[:, None]).norm(dim=0) < field.radius + 0.8))
-        shadow[near] = field.openness(points[:, near] + 0.03 * normals[:, near], towards, first=0.05, growth=1.6, steps=5)
-        shadow[seen] *= self._blocked(points[:, seen] + 0.03 * normals[:, seen])
+        above = points + 0.03 * normals
+        shadow[near] = field.openness(above[:, near], towards, first=0.05, growth=1.6, steps=5)
+        shadow[seen] *= self._blocked(above[:, seen])
         own = points[:, pet], normals[:, pet]
         open_[pet] = field.openness(*own, first=0.08, growth=2.2, steps=2) * 0.8 + 0.2
         open_ = open_ * (0.45 + 0.55 * smoothstep(-0.05, 0.35, points[1] + 0.2 * normals[1]))  # dark close to the floor

@@ -61,7 +61,8 @@ class Solids:
             for p, d in zip(start[~curved], step[~curved], strict=True):
                 d = torch.where(d.abs() < 1e-9, 1e-9, d)
                 one, other = (-1 - p) / d, (1 - p) / d
-                enter, leave = torch.maximum(enter, torch.minimum(one, other)), torch.minimum(leave, torch.maximum(one, other))
+                enter = torch.maximum(enter, torch.minimum(one, other))
+                leave = torch.minimum(leave, torch.maximum(one, other))
             nearer = (enter < leave) & (enter > 1e-3) & (enter < best)
             best = torch.where(nearer, enter, best)
             which[nearer] = number
