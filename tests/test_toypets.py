@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tlcourse.data import toypets
+from tlcourse.data._tracer import Field
 from tlcourse.data.toypets import Difficulty, render, sample
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,13 @@ def test_the_class_changes_the_shape_only() -> None:
     assert difference(pictures[0], pictures[1]) > 50
 
 
+def stands_at(pet, height: float) -> bool:
+    """Whether any of the animal lies in the level plane at this height."""
+    x, z = torch.meshgrid(*[torch.linspace(-1.5, 1.5, 60)] * 2, indexing="ij")
+    plane = torch.stack([x.flatten(), torch.full((3600,), height), z.flatten()])
+    return bool((Field(pet.shape.parts).distance(plane) < 0).any())
+
+
 @pytest.mark.parametrize(("label", "breed"), BREEDS)
 def test_every_breed_in_every_pose_is_in_the_picture(label, breed) -> None:
     """Seen straight from the front, nothing in the way: an animal of one piece, on the floor, none of it cut off."""
@@ -123,8 +131,8 @@ def test_every_breed_in_every_pose_is_in_the_picture(label, breed) -> None:
         assert 0.08 < ink.float().mean() < 0.45, pose
         assert not ink[0].any(), pose
         assert not ink[:, [0, -1]].any(), pose
-        lowest = (pet.shape.parts.start[:, 1] - pet.shape.parts.radii[:, 1]).min()
-        assert -0.12 < lowest < 0.06, pose
+        assert stands_at(pet, 0.05), pose
+        assert not stands_at(pet, -0.12), pose
 
 
 def test_breeds_and_poses_differ() -> None:
@@ -207,7 +215,7 @@ def edges(pictures: torch.Tensor) -> float:
 
 
 def test_difficulty_changes_what_it_says_and_nothing_else() -> None:
-    easy, hard = (sample(0, 5, difficulty=Difficulty(clutter=amount)) for amount in (0.1, 0.9))
+    easy, hard = (sample(0, 5, difficulty=Difficulty(clutter=amount)) for amount in (0.3, 0.9))
     assert repr(easy.look) == repr(hard.look)
     assert repr(easy.shape) == repr(hard.shape)
     assert torch.equal(easy.scene.origin, hard.scene.origin)
@@ -248,7 +256,6 @@ def test_occlusion_hides_a_part_of_some_animals() -> None:
     changed = (never - some > 0.003).float().mean()
     assert 0.1 < changed < 0.6
     assert 0.03 < ((never - always) / never).mean() < 0.45, "something in the way, and an animal still to be seen"
-    assert torch.equal(some[never == some], never[never == some])
 
 
 def test_what_stands_in_the_way_does_not_know_the_class() -> None:
@@ -357,7 +364,7 @@ def test_a_failed_run_leaves_the_old_set_alone(tmp_path, monkeypatch) -> None:
 
 
 def test_sets_that_cannot_be_balanced_are_refused() -> None:
-    with pytest.raises(ValueError, match="multiples of 8, not {'photo val': 4}"):
+    with pytest.raises(ValueError, match=r"multiples of 8, not .'photo val': 4"):
         tool.members(0, {"photo": {"train": 8, "val": 4}})
     with pytest.raises(ValueError, match="too many"):
         tool.members(0, {"photo": {"train": 1_000_008}})

@@ -21,7 +21,7 @@ class Difficulty:
     contrast: 1 is clear, less is as through fog; at least 0.1.
     occlusion: how likely something stands in front of the animal.
 
-    For one seed, more clutter adds to the objects that were there, and nothing else changes.
+    For one seed, more clutter adds to what was there, and no knob changes the animal.
 
     Raises:
         ValueError: an amount is no number in its range.

@@ -32,10 +32,10 @@ def cartoon(stage: Stage) -> Tensor:
 
 
 def line(stage: Stage) -> Tensor:
-    """A line drawing: outlines, creases, the edges of markings; eyes and nose filled; on paper."""
+    """Outlines and creases on paper; stripes where things have them, pupils and nose filled."""
     b = stage.buffers(lit=False)
     grey = _shown(b.albedo).mean(0)
-    ink = torch.maximum(outlines(b, width=2), 0.6 * _edges(_steps(grey, b.kind > EYE - 1) > 0.2, grey, width=2))
+    ink = torch.maximum(outlines(b, width=2), 0.6 * _edges(_steps(grey, b.kind >= EYE) > 0.2, grey, width=2))
     ink = torch.where((b.kind == PUPIL) | (b.kind == NOSE), 0.9, ink)
     return (PAPER + (INK - PAPER) * ink).expand(3, -1)
 
@@ -59,7 +59,7 @@ def _square(values: Tensor) -> Tensor:
 
 
 def outlines(b: Buffers, *, width: int) -> Tensor:
-    """1 on the edges of things and on creases, 0 elsewhere, softened where depth jumps little: `(N,)`."""
+    """1 where things end, where an animal's depth jumps, and where the sides of a box meet; else 0: `(N,)`."""
     kind, normals, near = _square(b.kind), _square(b.normals), _square(1 / b.depth)
     edge = torch.zeros_like(near, dtype=torch.bool)
     for axis in (0, 1):
