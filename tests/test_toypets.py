@@ -147,7 +147,7 @@ def test_breeds_and_poses_differ() -> None:
 
 def test_animals_of_a_breed_differ_from_each_other() -> None:
     parts = [sample(1, seed, breed="pug", pose="sitting").shape.parts.radii for seed in range(5)]
-    assert all((a / b - 1).abs().median() > 0.01 for i, a in enumerate(parts) for b in parts[:i])
+    assert all((a / b - 1).abs().mean() > 0.02 for i, a in enumerate(parts) for b in parts[:i])
 
 
 def test_nothing_to_render() -> None:
@@ -235,7 +235,7 @@ def test_clutter_fills_the_background() -> None:
 
 def test_contrast_is_the_spread_of_the_values() -> None:
     clear, foggy = (render([sample(0, 2, difficulty=Difficulty(contrast=c))], size=48).float() for c in (1, 0.4))
-    assert foggy.std() == pytest.approx(0.4 * clear.std(), rel=0.01)
+    assert float(foggy.std()) == pytest.approx(0.4 * float(clear.std()), rel=0.01)
     assert render([sample(0, 2, difficulty=Difficulty(contrast=0.4))], size=48, style="line").min() > 60
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tlcourse.data._images import ImageSet
 
 
-def shuffled(keys: Iterable[Any], seed: int) -> list[int]:
+def shuffled(keys: Iterable[Any], seed: int | str) -> list[int]:
     """Return the positions of `keys` in a random order that only the keys and the seed decide.
 
     Sorting by a digest gives the same order on every system and version, and a new image does not move the others.
@@ -45,7 +45,7 @@ def stratify(keys: Sequence[Any], labels: Sequence[int], shares: Sequence[float]
     return [sorted(part) for part in parts]
 
 
-def _in_turns(images: ImageSet, seed: int) -> list[int]:
+def _in_turns(images: ImageSet, seed: int | str) -> list[int]:
     """Return all positions, shuffled: the first of each class, then the second of each, and so on."""
     rank = [0] * len(images.classes)
     turns = []
@@ -90,7 +90,8 @@ def mislabel(images: ImageSet, share: float, seed: int) -> ImageSet:
     shift = [
         int.from_bytes(hashlib.sha256(f"{seed}/shift/{i}".encode()).digest()[:8], "big") for i in range(len(labels))
     ]
-    for position in _in_turns(images, seed)[: round(share * len(images))]:
+    # An order of its own: in that of `take`, a small part of the images would be all the wrong ones.
+    for position in _in_turns(images, f"noise/{seed}")[: round(share * len(images))]:
         labels[position] = (labels[position] + 1 + shift[position] % others) % (others + 1)
     return images.relabelled(labels)
 
