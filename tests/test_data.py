@@ -17,8 +17,8 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from tlcourse import data, runtime
+from tlcourse.data._choose import shuffled, stratify
 from tlcourse.data._images import ZipMember, read_image, to_rgb
-from tlcourse.data._splits import shuffled, stratify
 
 # `tlcourse.data.catalog` is the function; the module of that name hides behind it.
 catalog = importlib.import_module("tlcourse.data.catalog")
@@ -256,6 +256,11 @@ def test_image_set_takes_tensors():
     assert images.raw(1).getpixel((0, 0)) == (7, 7, 7)
 
 
+def test_true_labels_have_to_fit():
+    with pytest.raises(ValueError, match="2 labels and 1 true ones"):
+        data.ImageSet(np.zeros((2, 4, 4), np.uint8), [0, 1], ["a", "b"], true_labels=torch.tensor([0]))
+
+
 @pytest.mark.parametrize(("labels", "message"), [([0], "2 images and 1 labels"), ([0, 2], "Labels go from 0 to 2")])
 def test_image_set_refuses_labels_that_do_not_fit(labels, message):
     with pytest.raises(ValueError, match=message):
@@ -359,6 +364,82 @@ def test_take_refuses(splits, count, message):
         splits.take(test=count)
 
 
+def test_label_noise_is_exact_nested_and_on_record(splits):
+    def wrong(share, seed=0):
+        train = splits.with_label_noise(share, seed=seed).train
+        return {i: int(train.labels[i]) for i in train.wrong.tolist()}
+
+    noisy = splits.with_label_noise(0.25)
+    assert len(noisy.train.wrong) == 15
+    assert noisy.train.labels[noisy.train.wrong].ne(noisy.train.true_labels[noisy.train.wrong]).all()
+    assert torch.equal(noisy.train.true_labels, splits.train.labels)
+    assert noisy.train.true_labels[noisy.train.wrong].bincount().tolist() == [5, 5, 5]
+    assert wrong(0.25).items() < wrong(0.5).items(), "wrong at a quarter, wrong in the same way at a half"
+    assert wrong(0.25) == wrong(0.25) != wrong(0.25, seed=1)
+    assert len(set(wrong(1).values())) == 3
+    for part in ("val", "test"):
+        assert getattr(noisy, part) is getattr(splits, part)
+    assert noisy.notes == ["Label noise: 15 of 60 training labels are wrong."]
+    assert noisy.train.fingerprint != splits.train.fingerprint
+    assert len(splits.with_label_noise(0).train.wrong) == 0
+
+
+def test_label_noise_stays_on_record(splits):
+    noisy = splits.with_label_noise(0.5)
+    kept = noisy.take(train=12).plain().for_model(SMALL)
+    pairs = {
+        (image.tobytes(), int(label)) for image, label in zip(splits.train.sources, splits.train.labels, strict=True)
+    }
+    assert all(
+        (image.tobytes(), int(label)) in pairs
+        for image, label in zip(kept.train.sources, kept.train.true_labels, strict=True)
+    )
+    assert 0 < len(kept.train.wrong) < 12
+    with pytest.raises(ValueError, match="30 labels are wrong already"):
+        noisy.with_label_noise(0.1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, "half", True, float("nan")])
+def test_label_noise_refuses(splits, share):
+    with pytest.raises(ValueError, match=f"share={share!r}: give a number from 0"):
+        splits.with_label_noise(share)
+    one = data.ImageSet(np.zeros((3, 8, 8), np.uint8), [0, 0, 0], ["only"])
+    with pytest.raises(ValueError, match="the one class only"):
+        data.Splits("one", one, one, one, classes=["only"], preprocessing=SMALL).with_label_noise(0.5)
+
+
+def test_class_balance_is_exact_and_nested(splits):
+    def chosen(a, total=20, seed=0):
+        shares = {"a": a, "b": 0.9 - a, "c": 0.1}
+        train = splits.with_class_balance(shares, total=total, seed=seed).train
+        return train.counts(), {x.tobytes() for x, label in zip(train.sources, train.labels, strict=True) if label == 0}
+
+    assert chosen(0.6)[0] == [12, 6, 2]
+    assert chosen(0.2)[1] < chosen(0.4)[1] < chosen(0.6)[1]
+    assert chosen(0.4)[1] == chosen(0.4)[1] != chosen(0.4, seed=1)[1]
+    full = splits.with_class_balance({"a": 0.5, "b": 0.3, "c": 0.2})
+    assert full.train.counts() == [25, 15, 10], "as many as class c allows"
+    assert splits.with_class_balance(dict.fromkeys("abc", 1 / 3), total=10).train.counts() == [4, 3, 3]
+    assert full.val is splits.val
+    assert full.test is splits.test
+
+
+@pytest.mark.parametrize(
+    ("shares", "total", "message"),
+    [
+        ({"a": 0.5, "b": 0.5}, None, "give one for each of a, b, c"),
+        ({"a": 0.5, "b": 0.4, "cc": 0.1}, None, "give one for each of a, b, c"),
+        ({"a": 0.5, "b": 0.4, "c": 0.2}, None, "add up to 1"),
+        ({"a": 1.2, "b": -0.4, "c": 0.2}, None, "positive shares"),
+        ({"a": 0.2, "b": 0.2, "c": 0.6}, 30, "18 of c, and there are 10"),
+        ({"a": 0.98, "b": 0.01, "c": 0.01}, 20, "0 of b"),
+    ],
+)
+def test_class_balance_refuses(splits, shares, total, message):
+    with pytest.raises(ValueError, match=message):
+        splits.with_class_balance(shares, total=total)
+
+
 def test_loaders_are_the_same_for_a_seed(splits):
     def batches(seed, workers):
         torch.manual_seed(0)
@@ -441,11 +522,12 @@ def test_export_and_load_again(splits, tmp_path):
 
 def small_toypets(path):
     with zipfile.ZipFile(path, "w") as archive:
-        for part, count in (("train", 4), ("val", 2), ("test", 3)):
-            for name in ("dogs", "cats"):
-                for index in range(count):
-                    with archive.open(f"{part}/{name}/{index:04d}.webp", "w") as file:
-                        Image.new("RGB", (96, 96), (60 * index, 0, 0)).save(file, "WEBP")
+        for style in ("photo", "line"):
+            for part, count in (("train", 4), ("val", 2), ("test", 3)):
+                for name in ("dogs/pug", "cats/persian"):
+                    for index in range(count):
+                        with archive.open(f"{style}/{part}/{name}/{index:04d}.webp", "w") as file:
+                            Image.new("RGB", (96, 96), (60 * index, 0, 0)).save(file, "WEBP")
 
 
 def test_toypets(tmp_path, monkeypatch):
@@ -464,6 +546,17 @@ def test_the_packed_toypets():
     pets = data.load("toypets")
     assert [images.counts() for images in (pets.train, pets.val, pets.test)] == [[500, 500], [100, 100], [400, 400]]
     assert pets.val.raw(0).size == (96, 96)
+    breeds = data.load("toypets-breeds")
+    assert [images.counts() for images in (breeds.train, breeds.val, breeds.test)] == [[125] * 8, [25] * 8, [100] * 8]
+    assert breeds.test.sources == pets.test.sources
+    assert ((breeds.test.labels > 3) == (pets.test.labels == 1)).all(), "four breeds of cats, then four of dogs"
+
+
+@pytest.mark.parametrize("style", ["cartoon", "line", "silhouette"])
+def test_toypets_in_other_styles(style):
+    pets = data.load(f"toypets-{style}")
+    assert [images.counts() for images in (pets.train, pets.val, pets.test)] == [[60, 60], [20, 20], [80, 80]]
+    assert {source.member.split("/")[0] for source in pets.test.sources} == {style}
 
 
 def test_digits_are_never_mirrored():
@@ -490,17 +583,13 @@ def test_unknown_names(name):
     if "pet" in str(name) or "Cat" in str(name):
         assert "Did you mean" in str(caught.value)
     if isinstance(name, str) and "/" not in name:
-        assert "toypets, digits, radiographs, surfaces, landuse, dogs-vs-cats, hymenoptera" in str(caught.value)
+        assert "toypets, toypets-breeds, toypets-cartoon" in str(caught.value)
 
 
 def test_the_catalog_lists_what_load_knows():
-    assert [entry.name for entry in data.catalog() if not entry.download] == [
-        "toypets",
-        "digits",
-        "radiographs",
-        "surfaces",
-        "landuse",
-    ]
+    offline = [entry.name for entry in data.catalog() if not entry.download]
+    styles = [f"toypets-{style}" for style in ("breeds", "cartoon", "line", "silhouette")]
+    assert offline == ["toypets", *styles, "digits", "radiographs", "surfaces", "landuse"]
     for entry in data.catalog():
         assert entry.images > 0
         assert entry.licence

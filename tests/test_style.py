@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
 FLOORS = [
     *("runtime", "assets", "claims", "files", "table"),
-    *("data.transforms", "data._images", "data._layout", "data._splits", "data.folders", "data.leaks"),
-    *("data._tracer", "data._appearance", "data._anatomy", "data.toypets"),
+    *("data.transforms", "data._images", "data._layout", "data._choose", "data._splits", "data.folders", "data.leaks"),
+    *("data._draws", "data._tracer", "data._solids", "data._scenery", "data._appearance"),
+    *("data._breeds", "data._sculptor", "data._heads", "data._anatomy"),
+    *("data._shading", "data._styles", "data.toypets"),
     *("data._patterns", "data._radiographs", "data._surfaces", "data._covers", "data._landuse", "data.domains"),
     "data.catalog",
     *("models.tl_resnet", "models.zoo", "models.stages"),

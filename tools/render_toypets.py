@@ -1,6 +1,6 @@
 """Render the toy pets and pack them as the image set that the package carries.
 
-python tools/render_toypets.py [--out tlcourse/data/toypets.zip] [--seed 0] [--train 1000 --val 200 --test 800]
+python tools/render_toypets.py [--out tlcourse/data/toypets.zip] [--seed 0] [--train 1000] [--drawn-train 120] ...
 
 On one machine the same arguments give the same bytes.
 """
@@ -20,42 +20,58 @@ from PIL import Image
 from tlcourse.data import toypets
 
 OUT = Path(__file__).parents[1] / "tlcourse" / "data" / "toypets.zip"
-QUALITY = 92  # WebP: 2,000 pictures in 3.8 MB, and no blocks to be seen
+QUALITY = 82  # WebP: the whole set in 4 MB, and no blocks to be seen
+LOSSLESS = ("line", "silhouette")  # smaller than lossy: few tones, sharp edges
 BLOCK = 1_000_000  # pictures per --seed, so that two sets never share one
+COUNTS = {"train": 1000, "val": 200, "test": 800}
+DRAWN = {"train": 120, "val": 40, "test": 160}  # of each other style
+
+Row = tuple[str, str, int, str, int]  # name in the zip, style, label, breed, seed
 
 
-def members(seed: int, counts: dict[str, int]) -> list[tuple[str, int, int]]:
-    """List every picture as (name in the zip, label, seed); no seed occurs twice.
+def members(seed: int, counts: dict[str, dict[str, int]]) -> list[Row]:
+    """List every picture of every style and split; no seed occurs twice, so no animal is in two of them.
 
     Raises:
         ValueError: A split cannot be balanced, or the set is larger than a block of seeds.
     """
-    odd = {split: count for split, count in counts.items() if count % 2 or count < 0}
+    kinds = [(label, breed) for label, name in enumerate(toypets.CLASSES) for breed in toypets.BREEDS[name]]
+    odd = {
+        f"{style} {split}": count
+        for style, splits in counts.items()
+        for split, count in splits.items()
+        if count % len(kinds) or count < 0
+    }
     if odd:
-        raise ValueError(f"each split has as many cats as dogs: give even numbers, not {odd}")
-    if sum(counts.values()) > BLOCK:
-        raise ValueError(f"{sum(counts.values()):,} pictures are too many: give at most {BLOCK:,} in all")
+        raise ValueError(f"each split has as many pictures of every breed: give multiples of {len(kinds)}, not {odd}")
+    total = sum(sum(splits.values()) for splits in counts.values())
+    if total > BLOCK:
+        raise ValueError(f"{total:,} pictures are too many: give at most {BLOCK:,} in all")
     rows, number = [], seed * BLOCK
-    for split, count in counts.items():
-        for i in range(count):
-            rows.append((f"{split}/{toypets.CLASSES[i % 2]}/{i // 2:04d}.webp", i % 2, number))
-            number += 1
+    for style, splits in counts.items():
+        for split, count in splits.items():
+            for i in range(count):
+                label, breed = kinds[i % len(kinds)]
+                name = f"{style}/{split}/{toypets.CLASSES[label]}/{breed}/{i // len(kinds):04d}.webp"
+                rows.append((name, style, label, breed, number))
+                number += 1
     return sorted(rows)
 
 
-def encode(picture: torch.Tensor) -> bytes:
+def encode(picture: torch.Tensor, style: str) -> bytes:
     """A uint8 picture `(3, H, W)` as WebP."""
-    stream = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(stream, "WEBP", quality=QUALITY, method=6)
+    stream, exact = io.BytesIO(), style in LOSSLESS
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    image.save(stream, "WEBP", lossless=exact, quality=100 if exact else QUALITY, method=6)
     return stream.getvalue()
 
 
-def pack(out: Path, rows: list[tuple[str, int, int]]) -> None:
+def pack(out: Path, rows: list[Row]) -> None:
     """Render the pictures on all cores and write them to a zip, which appears only when it is complete."""
 
-    def one(row: tuple[str, int, int]) -> bytes:
-        _, label, seed = row
-        return encode(toypets.render([toypets.sample(label, seed)])[0])
+    def one(row: Row) -> bytes:
+        _, style, label, breed, seed = row
+        return encode(toypets.render([toypets.sample(label, seed, breed=breed)], style=style)[0], style)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name, suffix=".part")
@@ -81,18 +97,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT, help="the zip to write")
     parser.add_argument("--seed", type=int, default=0, help="another number gives another set")
-    for split, count in (("train", 1000), ("val", 200), ("test", 800)):
-        parser.add_argument(f"--{split}", type=int, default=count, help="pictures in this split, half of them cats")
-    options = parser.parse_args(arguments)
+    for split, count in COUNTS.items():
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"photos in the {split} part, of all breeds")
+    for split, count in DRAWN.items():
+        parser.add_argument(f"--drawn-{split}", type=int, default=count, help="pictures there of each other style")
+    options = vars(parser.parse_args(arguments))
+    out = options["out"]
+    photos = {split: options[split] for split in COUNTS}
+    drawn = {split: options[f"drawn_{split}"] for split in DRAWN}
     try:
-        rows = members(options.seed, {split: getattr(options, split) for split in ("train", "val", "test")})
+        rows = members(options["seed"], {style: photos if style == "photo" else drawn for style in toypets.STYLES})
     except ValueError as error:
         parser.error(str(error))
     torch.set_num_threads(1)  # the pool has a thread for every core
     start = time.perf_counter()
-    pack(options.out, rows)
+    pack(out, rows)
     rate = len(rows) / (time.perf_counter() - start)
-    print(f"{len(rows):,} pictures, {rate:.1f} images/s, {options.out.stat().st_size / 1e6:.2f} MB: {options.out}")
+    print(f"{len(rows):,} pictures, {rate:.1f} images/s, {out.stat().st_size / 1e6:.2f} MB: {out}")
 
 
 if __name__ == "__main__":

@@ -1,173 +1,110 @@
-"""The shape of a toy cat and of a toy dog: all that tells the two classes apart.
+"""The shape of a toy pet: body by pose, tail, and head by species. All that tells the classes apart is here."""
 
-Coordinates: x to the animal's left, y up, z forward; the floor is y = 0, a head is about one unit wide.
-"""
+from dataclasses import dataclass
 
-from dataclasses import dataclass, field
-from itertools import pairwise
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tlcourse.data._appearance import Draw
+from tlcourse.data import _heads
+from tlcourse.data._breeds import Traits, vary
+from tlcourse.data._draws import Draw
+from tlcourse.data._sculptor import UP, Point, Sculptor
 from tlcourse.data._tracer import Parts
 
-ZONES = ("head", "light", "points", "ear", "whisker")  # moves with the head; pale, dark markings; pink; white
-HEAD = (0.0, 1.2, 0.17)  # where the head sits, and the point that it turns about
-Point = tuple[float, float, float]
-FRONT = (0.0, 0.0, 1.0)
-SIZE = (1.014, 0.986)  # measured: both classes then cover the same share of the picture
+POSES = ("sitting", "standing", "lying")
+HEIGHTS = {"sitting": 1.15, "standing": 1.2, "lying": 0.82}  # about where heads are
 
 
 @dataclass(frozen=True)
 class Shape:
     """A posed animal; the last parts are its two eyes and its nose.
 
-    zones: `(5, K)` weights in the order of `ZONES`; turn: `(3, 3)` rotation of the head; slit: width of the
-    pupil over its height; pupil: its height over the eye's radius.
+    zones: `(5, K)` weights in the order of `ZONES`; turn: `(3, 3)` rotation of the head about `head`; slit: width of
+    the pupil over its height; pupil: its height over the eye's radius.
     """
 
     parts: Parts
     zones: Tensor
     turn: Tensor
+    head: Point
     slit: float
     pupil: float
 
 
-@dataclass
-class _Sculptor:
-    """Collects parts one after the other."""
-
-    rows: list = field(default_factory=list)
-    zones: list = field(default_factory=list)
-
-    def add(
-        self, start: Point, end: Point | None, radii: Point, *, taper: float = 1.0, face: Point = FRONT, **zones: float
-    ) -> None:
-        """Add a capsule from `start` to `end` whose third radius points to `face`; without an end, an ellipsoid."""
-        origin, towards = torch.tensor(start), torch.tensor(face)
-        line = torch.tensor(end) - origin if end is not None else torch.zeros(3)
-        y = F.normalize(line, dim=0) if end is not None else torch.tensor([0.0, 1.0, 0.0])
-        z = F.normalize(towards - (towards @ y) * y, dim=0)
-        axes = torch.stack([torch.linalg.cross(y, z), y, z])
-        self.rows.append((origin, axes, torch.tensor(radii), line.norm(), torch.tensor(taper)))
-        self.zones.append(torch.tensor([zones.get(zone, 0.0) for zone in ZONES]))
-
-    def pair(self, start: Point, end: Point | None, radii: Point, *, face: Point = FRONT, **rest: float) -> None:
-        """Add a part and its mirror image; the rest goes to `add`."""
-        for side in (1.0, -1.0):
-            flip = [None if v is None else (side * v[0], *v[1:]) for v in (start, end, face)]
-            self.add(flip[0], flip[1], radii, face=flip[2], **rest)
+def _sitting(s: Sculptor, t: Traits) -> tuple[Point, Point]:
+    """Upright on straight forelegs; return where head and tail go."""
+    w, h, bone = t.width, 0.82 + 0.18 * t.legs, t.bone
+    s.add((0.0, 0.58 * h, 0.07), None, (0.27 * w, 0.37, 0.27), light=0.3)
+    s.add((0.0, 0.54 * h, 0.16), None, (0.17 * w + t.hair, 0.3, 0.2 + t.hair), light=1.0)
+    s.add((0.0, 0.33, -0.1 - 0.06 * t.trunk), None, (0.36 * w, 0.35, 0.28 + 0.08 * t.trunk))
+    s.add((0.0, 0.6 * h, 0.05), (0.0, 1.0 * h, 0.12), (0.21 * w + t.hair, 0.23, 0.21))
+    s.pair((0.28 * w, 0.25, 0.0), None, (0.15, 0.25, 0.27))
+    s.pair((0.32 * w, 0.08, 0.12), (0.35 * w, 0.07, 0.33), (bone, bone * 0.85, bone * 0.85), light=0.6, points=0.8)
+    s.pair((0.15 * w, 0.52 * h, 0.2), (0.16 * w, 0.1, 0.3), (bone * 1.25,) * 3, taper=0.75, points=0.5)
+    s.pair((0.16 * w, 0.07, 0.35), None, (bone * 1.1, bone * 0.85, bone * 1.35), light=1.0, points=1.0)
+    return (0.0, 1.18 * h, 0.17), (0.0, 0.16, -0.36 - 0.1 * t.trunk)
 
 
-def _body(s: _Sculptor, draw: Draw, leg: float) -> None:
-    """A sitting body; `leg` is the thickness of the legs."""
-    w, h = draw(0.88, 1.12), draw(0.95, 1.05)
-    s.add((0.0, 0.58 * h, 0.07), None, (0.28 * w, 0.37, 0.27), light=0.3)
-    s.add((0.0, 0.52 * h, 0.17), None, (0.17 * w, 0.3, 0.21), light=1.0)
-    s.add((0.0, 0.33, -0.14), None, (0.37 * w, 0.35, 0.36))
-    s.add((0.0, 0.6 * h, 0.05), (0.0, 1.0, 0.12), (0.23, 0.23, 0.22))
-    s.pair((0.29 * w, 0.25, 0.0), None, (0.16, 0.25, 0.28))
-    s.pair((0.33 * w, 0.08, 0.12), (0.36 * w, 0.07, 0.33), (leg, leg * 0.85, leg * 0.85), light=0.6, points=0.8)
-    s.pair((0.15 * w, 0.52 * h, 0.2), (0.16 * w, 0.1, 0.3), (leg * 1.25,) * 3, taper=0.75, points=0.5)
-    s.pair((0.16 * w, 0.07, 0.35), None, (leg * 1.1, leg * 0.85, leg * 1.35), light=1.0, points=1.0)
+def _standing(s: Sculptor, t: Traits) -> tuple[Point, Point]:
+    """On four legs; return where head and tail go."""
+    w, bone, half = t.width, t.bone, 0.4 * t.trunk
+    y, front, back = 0.42 * t.legs + 0.2, half - 0.2, -half - 0.2
+    s.add((0.0, y, back), (0.0, y + 0.02, front), (0.24 * w, 0.24, 0.22), face=UP)
+    s.add((0.0, y, front), None, (0.25 * w + t.hair, 0.29 + t.hair, 0.25), light=0.6)
+    s.add((0.0, y + 0.02, back), None, (0.25 * w, 0.25, 0.25))
+    s.add((0.0, y + 0.1, front), (0.0, y + 0.46, front + 0.18), (0.19 * w + t.hair,) * 3, light=0.3)
+    s.pair((0.16 * w, y - 0.05, front + 0.02), (0.16 * w, 0.1, front + 0.04), (bone * 1.3,) * 3, taper=0.7, points=0.5)
+    s.pair((0.16 * w, y - 0.04, back), None, (0.12 * w, 0.21, 0.19))
+    s.pair((0.17 * w, y - 0.15, back - 0.06), (0.17 * w, 0.1, back - 0.1), (bone * 1.2,) * 3, taper=0.7, points=0.5)
+    for z in (front + 0.1, back - 0.04):
+        s.pair((0.165 * w, 0.06, z), None, (bone * 1.1, bone * 0.8, bone * 1.4), light=1.0, points=1.0)
+    return (0.0, y + 0.6, front + 0.26), (0.0, y + 0.12, back - 0.2)
 
 
-def _cat(s: _Sculptor, draw: Draw) -> None:
-    """Round head, pointed upright ears, short muzzle with whisker pads, large eyes."""
-    _body(s, draw, leg=0.085)
-    side, r = (1.0 if draw(0, 1) < 0.5 else -1.0), 0.07
-    path = [(0.0, 0.1, -0.42), (side * 0.34, 0.08, -0.4), (side * 0.52, 0.08, -0.1), (side * 0.46, 0.1, 0.2)]
-    for a, b in pairwise(path):
-        s.add(a, b, (r, r, r), points=0.7)
-    head = {"head": 1.0}
-    s.add((0.0, 0.0, 0.0), None, (0.5 * draw(0.95, 1.05), 0.43, 0.43), **head)
-    s.pair((0.25, -0.14, 0.12), None, (0.22, 0.19, 0.22), light=0.4, **head)
-    s.pair((0.085, -0.17, 0.38), None, (0.115, 0.095, 0.11), light=1.0, points=1.0, **head)
-    s.add((0.0, -0.27, 0.31), None, (0.1, 0.075, 0.1), light=1.0, points=0.6, **head)
-    s.add((0.0, 0.0, 0.34), (0.0, -0.1, 0.43), (0.08, 0.08, 0.07), points=0.8, light=0.5, **head)
-    tall, out = draw(0.25, 0.42), draw(0.06, 0.23)
-    face = (draw(0.1, 0.5), 0.0, 1.0)
-    root, tip = (0.29, 0.28, 0.0), (0.29 + out, 0.28 + tall, -0.02)
-    s.pair(root, tip, (0.19, 0.19, 0.07), taper=0.12, face=face, points=1.0, **head)
-    s.pair(
-        (0.29, 0.3, 0.055),
-        (tip[0] - 0.02, tip[1] - 0.12, 0.035),
-        (0.12, 0.1, 0.035),
-        taper=0.2,
-        face=face,
-        ear=1.0,
-        **head,
-    )
-    for rise in (-0.02, 0.1) if draw(0, 1) < 0.9 else ():  # whiskers alone should not tell a cat
-        s.pair((0.15, -0.17, 0.42), (0.62, -0.16 + rise, 0.36), (0.003,) * 3, taper=0.8, whisker=1.0, **head)
-    eye = draw(0.115, 0.14)
-    s.pair((0.195, 0.04, 0.345), None, (eye, eye * 0.95, eye * 0.8), face=(0.3, 0.05, 1.0), **head)
-    s.add((0.0, -0.11, 0.485), None, (0.068, 0.045, 0.045), **head)
+def _lying(s: Sculptor, t: Traits) -> tuple[Point, Point]:
+    """On its belly, forelegs stretched out; return where head and tail go."""
+    w, bone, half, z = t.width, t.bone, 0.38 * t.trunk, 0.2 * t.legs
+    front, back = half - 0.25, -half - 0.25
+    s.add((0.0, 0.24, back), (0.0, 0.26, front), (0.29 * w, 0.29, 0.24), face=UP)
+    s.add((0.0, 0.32, front + 0.02), None, (0.25 * w + t.hair, 0.3, 0.26 + t.hair), light=0.8)
+    s.pair((0.26 * w, 0.2, back + 0.08), None, (0.14, 0.2, 0.24))
+    s.pair((0.3 * w, 0.06, back + 0.1), (0.31 * w, 0.06, back + 0.3), (bone,) * 3, light=0.6, points=0.8)
+    s.pair((0.2 * w, 0.12, front + 0.05), (0.19 * w, 0.08, front + 0.3 + z), (bone * 1.15,) * 3, taper=0.8, points=0.5)
+    s.pair((0.19 * w, 0.07, front + 0.36 + z), None, (bone * 1.1, bone * 0.8, bone * 1.4), light=1.0, points=1.0)
+    s.add((0.0, 0.36, front + 0.02), (0.0, 0.66, front + 0.14), (0.2 * w + t.hair,) * 3, light=0.3)
+    return (0.0, 0.8, front + 0.24), (0.0, 0.16, back - 0.24)
 
 
-def _dog(s: _Sculptor, draw: Draw) -> None:
-    """Longer head and snout with a big nose, hanging or folded ears, smaller eyes."""
-    _body(s, draw, leg=0.1)
-    r, lean = draw(0.07, 0.09), draw(-0.25, 0.25)
-    s.add((0.0, 0.2, -0.42), (lean * 0.5, 0.42, -0.66), (r, r, r), points=0.3)
-    s.add((lean * 0.5, 0.42, -0.66), (lean, 0.75, -0.64), (r, r, r), taper=0.6, light=0.7, points=0.7)
-    head = {"head": 1.0}
-    snout, drop = draw(0.18, 0.42), draw(0.03, 0.12)
-    s.add((0.0, 0.04, -0.02), None, (0.43 * draw(0.95, 1.05), 0.42, 0.43), **head)
-    s.pair((0.2, -0.13, 0.1), None, (0.2, 0.2, 0.22), **head)
-    tip = (0.0, -0.12 - drop, 0.38 + snout)
-    s.add((0.0, -0.09, 0.28), tip, (0.21, 0.2, 0.17), taper=0.72, face=(0.0, 1.0, 0.0), light=0.75, points=1.0, **head)
-    s.add(
-        (0.0, -0.24, 0.25),
-        (0.0, -0.24 - drop, 0.27 + snout),
-        (0.13, 0.13, 0.09),
-        taper=0.8,
-        face=(0.0, 1.0, 0.0),
-        light=1.0,
-        points=1.0,
-        **head,
-    )
-    s.pair((0.15, 0.2, 0.26), None, (0.12, 0.1, 0.12), **head)
-    if draw(0, 1) < 0.75:  # hanging
-        long, wide = draw(0.4, 0.62), draw(0.15, 0.2)
-        s.pair((0.34, 0.3, -0.06), (0.46, 0.2, -0.04), (0.1, 0.1, 0.12), points=1.0, **head)
-        s.pair(
-            (0.46, 0.18, -0.04),
-            (0.5 + draw(0, 0.12), 0.2 - long, 0.03),
-            (wide, wide, 0.065),
-            taper=1.15,
-            face=(1.0, 0.1, 0.2),
-            points=1.0,
-            **head,
-        )
-    else:  # half pricked: up, then folded forward
-        s.pair((0.29, 0.28, -0.05), (0.4, 0.5, -0.06), (0.15, 0.15, 0.07), points=1.0, **head)
-        s.pair(
-            (0.41, 0.53, -0.04),
-            (0.46, 0.36, 0.18),
-            (0.14, 0.1, 0.05),
-            taper=0.4,
-            face=(0.3, 0.8, 0.5),
-            points=1.0,
-            **head,
-        )
-    eye = draw(0.1, 0.12)
-    s.pair((0.175, 0.07, 0.375), None, (eye, eye, eye * 0.8), face=(0.3, 0.0, 1.0), **head)
-    s.add((0.0, tip[1] + 0.09, tip[2] + 0.11), None, (0.105, 0.08, 0.075), **head)
+def _tail(s: Sculptor, t: Traits, draw: Draw, *, root: Point, standing: bool) -> None:
+    """A tail from `root`: a cat's lies around it or stands up, a dog's is raised, hangs or curls."""
+    (_, y, z), side, lean = root, (1.0 if draw(0, 1) < 0.5 else -1.0), draw(-0.2, 0.2)
+    thin, full = 0.75 * t.brush, t.brush
+    if t.tail == "curled":
+        path = [(0.0, y, z), (0.02, y + 0.2, z - 0.08), (0.05, y + 0.33, z + 0.08), (0.1, y + 0.22, z + 0.17)]
+        s.chain(path, [full, full, full, 0.8 * full], light=0.3, points=0.5)
+    elif t.tail == "wrapped" and not standing:
+        x = 0.47 * t.width + 0.08 + t.brush / 2
+        path = [(0.0, 0.1, z), (side * 0.65 * x, 0.1, z + 0.02), (side * x, 0.1, z + 0.34), (side * 0.9 * x, 0.1, 0.18)]
+        s.chain(path, [thin, full, full, thin], points=0.7)
+    elif t.tail == "low" and standing:
+        path = [(0.0, y, z), (lean * 0.3, y - 0.16, z - 0.2), (lean, 0.3 * y, z - 0.3), (lean, 0.18, z - 0.42)]
+        s.chain(path, [thin, full, full, 0.5 * thin], points=0.6)
+    elif t.tail == "low":
+        path = [(0.0, 0.12, z), (side * 0.2, 0.12, z - 0.25), (side * 0.5, 0.12, z - 0.4)]
+        s.chain(path, [thin, full, 0.6 * thin], points=0.6)
+    else:
+        high = 0.75 if t.tail == "wrapped" else 0.5
+        path = [(0.0, y, z), (lean * 0.5, y + 0.4 * high, z - 0.22), (lean, y + high, z - 0.18)]
+        s.chain(path, [thin, full, 0.7 * full], points=0.6, light=0.3)
 
 
-def build(label: int, draw: Draw, *, turn: Tensor) -> Shape:
-    """Draw the shape of a cat (0) or dog (1) whose head is turned by the rotation `turn`."""
-    sculptor = _Sculptor()
-    (_cat, _dog)[label](sculptor, draw)
-    start, axes, radii, length, taper = (torch.stack(column) for column in zip(*sculptor.rows, strict=True))
-    zones = torch.stack(sculptor.zones, 1)
-    moves = zones[0].bool()
-    start[moves] = start[moves] @ turn.T + torch.tensor(HEAD)
-    axes[moves] = axes[moves] @ turn.T
-    size = SIZE[label]
-    start, radii, length = size * start, size * radii, size * length
-    parts = Parts(start, axes, radii, length, taper, fur=len(start) - 3)
-    return Shape(parts, zones, turn, slit=(draw(0.35, 0.6), 1.0)[label], pupil=(0.75, draw(0.6, 0.7))[label])
+def build(label: int, breed: Traits, draw: Draw, *, pose: str, turn: Tensor) -> Shape:
+    """Draw a cat (0) or dog (1) of a breed in a pose, its head turned by the rotation `turn`."""
+    s, t = Sculptor(), vary(breed, draw)
+    head, root = (_sitting, _standing, _lying)[POSES.index(pose)](s, t)
+    _tail(s, t, draw, root=root, standing=pose == "standing")
+    s.head = 1.0
+    (_heads.cat, _heads.dog)[label](s, t, draw)
+    parts, zones = s.finish(turn=turn, head=head, size=t.size, hair=t.hair)
+    middle = tuple(t.size * value for value in head)
+    slit, round_ = draw(0.35, 0.6), draw(0.6, 0.7)
+    return Shape(parts, zones, turn, middle, slit=(slit, 1.0)[label], pupil=(0.75, round_)[label])

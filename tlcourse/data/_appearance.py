@@ -3,15 +3,14 @@
 Colours are `(3, 1)` in linear RGB; lengths are in units of the shape; amounts run from 0 to 1.
 """
 
-import colorsys
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Draw = Callable[[float, float], float]  # a uniform random number between two limits
+from tlcourse.data._draws import Difficulty, Draw, colour, rotation
+from tlcourse.data._scenery import furnish
+from tlcourse.data._solids import Solids
 
 # Natural fur in linear RGB, from black to white.
 FURS = (
@@ -40,8 +39,18 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Pattern:
+    """What wall or floor is covered with: "plain", "stripes", "checks" or "dots" of a width, in a second colour."""
+
+    kind: str
+    width: float
+    turn: float  # in radians
+    colour: Tensor
+
+
+@dataclass(frozen=True)
 class Scene:
-    """Camera, light, background and perhaps a ball. Directions are unit vectors."""
+    """Camera, light, background and what stands about. Directions are unit vectors."""
 
     origin: Tensor  # (3,), the camera
     frame: Tensor  # (3, 3), columns are the camera's right, up and forward
@@ -51,24 +60,11 @@ class Scene:
     sky: Tensor
     wall: tuple[Tensor, Tensor]
     floor: tuple[Tensor, Tensor]
+    patterns: tuple[Pattern, Pattern]  # of wall and floor
     depth: float  # from the animal to the wall
     corner: float  # how softly the floor turns into the wall
-    ball: tuple[float, float, float] | None  # x, z and radius
-    ball_colour: Tensor
-
-
-def rotation(yaw: float, pitch: float, roll: float) -> Tensor:
-    """Roll about z, then pitch about x, then yaw about y, in degrees: `(3, 3)`."""
-    (cy, cp, cr), (sy, sp, sr) = ([f(math.radians(a)) for a in (yaw, pitch, roll)] for f in (math.cos, math.sin))
-    about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_x = torch.tensor([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    about_z = torch.tensor([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return about_y @ about_x @ about_z
-
-
-def _colour(hue: float, saturation: float, value: float) -> Tensor:
-    """A colour in linear RGB: `(3, 1)`."""
-    return torch.tensor(colorsys.hsv_to_rgb(hue % 1, saturation, value))[:, None] ** 2.2
+    solids: Solids
+    contrast: float
 
 
 def draw_look(draw: Draw) -> Look:
@@ -95,30 +91,40 @@ def draw_look(draw: Draw) -> Look:
     )
 
 
-def draw_scene(draw: Draw, azimuth: float) -> Scene:
-    """Draw a camera that sees the animal from `azimuth` (degrees), and all that surrounds the animal."""
-    camera = rotation(azimuth, -draw(-3, 34), draw(-14, 14))
-    target = torch.tensor([0.0, draw(0.75, 1.15), 0.1])
+def _pattern(draw: Draw, hue: float, likely: float) -> Pattern:
+    kinds, bare = ("stripes", "checks", "dots", "stripes"), draw(0, 1) >= likely
+    kind = kinds[int(draw(0, len(kinds)))]
+    hues = colour(hue + draw(-0.15, 0.15), draw(0.05, 0.5), draw(0.3, 0.95))
+    return Pattern("plain" if bare else kind, draw(0.22, 0.5), draw(-0.4, 1.9), hues)
+
+
+def draw_scene(draw: Draw, difficulty: Difficulty, *, azimuth: float, height: float) -> Scene:
+    """Draw a camera that sees an animal of that height from `azimuth` (degrees), and all that surrounds the animal."""
+    view = difficulty.view / 0.6  # the ranges below are those of the packaged set
+    camera = rotation(azimuth, -(15.5 + view * draw(-18.5, 18.5)), view * draw(-14, 14))
+    target = torch.tensor([0.0, height * (0.78 + view * draw(-0.14, 0.14)), 0.05])
+    distance = max(3.15 + view * draw(-0.6, 0.6), 2.2)
+    shift = torch.tensor([view * draw(-0.24, 0.24), view * draw(-0.16, 0.16)])
     warm, power = draw(-0.12, 0.2), draw(1.3, 2.1)
     hue, ground = draw(0, 1), draw(0.03, 0.42)
-    ball = ((1 if draw(0, 1) < 0.5 else -1) * draw(0.75, 1.05), draw(-0.1, 0.5), draw(0.13, 0.21))
     return Scene(
-        origin=target + draw(2.4, 3.9) * camera[:, 2],
+        origin=target + distance * camera[:, 2],
         frame=camera * torch.tensor([1.0, 1.0, -1.0]),
-        centre=torch.tensor([draw(-0.3, 0.3), draw(-0.2, 0.2)]),
+        centre=shift,
         light=rotation(azimuth + draw(-75, 75), -draw(25, 70), 0)[:, 2],
         key=power * torch.tensor([1 + warm, 1.0, 1 - warm])[:, None],
-        sky=draw(0.35, 0.75) * (0.6 + 0.4 * _colour(draw(0, 1), draw(0, 0.3), 1.0)),
+        sky=draw(0.35, 0.75) * (0.6 + 0.4 * colour(draw(0, 1), draw(0, 0.3), 1.0)),
         wall=(
-            _colour(hue, draw(0.05, 0.45), draw(0.35, 0.95)),
-            _colour(hue + draw(-0.12, 0.12), draw(0.05, 0.45), draw(0.35, 0.95)),
+            colour(hue, draw(0.05, 0.45), draw(0.35, 0.95)),
+            colour(hue + draw(-0.12, 0.12), draw(0.05, 0.45), draw(0.35, 0.95)),
         ),
         floor=(
-            _colour(ground, draw(0.0, 0.45), draw(0.35, 0.9)),
-            _colour(ground + draw(-0.05, 0.05), draw(0.0, 0.45), draw(0.3, 0.9)),
+            colour(ground, draw(0.0, 0.45), draw(0.35, 0.9)),
+            colour(ground + draw(-0.05, 0.05), draw(0.0, 0.45), draw(0.3, 0.9)),
         ),
-        depth=draw(1.0, 4.0),
-        corner=draw(0.02, 0.5),
-        ball=ball if draw(0, 1) < 0.3 else None,
-        ball_colour=_colour(draw(0, 1), draw(0.3, 0.8), draw(0.5, 0.9)),
+        patterns=(_pattern(draw, hue, difficulty.clutter), _pattern(draw, ground, difficulty.clutter)),
+        depth=draw(1.7, 4.0),
+        corner=draw(0.02, 0.3),
+        solids=furnish(draw, difficulty, azimuth=azimuth, distance=distance),
+        contrast=float(difficulty.contrast),
     )

@@ -146,6 +146,7 @@ class ImageSet(Dataset):
 
     A source is a file's path, a `ZipMember`, a `Generated`, a uint8 array `(H, W)` or `(H, W, 3)`, or a uint8 tensor
     `(3, H, W)`. `root` is the folder that the fingerprint takes file names from, so that a moved folder keeps it.
+    `true_labels` are the labels before noise was added to them (see `Splits.with_label_noise`).
 
     Raises:
         ValueError: sources and labels differ in number, or a label has no class.
@@ -159,14 +160,20 @@ class ImageSet(Dataset):
         transform: Callable[[Image.Image], Any] | None = None,
         *,
         root: str | Path | None = None,
+        true_labels: torch.Tensor | None = None,
     ):
         self.sources = list(sources)
         self.labels = torch.as_tensor(labels if isinstance(labels, torch.Tensor) else list(labels), dtype=torch.long)
         self.classes = list(classes)
         self.transform = transform
         self.root = root
+        self.true_labels = self.labels if true_labels is None else true_labels
         if len(self.sources) != len(self.labels):
             raise ValueError(f"There are {len(self.sources)} images and {len(self.labels)} labels; each needs one.")
+        if len(self.true_labels) != len(self.labels):
+            raise ValueError(
+                f"There are {len(self.labels)} labels and {len(self.true_labels)} true ones; give as many."
+            )
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             low, high = int(self.labels.min()), int(self.labels.max())
             raise ValueError(f"Labels go from {low} to {high}; with {len(self.classes)} classes they start at 0.")
@@ -192,13 +199,25 @@ class ImageSet(Dataset):
 
     def with_transform(self, transform: Callable[[Image.Image], Any] | None) -> "ImageSet":
         """Return the same images with another transform."""
-        return ImageSet(self.sources, self.labels, self.classes, transform, root=self.root)
+        return self._copy(self.sources, self.labels, self.true_labels, transform)
 
     def subset(self, indices: Iterable[int] | torch.Tensor) -> "ImageSet":
         """Return the images at `indices`, in that order."""
         indices = [int(index) for index in indices]
         sources = [self.sources[index] for index in indices]
-        return ImageSet(sources, self.labels[indices], self.classes, self.transform, root=self.root)
+        return self._copy(sources, self.labels[indices], self.true_labels[indices], self.transform)
+
+    def relabelled(self, labels: torch.Tensor) -> "ImageSet":
+        """Return the same images with other labels; `true_labels` stay."""
+        return self._copy(self.sources, labels, self.true_labels, self.transform)
+
+    def _copy(self, sources: Sequence[Source], labels: torch.Tensor, true: torch.Tensor, transform: Any) -> "ImageSet":
+        return ImageSet(sources, labels, self.classes, transform, root=self.root, true_labels=true)
+
+    @property
+    def wrong(self) -> torch.Tensor:
+        """The positions of the images whose label is wrong."""
+        return (self.labels != self.true_labels).nonzero().flatten()
 
     @property
     def fingerprint(self) -> str:

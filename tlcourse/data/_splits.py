@@ -1,9 +1,8 @@
 """Training, validation and test part of an image set, as one value."""
 
-import hashlib
 import html
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tlcourse import runtime
+from tlcourse.data._choose import mislabel, rebalance, take
 from tlcourse.data._images import ImageSet
 from tlcourse.data.transforms import Preprocessing, preprocessing
 
@@ -77,11 +77,36 @@ class Splits:
         return replace(
             self,
             **{
-                part: _take(getattr(self, part), count, part, seed)
+                part: take(getattr(self, part), count, part, seed)
                 for part, count in wanted.items()
                 if count is not None
             },
         )
+
+    def with_label_noise(self, share: float, *, seed: int = 0) -> "Splits":
+        """Return splits in which a share of the training labels is wrong, the same share of every class.
+
+        Validation and test keep their labels. `train.wrong` holds the positions of the images with a wrong label,
+        `train.true_labels` every right one. For one seed, what is wrong at 0.1 is wrong in the same way at 0.3.
+
+        Raises:
+            ValueError: the share is no number from 0 to 1, or there is label noise already.
+        """
+        train = mislabel(self.train, share, seed)
+        note = f"Label noise: {len(train.wrong):,} of {len(train):,} training labels are wrong."
+        return replace(self, train=train, notes=[*self.notes, note])
+
+    def with_class_balance(self, shares: Mapping[str, float], *, total: int | None = None, seed: int = 0) -> "Splits":
+        """Return splits whose training part has the classes in these shares, such as `{"cats": 0.9, "dogs": 0.1}`.
+
+        Validation and test stay as they are. Without `total`, the training part is as large as the shares allow; give
+        one to compare shares at the same size. For one seed, a class's images at a small share are among those at a
+        larger one. A later `take` evens the classes out again: take first.
+
+        Raises:
+            ValueError: the shares miss a class or do not add up to 1, or a class has too few images.
+        """
+        return replace(self, train=rebalance(self.train, shares, total, seed))
 
     def loaders(self, batch_size: int = 32, *, workers: int | None = None, seed: int = 0) -> Loaders:
         """Return a loader for each part; batches are `(images (B, 3, H, W), labels (B,))`.
@@ -140,59 +165,6 @@ class Splits:
             shown = [f"{min(counts)} to {max(counts)}"] if many else [f"{count:,}" for count in counts]
             rows.append([part, f"{len(images):,}", *shown])
         return rows
-
-
-def shuffled(keys: Iterable[Any], seed: int) -> list[int]:
-    """Return the positions of `keys` in a random order that only the keys and the seed decide.
-
-    Sorting by a digest gives the same order on every system and version, and a new image does not move the others.
-    """
-    digests = [(hashlib.sha256(f"{seed}/{key}".encode()).digest(), position) for position, key in enumerate(keys)]
-    return [position for _, position in sorted(digests)]
-
-
-def stratify(keys: Sequence[Any], labels: Sequence[int], shares: Sequence[float], seed: int) -> list[list[int]]:
-    """Split positions into `len(shares) + 1` parts, each class in the same shares; the first part gets the rest.
-
-    Every part has at least one image of each class. Positions come sorted.
-
-    Raises:
-        ValueError: a class with fewer images than parts; the message gives its label.
-    """
-    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
-    members_of: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        members_of.setdefault(label, []).append(position)
-    for label, members in sorted(members_of.items()):
-        if len(members) < len(parts):
-            raise ValueError(f"class {label} has {len(members)} images for {len(parts)} parts")
-        order = [members[i] for i in shuffled([keys[position] for position in members], seed)]
-        # Leave one image for each part that is still to come.
-        for part, share in enumerate(shares, start=1):
-            room = len(order) - (len(parts) - part)
-            count = min(max(1, round(share * len(members))), room)
-            parts[part] += order[:count]
-            order = order[count:]
-        parts[0] += order
-    return [sorted(part) for part in parts]
-
-
-def _take(images: ImageSet, count: int, part: str, seed: int) -> ImageSet:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise ValueError(f"{part}={count!r}: give a whole number of images.")
-    if count > len(images):
-        raise ValueError(f"{part}={count}: the {part} part has only {len(images)} images. Ask for at most that many.")
-    if count < len(images.classes):
-        raise ValueError(
-            f"{part}={count}: there are {len(images.classes)} classes. Ask for at least one image of each."
-        )
-    rank = [0] * len(images.classes)  # the first of each class, then the second of each, and so on
-    turns = []
-    labels = images.labels.tolist()
-    for position in shuffled(range(len(images)), seed):
-        turns.append((rank[labels[position]], labels[position], position))
-        rank[labels[position]] += 1
-    return images.subset(sorted(position for *_, position in sorted(turns)[:count]))
 
 
 def _generator(seed: int) -> torch.Generator:

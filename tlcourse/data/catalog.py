@@ -12,11 +12,14 @@ import numpy as np
 
 from tlcourse import assets, runtime
 from tlcourse.data import domains
+from tlcourse.data._choose import stratify
 from tlcourse.data._images import ImageSet, ZipMember
-from tlcourse.data._splits import PARTS, Splits, stratify
+from tlcourse.data._splits import PARTS, Splits
 from tlcourse.data.folders import default_preprocessing, from_folder
+from tlcourse.data.toypets import BREEDS, CLASSES, STYLES
 from tlcourse.data.transforms import preprocessing
 
+ALL_BREEDS = tuple(breed for breeds in BREEDS.values() for breed in breeds)
 TOYPETS = Path(__file__).with_name("toypets.zip")
 
 HYMENOPTERA_URL = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
@@ -104,16 +107,20 @@ def _must_be_folder(name: str | Path) -> None:
 
 
 def _toypets(entry: Entry) -> Parts:
+    """Toy pets by the entry's name: `toypets-STYLE`, photos without one; labels are the species or the breeds."""
     if not TOYPETS.is_file():
         raise ValueError(
             f"{TOYPETS} is missing. Render it again with tools/render_toypets.py, or reinstall the package."
         )
+    _, _, kind = entry.name.partition("-")
+    style = kind if kind in STYLES else "photo"
     found: dict[str, list[tuple[ZipMember, int]]] = {part: [] for part in PARTS}
     with zipfile.ZipFile(TOYPETS) as archive:
         for member in sorted(archive.namelist()):
             match PurePosixPath(member).parts:
-                case (part, name, _) if not member.endswith("/"):
-                    found[part].append((ZipMember(str(TOYPETS), member), entry.classes.index(name)))
+                case (own, part, species, breed, _) if own == style:
+                    label = entry.classes.index(breed if kind == "breeds" else species)
+                    found[part].append((ZipMember(str(TOYPETS), member), label))
     return {part: ImageSet(*zip(*images, strict=True), entry.classes) for part, images in found.items()}, []
 
 
@@ -175,7 +182,13 @@ def _given(name: str) -> Path | None:
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("toypets", 2000, ("cats", "dogs"), "CC BY 4.0", "rendered by tlcourse", "", True, _toypets),
+        Entry("toypets", 2000, CLASSES, "CC BY 4.0", "rendered by tlcourse", "", True, _toypets),
+        Entry("toypets-breeds", 2000, ALL_BREEDS, "CC BY 4.0", "rendered by tlcourse", "", True, _toypets),
+        *(
+            Entry(f"toypets-{style}", 320, CLASSES, "CC BY 4.0", "rendered by tlcourse", "", True, _toypets)
+            for style in STYLES
+            if style != "photo"
+        ),
         Entry(
             "digits",
             1797,

@@ -10,8 +10,9 @@ from typing import Any
 
 from tlcourse import runtime
 from tlcourse.data import _layout
+from tlcourse.data._choose import stratify
 from tlcourse.data._images import ImageSet, ZipMember, find_unreadable, read_image
-from tlcourse.data._splits import Loaders, Splits, export_folder, stratify
+from tlcourse.data._splits import Loaders, Splits, export_folder
 from tlcourse.data.transforms import Preprocessing, preprocessing
 
 __all__ = ["ImageSet", "Loaders", "Splits", "ZipMember", "export_folder", "from_folder", "read_image"]
