@@ -34,7 +34,8 @@ def load(name, photos, seed):
     if name in PHOTOS:
         return tl.data.from_folder(photos / PHOTOS[name])
     splits = tl.data.load(name)
-    return splits.take(train=TRAIN, val=min(100, len(splits.val)), test=min(800, len(splits.test)), seed=seed)
+    most = {"train": TRAIN, "val": 100, "test": 800}
+    return splits.take(**{part: min(n, len(getattr(splits, part))) for part, n in most.items()}, seed=seed)
 
 
 def build(kind, splits, seed, squeezenet=None):
