@@ -71,8 +71,9 @@ def draw() -> Image.Image:
 
 
 def main() -> None:
-    stream = io.BytesIO()
-    draw().quantize(FEW, dither=Image.Dither.FLOYDSTEINBERG).save(stream, "PNG", optimize=True)
+    stream, sheet = io.BytesIO(), draw()
+    few = sheet.quantize(FEW)
+    sheet.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(stream, "PNG", optimize=True)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_bytes(stream.getvalue())
 
