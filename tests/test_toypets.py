@@ -24,11 +24,12 @@ from tlcourse.data.toypets import Difficulty, render, sample
 
 ROOT = Path(__file__).parents[1]
 PACKED = ROOT / "tlcourse" / "data" / "toypets.zip"
+PLAIN = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 BREEDS = [(label, breed) for label, name in enumerate(toypets.CLASSES) for breed in toypets.BREEDS[name]]
 
 
 def decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)))
+    return np.array(Image.open(io.BytesIO(data)))
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +72,17 @@ def test_a_picture_depends_on_its_seed_and_on_nothing_else() -> None:
 
 def test_another_number_of_threads_or_another_processor_moves_a_hair_at_most(tmp_path) -> None:
     """The tolerance that `render` states; plain kernels without vector instructions stand for another processor."""
-    here = render([sample(i % 2, i) for i in range(4)])
-    for name, threads, kernels in (("threads", "2", {}), ("plain", "1", {"ATEN_CPU_CAPABILITY": "default"})):
+    here = render([sample(i % 2, i) for i in range(2)])
+    for name, threads, kernels in (("threads", "2", {}), ("plain", "1", PLAIN)):
         code = (
             f"import torch; torch.set_num_threads({threads}); from tlcourse.data.toypets import render, sample; "
-            f"torch.save(render([sample(i % 2, i) for i in range(4)]), {str(tmp_path / name)!r})"
+            f"torch.save(render([sample(i % 2, i) for i in range(2)]), {str(tmp_path / name)!r})"
         )
         environment = {**os.environ, **kernels, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)
         for a, b in zip(here, torch.load(tmp_path / name, weights_only=True), strict=True):
             mean, share = differs(a, b)
-            print(f"{name}: mean {mean:.4f} levels, {share:.5f} by more than two")
+            print(f"{name}: mean {mean:.6f} levels, {share:.6f} by more than two")
             assert mean <= toypets.TOLERANCE[0]
             assert share <= toypets.TOLERANCE[1]
 
@@ -187,9 +188,8 @@ def test_styles_show_the_same_animal_in_their_own_way() -> None:
         return (pictures[style].float().std(0) < 1.5).all()
 
     assert [style for style in toypets.STYLES if grey(style)] == ["line", "silhouette"]
-    values = pictures["silhouette"].unique()
-    counts = torch.bincount(pictures["silhouette"].flatten().int(), minlength=256)
-    assert counts[[values.min(), values.max()]].sum() > 0.93 * counts.sum(), "two tones, and a soft edge between"
+    _, counts = pictures["silhouette"].unique(return_counts=True)
+    assert counts[[0, -1]].sum() > 0.93 * counts.sum(), "two tones, and a soft edge between"
     paper = pictures["line"] > 235
     assert 0.7 < paper.float().mean() < 0.98
     flat = {s: (pictures[s][:, 1:] == pictures[s][:, :-1]).all(0).float().mean() for s in ("photo", "cartoon")}

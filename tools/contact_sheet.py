@@ -15,7 +15,7 @@ OUT = Path(__file__).parents[1] / "docs" / "toypets.png"
 SIDE, GAP, LINE = 96, 4, 17  # a picture, the space beside it, the height of a line of text
 WIDTH = 8 * (SIDE + GAP) + 3 * GAP
 CLEAR = Difficulty(clutter=0.3, occlusion=0)
-FEW = 224  # colours: photos of fur in a PNG are large otherwise
+FEW = 256  # colours: photos of fur in a PNG are large otherwise
 KNOBS = {"view": (0, 1), "clutter": (0, 1), "contrast": (1, 0.35), "occlusion": (0, 1)}
 SEEDS = {"breeds": 40, "styles": (66, 31), "knobs": 77}  # looked at, and found to show what they should
 
@@ -71,8 +71,9 @@ def draw() -> Image.Image:
 
 
 def main() -> None:
-    stream = io.BytesIO()
-    draw().quantize(FEW, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    stream, sheet = io.BytesIO(), draw()
+    few = sheet.quantize(FEW)
+    sheet.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(stream, "PNG", optimize=True)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_bytes(stream.getvalue())
 

@@ -100,7 +100,7 @@ def _pattern(draw: Draw, hue: float, likely: float) -> Pattern:
 
 def draw_scene(draw: Draw, difficulty: Difficulty, *, azimuth: float, height: float) -> Scene:
     """Draw a camera that sees an animal of that height from `azimuth` (degrees), and all that surrounds the animal."""
-    view = difficulty.view / 0.6  # the ranges below are those of the packaged set
+    view = difficulty.view / 0.6  # the ranges below are those at 0.6
     camera = rotation(azimuth, -(15.5 + view * draw(-18.5, 18.5)), view * draw(-14, 14))
     target = torch.tensor([0.0, height * (0.78 + view * draw(-0.14, 0.14)), 0.05])
     distance = max(3.15 + view * draw(-0.6, 0.6), 2.2)

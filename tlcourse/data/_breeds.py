@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tlcourse.data._draws import Draw
 
-SPREAD = 0.11  # how far an animal's measures lie from its breed's, as a share
+SPREAD = 0.1  # how far an animal's measures lie from its breed's, as a share
 
 
 class Traits(NamedTuple):
@@ -35,19 +35,19 @@ BREEDS: dict[str, dict[str, Traits]] = {
     "cats": {
         "maine-coon": Traits(
             "tufted", "wrapped", 1.12, 1.2, 1.1, 0.1,
-            0.93, 0.13, 1.15, 0.4, 0.17, 0.112, 0.14, 0.034, 0.94,
+            0.95, 0.05, 1.0, 0.42, 0.18, 0.118, 0.14, 0.034, 0.94,
         ),
         "persian": Traits(
             "upright", "wrapped", 1.2, 0.9, 0.7, 0.105,
-            1.1, -0.05, 1.15, 0.16, 0.15, 0.138, 0.13, 0.042, 0.99,
+            1.12, -0.05, 1.1, 0.21, 0.17, 0.142, 0.13, 0.038, 0.98,
         ),
         "shorthair": Traits(
             "upright", "wrapped", 1.08, 1.0, 0.92, 0.095,
-            1.04, 0.02, 1.1, 0.27, 0.19, 0.13, 0.08, 0.016, 1.03,
+            1.04, 0.0, 1.05, 0.3, 0.19, 0.132, 0.08, 0.016, 1.02,
         ),
         "siamese": Traits(
             "upright", "wrapped", 0.8, 1.12, 1.25, 0.07,
-            0.82, 0.1, 0.8, 0.48, 0.22, 0.115, 0.05, 0.007, 1.05,
+            0.82, 0.08, 0.8, 0.48, 0.22, 0.118, 0.05, 0.007, 1.05,
         ),
     },
     "dogs": {
@@ -57,15 +57,15 @@ BREEDS: dict[str, dict[str, Traits]] = {
         ),
         "labrador": Traits(
             "hanging", "raised", 1.1, 1.08, 1.05, 0.11,
-            1.02, 0.25, 1.1, 0.36, 0.17, 0.105, 0.09, 0.014, 0.97,
+            1.02, 0.27, 1.1, 0.4, 0.17, 0.102, 0.09, 0.014, 0.97,
         ),
         "pug": Traits(
             "folded", "curled", 1.16, 0.85, 0.75, 0.09,
-            1.1, 0.04, 1.15, 0.2, 0.12, 0.135, 0.075, 0.007, 1.05,
+            1.1, 0.1, 1.2, 0.24, 0.13, 0.118, 0.075, 0.007, 1.03,
         ),
-        "shepherd": Traits(
-            "upright", "low", 1.0, 1.12, 1.22, 0.095,
-            0.92, 0.36, 0.9, 0.44, 0.18, 0.1, 0.12, 0.026, 0.97,
+        "spaniel": Traits(
+            "hanging", "low", 1.0, 1.0, 0.85, 0.095,
+            0.92, 0.3, 0.95, 0.52, 0.23, 0.105, 0.11, 0.034, 0.97,
         ),
     },
 }  # fmt: skip

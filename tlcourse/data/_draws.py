@@ -21,16 +21,16 @@ class Difficulty:
     contrast: 1 is clear, less is as through fog; at least 0.1.
     occlusion: how likely something stands in front of the animal.
 
-    For one seed, more clutter adds to what was there, and no knob changes the animal.
+    For one seed, more clutter adds to what was there, and the animal stays the same but for the turn of its head.
 
     Raises:
         ValueError: an amount is no number in its range.
     """
 
-    view: float = 0.6
-    clutter: float = 0.3
+    view: float = 0.5
+    clutter: float = 0.2
     contrast: float = 1.0
-    occlusion: float = 0.25
+    occlusion: float = 0.2
 
     def __post_init__(self):
         for field in fields(self):

@@ -14,7 +14,7 @@ BLEND = 0.028  # width of the smooth union; the head's radius is about 0.5
 CHUNK = 4096  # points at a time: all temporaries then stay in a core's cache
 HIT = 0.004  # a ray this close has hit; a pixel is about 0.02 wide
 STEPS = 40
-BEAM = 8  # rays to a side of a beam; of 4, 8 and 16 the fastest
+BEAM = 8  # rays to a side of a beam; 4 and 16 take about as long
 STRIDE = 0.85  # distances to flattened and tapered parts are estimates, so rays step a little less
 
 

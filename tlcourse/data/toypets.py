@@ -56,7 +56,7 @@ def sample(
     number, share = draw(0, len(breeds)), draw(0, 1)
     breed = list(breeds)[int(number)] if breed is None else breed
     pose = POSES[(share > 0.4) + (share > 0.8)] if pose is None else pose
-    view = difficulty.view / 0.6  # the ranges here are those of the packaged set
+    view = difficulty.view / 0.6  # the ranges here are those at 0.6
     azimuth = view * draw(-60, 60)
     turn = rotation(view * draw(-35, 35) + 0.4 * azimuth, view * draw(-14, 16), view * draw(-14, 14))
     look, scene = draw_look(draw), draw_scene(draw, difficulty, azimuth=azimuth, height=HEIGHTS[pose])
