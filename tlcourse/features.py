@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from tlcourse.data import Splits
 from tlcourse.evaluate import Evaluation, evaluation_mode
 from tlcourse.files import whole_or_nothing
-from tlcourse.models.zoo import head
+from tlcourse.models.heads import head
 from tlcourse.runtime import current
 
 # Inverse strengths of the penalty that a probe chooses among: a factor of ten a step covers D >> N and N >> D.
