@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import timm
@@ -153,7 +154,7 @@ def _order(model: nn.Module) -> Iterator[str]:
     # Heads side by side may have a norm each, so that one head comes before the other's norm.
     order = [*used.values()] if len(heads) == 1 else [*body, *heads]
     if order != sorted(order):
-        first = next(i for i, (a, b) in enumerate(zip(order, order[1:], strict=False)) if a > b)
+        first = next(i for i, (a, b) in enumerate(pairwise(order)) if a > b)
         yield f"{parts[order[first]].name} is used before {parts[order[first + 1]].name}"
     if unused := {part.name for i, part in enumerate(parts) if i not in used.values()}:
         yield f"no module is used of {sorted(unused)}"
@@ -216,9 +217,17 @@ def report(outcomes: list[Outcome]) -> str:
             lines.append(f"- {library}: {len(good)} of {len(mine)} pass ({100 * len(good) / len(mine):.1f} %)")
     lines[2] = lines[2].rstrip(" ,") + ". Made by `python benchmarks/architectures.py`."
     refused, failed = [o for o in outcomes if o.refused], [o for o in outcomes if o.problems]
-    lines += ["", f"## Refused with a clear error: {len(refused)}", ""] + [f"- `{o.name}`: {o.refused}" for o in refused]
+    lines += ["", f"## Refused with a clear error: {len(refused)}", ""] + [
+        f"- `{o.name}`: {o.refused}" for o in refused
+    ]
     lines += ["", f"## With a problem: {len(failed)}", ""] + [f"- `{o.name}`: {'; '.join(o.problems)}" for o in failed]
-    lines += ["", "## Stages", "", "| family | architectures | stages | an example | its stages |", "|---|--:|--:|---|---|"]
+    lines += [
+        "",
+        "## Stages",
+        "",
+        "| family | architectures | stages | an example | its stages |",
+        "|---|--:|--:|---|---|",
+    ]
     families: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.stages:

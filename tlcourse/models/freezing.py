@@ -4,6 +4,7 @@ from types import MethodType
 
 from torch import nn
 
+from tlcourse.models.heads import bare
 from tlcourse.models.stages import stages, train_mode
 
 
@@ -12,9 +13,10 @@ def keep_frozen(model: nn.Module) -> nn.Module:
 
     For a loop of your own that calls `model.train()`; `tl.train.fit` needs no help. What is frozen is looked up at
     each call, so freezing and unfreezing go on as before. It holds inside the wrappers of `torch.compile` and
-    `DistributedDataParallel`, and for copies of the model. `model.train = nn.Module.train.__get__(model)` undoes it.
+    `DistributedDataParallel`, and for copies of the model; `del model.train` ends it.
     """
-    model.train = MethodType(_train, model)
+    inner = bare(model)
+    inner.train = MethodType(_train, inner)
     return model.train(model.training)
 
 

@@ -1,4 +1,4 @@
-"""Optimizer groups named after stages: discriminative rates, what decays, and how an optimizer grows with the network."""
+"""Optimizer groups named after stages: discriminative rates, what decays, and an optimizer that grows."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,9 @@ from tlcourse.table import Table
 
 NO_DECAY = " (no decay)"
 # Tokens and tables of positions are added to features, not multiplied with them. timm's models name their own.
-EMBEDDINGS = re.compile(r"(cls|class|dist|reg|register|mask)_tokens?\d*|(pos|position)_embed\w*|relative_position_bias_table")
+EMBEDDINGS = re.compile(
+    r"(cls|class|dist|reg|register|mask)_tokens?\d*|(pos|position)_embed\w*|relative_position_bias_table"
+)
 
 
 def param_groups(

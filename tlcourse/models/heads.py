@@ -11,7 +11,7 @@ WRAPPERS = (["_orig_mod"], ["module"])  # the only child of torch.compile's, of 
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of `torch.compile` and `DistributedDataParallel`; its tensors are the same."""
+    """Return the model inside the wrappers of `torch.compile` and `DistributedDataParallel`."""
     while [*model._modules] in WRAPPERS:
         (model,) = model.children()
     return model
@@ -34,8 +34,8 @@ def head_names(model: nn.Module) -> list[str]:
     if found:
         return found
     raise ValueError(
-        f"{type(model).__name__} has no classifier under {', '.join(f'`{a}`' for a in ATTRIBUTES)}. If it is an encoder, "
-        "put a head behind it; if the head has another name, say so: "
+        f"{type(model).__name__} has no classifier under {', '.join(f'`{a}`' for a in ATTRIBUTES)}. "
+        "If it is an encoder, put a head behind it; if the head has another name, say so: "
         'model.stage_plan = {"stem": [...], ..., "head": ["my_head"]}.'
     )
 

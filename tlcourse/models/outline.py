@@ -59,12 +59,14 @@ def outline(model: nn.Module) -> Plan:
     layers of a classifier below the last).
 
     Raises:
-        ValueError: the model has no classifier that can be recognised.
+        ValueError: the model has no classifier that can be recognised, or nothing else.
     """
     heads = head_names(model)
     known = INTERLEAVED.get(type(model).__name__)
     counts = _layers(model, {})
     plan = _present(model, known) if known else _grouped(list(_units(model, heads, counts)), counts)
+    if not plan:
+        raise ValueError(f"{type(model).__name__} has nothing below its head {', '.join(heads)}: there are no stages.")
     return {**plan, "head": heads}
 
 
@@ -85,7 +87,9 @@ def _units(module: nn.Module, heads: list[str], counts: Counts, prefix: str = ""
 
 def _grouped(units: list[Unit], counts: Counts) -> Plan:
     units = [(n, m) for n, m in units if m is None or isinstance(m, nn.MaxPool2d) or any(True for _ in tensors(m))]
-    names, modules = zip(*units, strict=True) if units else ((), ())
+    if not units:
+        return {}
+    names, modules = zip(*units, strict=True)
     layers = [0 if module is None else counts[module] for module in modules]
     ends = [i for i, module in enumerate(modules) if isinstance(module, nn.MaxPool2d)]
     if len(ends) < POOLS:

@@ -1,6 +1,5 @@
 """A network as an ordered list of stages, from stem to head: the unit of freezing, unfreezing and learning rates."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -172,9 +171,10 @@ def _joined(parts: list[Stage], at_most: int) -> list[Stage]:
 
 def _one(parts: list[Stage]) -> Stage:
     first, last = parts[0].name, parts[-1].name
-    shared = os.path.commonprefix([first, last]).rpartition(".")[0]
-    name = first if len(parts) == 1 else f"{first}-{last[len(shared) + 1 if shared else 0 :]}"
-    parameters, buffers = ({k: v for part in parts for k, v in getattr(part, kind).items()} for kind in ("parameters", "buffers"))
+    name = first if len(parts) == 1 else f"{first}-{last.removeprefix(first.rpartition('.')[0] + '.')}"
+    parameters, buffers = (
+        {k: v for part in parts for k, v in getattr(part, kind).items()} for kind in ("parameters", "buffers")
+    )
     return Stage(name, parameters, buffers)
 
 
