@@ -128,7 +128,11 @@ def _series(name: str) -> str:
 
 
 def _present(model: nn.Module, plan: Plan) -> Plan:
-    """Leave out of a plan what this variant of the architecture does not have."""
-    there = {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
-    kept = {stage: [name for name in names if name in there] for stage, names in plan.items()}
-    return {stage: names for stage, names in kept.items() if names}
+    """Keep of a plan what this variant of the architecture has, each name where it comes first."""
+    left = {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
+    kept: Plan = {}
+    for stage, names in plan.items():
+        if found := [name for name in names if name in left]:
+            kept[stage] = found
+            left -= set(found)
+    return kept
