@@ -319,7 +319,9 @@ def test_densenets_old_names_are_read(monkeypatch, tmp_path):
 def test_a_file_of_torchvisions_name_with_other_weights_is_refused(monkeypatch, tmp_path):
     torch.save(tl.models.create("resnet34", weights=None).state_dict(), tmp_path / "resnet18-f37072fd.pth")
     monkeypatch.setenv("TLCOURSE_WEIGHTS", str(tmp_path))
-    with pytest.raises(ValueError, match=r"ResNet18_Weights.* does not fit .*not in the model: layer1\.2\.conv1\.weight"):
+    with pytest.raises(
+        ValueError, match=r"ResNet18_Weights.* does not fit .*not in the model: layer1\.2\.conv1\.weight"
+    ):
         tl.models.create("resnet18", 2)
 
 

@@ -13,7 +13,7 @@ def keep_frozen(model: nn.Module) -> nn.Module:
 
     For a loop of your own that calls `model.train()`; `tl.train.fit` needs no help. What is frozen is looked up at
     each call, so freezing and unfreezing go on as before. It holds inside the wrappers of `torch.compile` and
-    `DistributedDataParallel`, and for copies of the model; `del model.train` ends it.
+    `DistributedDataParallel`, for copies of the model, and against `frozen_norms="train"`; `del model.train` ends it.
     """
     inner = bare(model)
     inner.train = MethodType(_train, inner)

@@ -7,13 +7,13 @@ from torch import nn
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 # Where a classifier is, in models that do not say so themselves.
 ATTRIBUTES = ("fc", "heads", "head", "classifier")
-WRAPPERS = (["_orig_mod"], ["module"])  # the only child of torch.compile's, of (Distributed)DataParallel's module
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the model inside the wrappers of `torch.compile` and `DistributedDataParallel`."""
-    while [*model._modules] in WRAPPERS:
-        (model,) = model.children()
+    while isinstance(model, PARALLEL) or "_orig_mod" in model._modules:
+        model = model.module if isinstance(model, PARALLEL) else model._orig_mod
     return model
 
 
@@ -28,7 +28,7 @@ def head_names(model: nn.Module) -> list[str]:
     """
     model = bare(model)
     if plan := getattr(model, "stage_plan", None):
-        found = [name for part in plan.get("head", ()) for name in _layers_in(model, part)]
+        found = [name for part in plan.get("head", ()) for name in _layers_in(model, part)[-1:]]
     else:
         found = _named_by_timm(model) or next(filter(None, (_layers_in(model, a)[-1:] for a in ATTRIBUTES)), [])
     if found:
@@ -53,13 +53,7 @@ def head_name(model: nn.Module) -> str:
 
 def head(model: nn.Module) -> nn.Module:
     """Return the classifier itself; of several heads side by side, the first."""
-    return heads(model)[0]
-
-
-def heads(model: nn.Module) -> list[nn.Module]:
-    """Return all layers that give the logits."""
-    model = bare(model)
-    return [model.get_submodule(name) for name in head_names(model)]
+    return bare(model).get_submodule(head_name(model))
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
