@@ -16,7 +16,7 @@ from torch import nn
 import tlcourse as tl
 from tlcourse.assets import OfflineError
 from tlcourse.features import Probe, put_into_head
-from tlcourse.models import loading
+from tlcourse.models import loading, zoo
 from tlcourse.models.tl_resnet import WEIGHTS
 
 
@@ -149,6 +149,15 @@ def test_odd_sizes_get_a_square_that_fits(name, size, resize):
     model = meta_model(name).eval()
     assert (model.preprocessing.size, model.preprocessing.resize) == (size, resize)
     assert model(torch.empty(1, 3, size, size, device="meta")).shape == (1, 2)
+
+
+def test_a_registered_model_without_a_configuration_gets_imagenets(monkeypatch):
+    plain = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: plain)
+    assert tl.models.create("timm/resnet18", 2, weights=None).preprocessing == zoo.IMAGENET
+    plain.pretrained_cfg = {"input_size": (1, 28, 28)}
+    with pytest.raises(ValueError, match="takes 1 channels"):
+        tl.models.create("timm/resnet18", 2, weights=None)
 
 
 def test_encoders_have_no_classifier_and_say_so():
@@ -301,7 +310,7 @@ def test_an_answer_of_any_kind_means_that_there_is_a_network(monkeypatch):
 
 
 def test_timm_models_without_weights_say_so():
-    with pytest.raises(ValueError, match="timm has no weights for convnextv2_small.*weights=None"):
+    with pytest.raises(ValueError, match=r"timm has no weights for convnextv2_small.*weights=None"):
         tl.models.create("convnextv2_small", 2)
 
 

@@ -11,7 +11,7 @@ from tlcourse.models.heads import head_names
 
 Plan = dict[str, list[str]]  # stage -> names of modules and tensors, each of which stands for all that is below it
 Counts = dict[nn.Module, int]
-Unit = tuple[str, nn.Module | None]  # what stages are made of: a module with its name, or a single tensor and None
+Unit = tuple[str, nn.Module | torch.Tensor]  # what stages are made of, by name: modules, and tensors outside of them
 
 # A module that holds more than this share of all layers is taken apart, unless it is one of a series of siblings.
 TRUNK = 0.25
@@ -72,8 +72,9 @@ def outline(model: nn.Module) -> Plan:
 
 def _units(module: nn.Module, heads: list[str], counts: Counts, prefix: str = "") -> Iterator[Unit]:
     most = max(1, TRUNK * max(counts.values()))
-    for name in (*module._parameters, *module._buffers):
-        yield prefix + name, None
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None:
+            yield prefix + name, tensor
     children = list(module.named_children())
     series = [_series(name) for name, child in children if counts[child] > 1]
     for name, child in children:
@@ -86,28 +87,42 @@ def _units(module: nn.Module, heads: list[str], counts: Counts, prefix: str = ""
 
 
 def _grouped(units: list[Unit], counts: Counts) -> Plan:
-    units = [(n, m) for n, m in units if m is None or isinstance(m, nn.MaxPool2d) or any(True for _ in tensors(m))]
-    if not units:
-        return {}
-    names, modules = zip(*units, strict=True)
-    layers = [0 if module is None else counts[module] for module in modules]
-    ends = [i for i, module in enumerate(modules) if isinstance(module, nn.MaxPool2d)]
-    if len(ends) < POOLS:
-        layered = [i for i, count in enumerate(layers) if count]
-        # Without a block every layer but the first is one.
-        blocks = [i for i in layered[1:] if layers[i] > 1] or layered[1:]
-        ends = [blocks[0] - 1, *blocks] if blocks else []
+    units = [(n, u) for n, u in units if not isinstance(u, nn.Module) or _is_pool(u) or any(True for _ in tensors(u))]
     plan: Plan = {}
-    for start, end in pairwise([-1, *ends, len(units) - 1]):
-        group = range(start + 1, end + 1)
-        learning = [i for i in group if modules[i] is None or any(True for _ in modules[i].parameters())]
+    for start, end in pairwise([-1, *_ends(units, counts), len(units) - 1]):
+        group = [(name, unit) for name, unit in units[start + 1 : end + 1] if not _is_pool(unit)]
+        learning = [name for name, unit in group if _learns(unit)]
+        blocks = [name for name, unit in group if _size(unit, counts) > 1]
         if not plan:
-            name = "stem"
-        elif learning:
-            name = names[max(learning, key=lambda i: layers[i] > 1)]  # the first block, or the first of all
-            name = "neck" if name == "head" else name
-        plan.setdefault(name, []).extend(names[i] for i in group if not isinstance(modules[i], nn.MaxPool2d))
-    return plan
+            stage = "stem"
+        elif learning:  # what only has buffers belongs to the stage before
+            stage = (blocks or learning)[0]
+            stage = "neck" if stage == "head" else stage
+        plan.setdefault(stage, []).extend(name for name, _ in group)
+    return {stage: names for stage, names in plan.items() if names}
+
+
+def _ends(units: list[Unit], counts: Counts) -> list[int]:
+    """Return the positions of the units that are the last of their stage; the last stage needs none."""
+    pools = [i for i, (_, unit) in enumerate(units) if _is_pool(unit)]
+    if len(pools) >= POOLS:
+        return pools
+    layers = [i for i, (_, unit) in enumerate(units) if _size(unit, counts)]
+    # The first layer is in the stem, whatever it is. Where there is no block, every other layer is one.
+    blocks = [i for i in layers[1:] if _size(units[i][1], counts) > 1] or layers[1:]
+    return [blocks[0] - 1, *blocks] if blocks else []
+
+
+def _is_pool(unit: nn.Module | torch.Tensor) -> bool:
+    return isinstance(unit, nn.MaxPool2d)
+
+
+def _learns(unit: nn.Module | torch.Tensor) -> bool:
+    return any(True for _ in unit.parameters()) if isinstance(unit, nn.Module) else isinstance(unit, nn.Parameter)
+
+
+def _size(unit: nn.Module | torch.Tensor, counts: Counts) -> int:
+    return counts[unit] if isinstance(unit, nn.Module) else 0
 
 
 def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

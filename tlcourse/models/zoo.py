@@ -113,7 +113,7 @@ def _create_timm(name: str, num_classes: int | None, weights: str | None, drop_r
         model = _downloaded(name, options)
     if getattr(model, "aux_head", None) is not None:
         model.aux_head = None
-    model.preprocessing = preprocessing(model)
+    model.preprocessing = preprocessing(model) if getattr(model, "pretrained_cfg", None) else IMAGENET
     try:
         head_names(model)
     except ValueError as error:
