@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from timm.layers import GroupNorm
+from timm.models.deit import VisionTransformerDistilled
 from torch.nn import functional as F
 
 import tlcourse as tl
@@ -150,3 +151,14 @@ def test_distilled_transformers_train_both_heads():
     assert tl.models.stages(model)[-1].trainable == 2 * 7 * 193
     tl.models.replace_head(model, 3)
     assert [layer.out_features for layer in (model.head, model.head_dist)] == [3, 3]
+
+
+def test_two_heads_are_trained_and_no_probe_is_put_into_them():
+    model = VisionTransformerDistilled(img_size=32, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_classes=2)
+    model.pretrained_cfg = {"classifier": ("head", "head_dist"), "input_size": (3, 32, 32)}
+    splits = tl.data.load("toypets", model=model).take(train=8, val=4, test=4)
+    before = copy.deepcopy(model.state_dict())
+    run(model, splits, Recipe("fine-tune", epochs=1, batch_size=4))
+    assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items() if "head" in name)
+    with pytest.raises(ValueError, match="this model has head, head_dist"):
+        run(model, splits, Recipe("linear-probe"))
