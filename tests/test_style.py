@@ -31,8 +31,11 @@ FLOORS = [
 ]
 
 # Import names that differ from the names of what is installed.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython", "jupyter_client": "jupyter-client"}
-CONDA_NAMES = {"torch": "pytorch", "jupyter-client": "jupyter_client"}
+DISTRIBUTIONS = {
+    **{"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython"},
+    **{"jupyter_client": "jupyter-client", "huggingface_hub": "huggingface-hub"},
+}
+CONDA_NAMES = {"torch": "pytorch", "jupyter-client": "jupyter_client", "huggingface-hub": "huggingface_hub"}
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
