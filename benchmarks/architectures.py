@@ -208,14 +208,17 @@ def _joined(model: nn.Module) -> Iterator[str]:
 
 def report(outcomes: list[Outcome]) -> str:
     """Return counts, refusals and problems as Markdown, and a table of families with their stages."""
+    versions = f"timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}"
     lines = ["# Every classifier of torchvision and timm", ""]
-    lines += [f"timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}, ", ""]
+    lines += [f"{versions}. Made by `python benchmarks/architectures.py`.", ""]
     for library in ("torchvision", "timm"):
         mine = [o for o in outcomes if o.name.startswith(library)]
         good = [o for o in mine if not o.problems and not o.refused]
+        there = sum(name.startswith(library) for name in every_name())
         if mine:
-            lines.append(f"- {library}: {len(good)} of {len(mine)} pass ({100 * len(good) / len(mine):.1f} %)")
-    lines[2] = lines[2].rstrip(" ,") + ". Made by `python benchmarks/architectures.py`."
+            share = f"{len(good)} of {len(mine)} pass ({100 * len(good) / len(mine):.1f} %)"
+            rest = f"; {there - len(mine)} more were not examined in this run" if len(mine) < there else ""
+            lines.append(f"- {library}: {share}{rest}")
     refused, failed = [o for o in outcomes if o.refused], [o for o in outcomes if o.problems]
     lines += ["", f"## Refused with a clear error: {len(refused)}", ""] + [
         f"- `{o.name}`: {o.refused}" for o in refused
