@@ -3,9 +3,12 @@
 import hashlib
 import json
 import pickle
+import re
 import subprocess
 import sys
+import time
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -14,6 +17,8 @@ from torch import nn
 
 import tlcourse as tl
 from tlcourse.assets import OfflineError
+from tlcourse.features import Probe, put_into_head
+from tlcourse.models import loading, zoo
 from tlcourse.models.tl_resnet import WEIGHTS
 
 
@@ -106,6 +111,12 @@ def test_unknown_names_offer_the_nearest():
         tl.models.create("resnet5O", 2, weights=None)
     with pytest.raises(ValueError, match="torchvision or timm"):
         tl.models.create("keras/resnet50", 2)
+    with pytest.raises(ValueError, match="Did you mean convnext_"):
+        tl.models.create("torchvision/convnext_atto", 2)
+    with pytest.raises(ValueError, match=r"no weights 'a1_in2k'; there is .*resnet18\.a1_in1k"):
+        tl.models.create("resnet18.a1_in2k", 2, weights=None)
+    with pytest.raises(ValueError, match=r"no model 'qqqqqqqq'\.$"):
+        tl.models.create("qqqqqqqq", 2)
 
 
 def test_unknown_weight_entries_and_class_counts():
@@ -115,8 +126,67 @@ def test_unknown_weight_entries_and_class_counts():
         tl.models.create("resnet18", 0, weights=None)
 
 
+def meta_model(name):
+    with torch.device("meta"):
+        return tl.models.create(name, 2, weights=None)
+
+
 def test_preprocessing_comes_from_the_weights():
-    assert tl.models.create("resnet50", 2, weights=None).preprocessing.resize == 232
+    assert meta_model("resnet50").preprocessing.resize == 232
+    assert meta_model("timm/resnet50.a1_in1k").preprocessing.interpolation == "bicubic"
+    assert meta_model("inception_v3").preprocessing.size == 299
+    assert meta_model("dm_nfnet_f0").preprocessing.squash
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "resize"),
+    [
+        ("vit_h_14", 518, 518),  # its default weights are of another size than the network's own default
+        ("volo_d5_512", 512, 512),  # trained on images smaller than the cut: there is nothing to resize to
+        ("vit_base_patch16_sapiens2", 768, 768),  # trained on upright images
+        ("deepseek_vit_412m_align", 546, 546),  # trained on images with a border
+    ],
+)
+def test_odd_sizes_get_a_square_that_fits(name, size, resize):
+    model = meta_model(name).eval()
+    assert (model.preprocessing.size, model.preprocessing.resize) == (size, resize)
+    assert model(torch.empty(1, 3, size, size, device="meta")).shape == (1, 2)
+
+
+def test_a_registered_model_without_a_configuration_gets_imagenets(monkeypatch):
+    plain = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: plain)
+    assert tl.models.create("timm/resnet18", 2, weights=None).preprocessing == zoo.IMAGENET
+    del plain.preprocessing
+    plain.pretrained_cfg = {"input_size": (1, 28, 28)}
+    with pytest.raises(ValueError, match="takes 1 channels"):
+        tl.models.create("timm/resnet18", 2, weights=None)
+
+
+def test_encoders_have_no_classifier_and_say_so():
+    with pytest.raises(ValueError, match="gemma4_vit_570m_enc is an encoder without a classifier"):
+        meta_model("gemma4_vit_570m_enc")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "volo_d1_224"])
+def test_auxiliary_heads_are_left_out(name):
+    model = meta_model(name).train()
+    size = model.preprocessing.size
+    assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 2)
+    assert not [n for n, _ in model.named_modules() if "aux" in n.lower()]
+
+
+def test_inception_converts_its_input_whatever_its_weights():
+    """Its weights want another range than their preprocessing gives, and a checkpoint is read without weights."""
+    assert meta_model("inception_v3").transform_input
+    assert meta_model("googlenet").transform_input
+
+
+def test_a_probe_does_not_fit_two_heads():
+    with torch.device("meta"):
+        model = tl.models.create("deit_tiny_distilled_patch16_224", 2, weights=None)
+    with pytest.raises(ValueError, match="this model has head, head_dist"):
+        put_into_head(model, Probe(nn.Linear(192, 2), 1.0, ""))
 
 
 @pytest.fixture
@@ -206,6 +276,64 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
     with pytest.raises(OfflineError, match=r"resnet18-.*\.pth.*TLCOURSE_WEIGHTS"):
+        tl.models.create("resnet18", 2)
+
+
+def test_without_a_network_timm_gives_up_at_once(monkeypatch, tmp_path):
+    """The hub's own client tries for about a minute; what is in its cache is still found."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_, **__: pytest.fail("no download is expected"))
+    offline = []
+    original = timm.create_model
+
+    def watched(*args, **kwargs):
+        offline.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    start = time.process_time(), time.perf_counter()
+    with pytest.raises(OfflineError, match=r"timm's test_resnet.*test_resnet\.safetensors.*TLCOURSE_WEIGHTS"):
+        tl.models.create("test_resnet", 2)
+    # On a busy machine waiting looks like work: what is not spent computing is bounded loosely.
+    assert time.perf_counter() - start[1] < 20
+    assert offline == [True]
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_with_a_network_timm_may_download(monkeypatch):
+    monkeypatch.setattr(loading, "_reachable", lambda _: True)
+    with loading.hub_or_cache():
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_an_answer_of_any_kind_means_that_there_is_a_network(monkeypatch):
+    monkeypatch.setattr("requests.head", lambda address, timeout: None)
+    assert loading._reachable("https://anywhere.invalid")
+
+
+def test_timm_models_without_weights_say_so():
+    with pytest.raises(ValueError, match=r"timm has no weights for convnextv2_small.*weights=None"):
+        tl.models.create("convnextv2_small", 2)
+
+
+def test_densenets_old_names_are_read(monkeypatch, tmp_path):
+    with torch.device("meta"):
+        model = tl.models.create("densenet121", weights=None)
+    state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor for name, tensor in state.items()}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "densenet121-a639ec97.pth")
+    monkeypatch.setenv("TLCOURSE_WEIGHTS", str(tmp_path))
+    assert not tl.models.create("densenet121", 2).features.denseblock1.denselayer1.conv1.weight.any()
+
+
+def test_a_file_of_torchvisions_name_with_other_weights_is_refused(monkeypatch, tmp_path):
+    torch.save(tl.models.create("resnet34", weights=None).state_dict(), tmp_path / "resnet18-f37072fd.pth")
+    monkeypatch.setenv("TLCOURSE_WEIGHTS", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"ResNet18_Weights.* does not fit .*not in the model: layer1\.2\.conv1\.weight"
+    ):
         tl.models.create("resnet18", 2)
 
 

@@ -86,3 +86,19 @@ def test_tables_read_in_a_terminal_and_in_a_notebook():
     assert str(table).splitlines()[2].split() == ["stem", "9,536", "yes"]
     assert "&lt;b&gt;" in table._repr_html_()
     assert str(tl.Table()) == ""
+
+
+def test_learning_rates_are_drawn_once_a_stage():
+    model = tl.models.unfreeze_from(tl.models.create("tl_resnet", 2, weights=None), "layer3")
+    groups = tl.models.param_groups(model, 1e-2, decay=0.1, weight_decay=0.1)
+    tl.plots.learning_rates(groups, title="Rates fall towards the stem")
+    (ax,) = plt.gcf().axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["layer3", "layer4", "head"]
+    assert [float(line.get_xdata()[0]) for line in ax.lines] == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "learning rate (log scale)"
+    plt.close("all")
+    tl.plots.learning_rates(torch.optim.SGD(model.parameters(), lr=0.5))
+    assert [text.get_text() for text in plt.gca().texts] == ["5.0e-01"]
+    with pytest.raises(ValueError, match="No group has a positive"):
+        tl.plots.learning_rates([{"params": [], "lr": 0.0}])

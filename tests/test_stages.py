@@ -1,74 +1,171 @@
 """Stages: a partition in the order of the forward pass; freezing that holds."""
 
 import copy
+import sys
 
 import pytest
-import timm
 import torch
 from torch import nn
 
 import tlcourse as tl
 from tlcourse.models.stages import NORMS
 
-FAMILIES = [
-    "tl_resnet",
-    "resnet18",
-    "resnet50",
-    "resnext50_32x4d",
-    "timm/resnet26d",
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "timm/efficientnet_b0",
-    "vit_b_16",
-    "vit_tiny_patch16_224",
-    "deit_tiny_patch16_224",
-]
+FAMILIES = {
+    "tl_resnet": ["stem", "layer1", "layer2", "layer3", "layer4", "head"],
+    "squeezenet1_1": ["stem", "features.3", "features.6", "features.9", "head"],
+    "densenet121": ["stem", *(f"features.denseblock{i}" for i in range(1, 5)), "features.norm5", "head"],
+    "vgg16": ["stem", "features.5", "features.10", "features.17", "features.24", "classifier.0", "head"],
+    "swin_t": ["stem", "features.1", "features.3", "features.5", "features.7", "norm", "head"],
+    "convnext_tiny": ["stem", "features.1", "features.3", "features.5", "features.7", "classifier.0", "head"],
+    "timm/efficientnet_b0": ["stem", *(f"blocks.{i}" for i in range(7)), "conv_head", "head"],
+    "vit_tiny_patch16_224": ["stem", *(f"blocks.{i}" for i in range(12)), "norm", "head"],
+    "timm/twins_svt_small": ["stem", *(f"blocks.{i}" for i in range(4)), "norm", "head"],
+    "selecsls42": ["stem", *(f"features.{i}" for i in range(6)), "neck", "head"],
+}
+
+
+def meta_model(name):
+    with torch.device("meta"):
+        return tl.models.create(name, 7, weights=None)
+
+
+def names(model, **options):
+    return [part.name for part in tl.models.stages(model, **options)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_tensor_is_in_exactly_one_stage(name):
-    with torch.device("meta"):
-        model = tl.models.create(name, 7, weights=None)
-    parts = tl.models.stages(model)
-    parameters = [n for part in parts for n in part.parameters]
-    buffers = [n for part in parts for n in part.buffers]
-    assert sorted(parameters) == sorted(n for n, _ in model.named_parameters())
-    assert sorted(buffers) == sorted(n for n, _ in model.named_buffers())
-    head = tl.models.head(model)
-    assert {id(p) for p in parts[-1].parameters.values()} == {id(p) for p in head.parameters()}
-    assert parts[0].name == "stem"
-    assert 5 <= len(parts) <= 16
+def test_stages_have_the_names_of_the_modules_that_hold_them(name):
+    assert names(meta_model(name)) == FAMILIES[name]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_order_is_that_of_the_forward_pass(name):
-    with torch.device("meta"):
-        model = tl.models.create(name, 7, weights=None).eval()
-    stage_of = {n: i for i, part in enumerate(tl.models.stages(model)) for n in (*part.parameters, *part.buffers)}
-    seen = []
-    for module_name, module in model.named_modules():
-        own = [f"{module_name}.{n}" for n, _ in module.named_parameters(recurse=False)]
-        if module_name and own:
-            module.register_forward_pre_hook(lambda *_, stage=stage_of[own[0]]: seen.append(stage))
-    size = model.preprocessing.size
-    model(torch.empty(1, 3, size, size, device="meta"))
-    assert seen == sorted(seen)
-    assert set(seen) == set(range(len(tl.models.stages(model))))
+def test_a_transition_belongs_to_the_block_behind_it():
+    second = tl.models.stages(meta_model("densenet121"))[2]
+    assert "features.transition1.conv.weight" in second.parameters
 
 
-class Unknown(nn.Module):
-    """A learner's own network, with a head that is recognised and a body that is not."""
+def test_deep_networks_are_grouped_on_request():
+    model = meta_model("vit_tiny_patch16_224")
+    assert names(model, at_most=5) == ["stem", "blocks.0-3", "blocks.4-8", "blocks.9-norm", "head"]
+    assert names(model, at_most=100) == names(model)
+    assert names(meta_model("tl_resnet"), at_most=4) == ["stem", "layer1-layer2", "layer3-layer4", "head"]
+    assert [row["stage"] for row in tl.models.summary(model, at_most=3)] == ["stem", "blocks.0-norm", "head", "all"]
+    tl.models.unfreeze_from(model, "blocks.9-norm", at_most=5)
+    assert [s.name for s in tl.models.stages(model) if s.trainable] == [*names(model)[10:]]
+    groups = tl.models.param_groups(model, 1.0, decay=0.1, at_most=5)
+    assert [(g["name"], g["lr"]) for g in groups] == [("blocks.9-norm", 0.1), ("head", 1.0)]
+    with pytest.raises(ValueError, match="at_most is 2"):
+        tl.models.stages(model, at_most=2)
+
+
+class Own(nn.Module):
+    """A learner's own network, defined in the order of use, with a classifier that nothing recognises."""
 
     def __init__(self):
         super().__init__()
-        self.mystery, self.fc = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)) for _ in range(2)))
+        self.scale = nn.Parameter(torch.ones(1))
+        self.answer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.answer(self.scale * self.blocks(self.bn1(self.conv1(x))).mean((2, 3)))
 
 
-def test_stages_of_an_unknown_architecture_name_the_tensor():
-    with pytest.raises(ValueError, match=r"Unknown: no rule says which stage 'mystery\.weight'"):
-        tl.models.stages(Unknown())
+PLAN = {"stem": ["conv1", "bn1"], "first": ["blocks.0"], "rest": ["blocks", "scale"], "head": ["answer"]}
+
+
+def test_a_network_of_ones_own_is_told_its_stages():
+    model = Own()
+    with pytest.raises(ValueError, match=r"Own has no classifier under `fc`.*stage_plan"):
+        tl.models.stages(model)
+    parts = tl.models.stages(model, plan=PLAN)
+    assert [part.name for part in parts] == [*PLAN]
+    assert [*parts[2].parameters] == [
+        "scale",
+        "blocks.1.0.weight",
+        "blocks.1.0.bias",
+        "blocks.1.1.weight",
+        "blocks.1.1.bias",
+    ]
+    assert {*parts[0].buffers} == {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
+    model.stage_plan = PLAN
+    assert tl.models.head_name(model) == "answer"
+    tl.models.train_mode(tl.models.freeze(model))
+    assert [row["batch norm"] for row in tl.models.summary(model)] == ["eval", "none", "none", "none", ""]
+    assert [g["name"] for g in tl.models.param_groups(tl.models.unfreeze_from(model, "rest"), 1.0)] == ["rest", "head"]
+    assert tl.models.head(tl.models.replace_head(model, 5)).weight.shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rest": ["blocks"]}, r"Own: no stage holds 'scale'"),
+        ({"stem": ["conv1"]}, r"Own: no stage holds 'bn1\.weight'"),
+        ({"rest": ["blocks", "scale", "body"]}, "Own has no module or tensor 'body'"),
+        ({"first": ["blocks.0", "bn1"]}, "'bn1' is in two stages"),
+        ({"tail": ["answer"], "head": []}, "'answer'.*|called 'head', not 'tail'"),
+    ],
+)
+def test_plans_that_do_not_cover_everything_once_name_it(change, message):
+    with pytest.raises(ValueError, match=message):
+        tl.models.stages(Own(), plan=PLAN | change)
+
+
+def test_a_tensor_that_is_forgotten_by_a_plan_of_a_known_network_is_named_too():
+    with pytest.raises(ValueError, match=r"torchvision/resnet18: no stage holds 'bn1\.weight'"):
+        tl.models.stages(meta_model("resnet18"), plan={"stem": ["conv1"], "head": ["fc"]})
+
+
+def test_a_small_network_of_ones_own_needs_no_plan():
+    model = nn.Module()
+    model.conv1, model.bn1, model.conv2, model.fc = (
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3),
+        nn.Linear(4, 2),
+    )
+    assert names(model) == ["stem", "conv2", "head"]
+    del model.conv1, model.bn1, model.conv2
+    with pytest.raises(ValueError, match="nothing below its head"):
+        tl.models.stages(model)
+
+
+def test_stages_of_a_compiled_model_are_those_of_the_model():
+    model = tl.models.create("tl_resnet", 2, weights=None)
+    compiled = torch.compile(model, backend="eager")
+    assert names(compiled) == FAMILIES["tl_resnet"]
+    tl.models.train_mode(tl.models.unfreeze_from(compiled, "layer4"))
+    assert [row["batch norm"] for row in tl.models.summary(compiled)] == [*["eval"] * 4, "train", "none", ""]
+    data = Loaders([(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))])
+    before = copy.deepcopy(model.state_dict())
+    tl.train.fit(compiled, data, torch.optim.SGD(tl.models.param_groups(compiled, 0.1)), epochs=2)
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"layer4", "fc"}
+    assert tl.models.head(tl.models.replace_head(compiled, 3)) is model.fc
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.skipif(sys.platform == "win32", reason="a file store's address has another form there")
+def test_stages_inside_distributed_data_parallel(one_process):
+    model = tl.models.unfreeze_from(tl.models.create("tl_resnet", 2, weights=None), "layer4")
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    assert names(wrapped) == FAMILIES["tl_resnet"]
+    assert tl.models.head(wrapped) is model.fc
+    optimizer = torch.optim.SGD(tl.models.param_groups(wrapped, 0.1, decay=0.5))
+    assert [g["lr"] for g in optimizer.param_groups] == [0.05, 0.1]
+    before = copy.deepcopy(model.state_dict())
+    data = Loaders([(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))])
+    tl.train.fit(wrapped, data, optimizer, epochs=2)
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"layer4", "fc"}
 
 
 def test_unfreezing_counts_of_resnet50():
@@ -91,24 +188,6 @@ def test_unfreezing_from_an_unknown_stage_lists_the_stages():
     model = tl.models.create("tl_resnet", 2, weights=None)
     with pytest.raises(ValueError, match="stem, layer1, layer2, layer3, layer4, head"):
         tl.models.unfreeze_from(model, "layer5")
-
-
-@pytest.mark.parametrize("name", ["tl_resnet", "squeezenet1_1", "timm/efficientnet_b0", "vit_tiny_patch16_224"])
-def test_a_frozen_body_is_bit_identical_after_training(name):
-    torch.manual_seed(0)
-    if name.startswith("vit"):
-        model = timm.create_model(name, img_size=64, depth=2, num_classes=2)
-    else:
-        model = tl.models.create(name, 2, weights=None)
-    tl.models.freeze(model)
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    batches = [(torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])) for _ in range(3)]
-    data = Loaders(batches)
-    tl.train.fit(model, data, optimizer, epochs=2)
-    head = tl.models.head_name(model)
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key]) != key.startswith(head), key
 
 
 class Loaders:
@@ -151,25 +230,6 @@ def test_freezing_drops_gradients_left_behind():
     tl.models.freeze(model)
     assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("fc."))
     assert model.fc.weight.grad is not None
-
-
-def test_rates_fall_towards_the_stem_by_the_formula():
-    model = tl.models.create("tl_resnet", 2, weights=None)
-    groups = tl.models.param_groups(model, 1e-2, decay=0.1)
-    assert [g["name"] for g in groups] == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
-    assert [g["lr"] for g in groups] == pytest.approx([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
-    held = [id(p) for g in groups for p in g["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-
-
-def test_groups_hold_only_what_trains():
-    model = tl.models.unfreeze_from(tl.models.create("tl_resnet", 2, weights=None), "layer4")
-    assert [g["name"] for g in tl.models.param_groups(model, 1.0)] == ["layer4", "head"]
-    model.requires_grad_(False)
-    with pytest.raises(ValueError, match="No parameter is trainable"):
-        tl.models.param_groups(model, 1.0)
-    with pytest.raises(ValueError, match="must be positive"):
-        tl.models.param_groups(tl.models.unfreeze(model), -1.0)
 
 
 def test_summary_adds_up():

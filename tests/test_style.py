@@ -27,7 +27,8 @@ FLOORS = [
     *("data._shading", "data._styles", "data.toypets"),
     *("data._patterns", "data._radiographs", "data._surfaces", "data._covers", "data._landuse", "data.domains"),
     "data.catalog",
-    *("models.tl_resnet", "models.zoo", "models.stages"),
+    *("models.tl_resnet", "models.heads", "models.loading", "models.zoo"),
+    *("models.outline", "models.stages", "models.groups", "models.freezing"),
     *("evaluate", "features", "transfer", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
     *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
@@ -39,8 +40,11 @@ FLOORS = [
 ]
 
 # Import names that differ from the names of what is installed.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython", "jupyter_client": "jupyter-client"}
-CONDA_NAMES = {"torch": "pytorch", "jupyter-client": "jupyter_client"}
+DISTRIBUTIONS = {
+    **{"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipython"},
+    **{"jupyter_client": "jupyter-client", "huggingface_hub": "huggingface-hub"},
+}
+CONDA_NAMES = {"torch": "pytorch", "jupyter-client": "jupyter_client", "huggingface-hub": "huggingface_hub"}
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -69,7 +73,7 @@ def test_ruff(command: list[str]) -> None:
 
 
 def test_modules_are_short() -> None:
-    files = [*module_files(), *sorted((ROOT / "tools").glob("*.py"))]
+    files = [*module_files(), *sorted((ROOT / "tools").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert {name: length for name, length in lengths.items() if length > 300} == {}
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from tlcourse.data import Splits
 from tlcourse.evaluate import Evaluation, evaluation_mode
 from tlcourse.files import whole_or_nothing
-from tlcourse.models.zoo import head
+from tlcourse.models.heads import head, head_names
 from tlcourse.runtime import current
 
 # Inverse strengths of the penalty that a probe chooses among: a factor of ten a step covers D >> N and N >> D.
@@ -61,9 +61,9 @@ class Probe:
 def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: bool | Path = True) -> Features:
     """Compute what the head of a model is given, for every image, in the order of the data set.
 
-    A feature map is averaged over its positions. The result is kept in the cache folder under a key made of the
-    body's weights, the images and their transform, so that nothing stale is ever read; a data set without a
-    `fingerprint` is not cached.
+    A feature map is averaged over its positions; of several heads the first counts. The result is kept in the cache
+    folder under a key made of the body's weights, the images and their transform, so that nothing stale is ever read;
+    a data set without a `fingerprint` is not cached.
 
     Args:
         model: any model with a recognisable head; the head itself is not used.
@@ -135,8 +135,16 @@ def _fit_probe(z: np.ndarray, y: np.ndarray, scaler: StandardScaler, smallest: i
 
 
 def put_into_head(model: nn.Module, probe: Probe) -> nn.Module:
-    """Copy a probe into the head of its model, which then makes the same decisions from images."""
+    """Copy a probe into the head of its model, which then makes the same decisions from images.
+
+    Raises:
+        ValueError: the model has several heads, and its answers are not those of one; or the head has no bias.
+    """
+    if len(names := head_names(model)) > 1:
+        raise ValueError(f"A probe fits one head, and this model has {', '.join(names)}. Train them: 'frozen'.")
     classifier = head(model)
+    if classifier.bias is None:
+        raise ValueError(f"A probe has a bias, and the head {names[0]} has none. Train it: 'frozen'.")
     with torch.no_grad():
         classifier.weight.copy_(probe.linear.weight.view_as(classifier.weight))
         classifier.bias.copy_(probe.linear.bias)

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 
 from tlcourse.evaluate import Evaluation, mean_and_error
+from tlcourse.models.groups import NO_DECAY
 from tlcourse.train import History
 
 # Okabe and Ito's palette: told apart by all common kinds of colour vision. An approach keeps its colour all through.
@@ -202,6 +203,29 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
         ax.set_yticks(range(len(classes)), classes)
         ax.set(xlabel="answer", ylabel="true class")
         ax.spines[:].set_visible(False)
+        ax.set_title(title)
+
+
+def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str = "") -> None:
+    """Draw the learning rate of each stage, from stem to head: an optimizer's, or those of `param_groups`."""
+    groups = getattr(groups, "param_groups", groups)
+    named = [(group.get("name", f"group {i}").removesuffix(NO_DECAY), group["lr"]) for i, group in enumerate(groups)]
+    rates = {name: rate for name, rate in named if rate > 0}
+    if not rates:
+        raise ValueError("No group has a positive learning rate: there is nothing to draw.")
+    with _style():
+        _, ax = plt.subplots(figsize=(6.4, 0.3 * len(rates) + 1.1))
+        low = min(rates.values())
+        for i, rate in enumerate(rates.values()):
+            shade = COLOURS["fine-tuned"] if i < len(rates) - 1 else OTHERS[1]
+            ax.hlines(i, low / 2, rate, color=shade, lw=1.2)
+            ax.plot(rate, i, "o", color=shade, ms=6)
+            ax.annotate(f"{rate:.1e}", (rate, i), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.set_xscale("log")
+        ax.set_xlim(low / 2, max(rates.values()) * (max(rates.values()) / low) ** 0.15 * 1.6)
+        ax.set_yticks(range(len(rates)), list(rates))
+        ax.invert_yaxis()
+        ax.set(xlabel="learning rate (log scale)", ylabel="stage, from the input up")
         ax.set_title(title)
 
 

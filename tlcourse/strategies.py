@@ -8,7 +8,7 @@ from torch import nn
 from tlcourse.data import Splits
 from tlcourse.evaluate import Evaluation, evaluate
 from tlcourse.features import Features, extract, extract_splits, linear_probe, put_into_head
-from tlcourse.models import freeze, param_groups, unfreeze
+from tlcourse.models import freeze, head_names, param_groups, unfreeze
 from tlcourse.train import History, fit
 
 STRATEGIES = ("linear-probe", "frozen", "fine-tune")
@@ -63,7 +63,7 @@ def run(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
     torch.manual_seed(recipe.seed)
     if recipe.strategy == "linear-probe":
         return _linear_probe(model, splits, recipe)
-    if recipe.strategy == "fine-tune":
+    if recipe.strategy == "fine-tune" and len(head_names(model)) == 1:  # several (distilled DeiT) start anew
         put_into_head(model, linear_probe(extract(model, splits.plain().train), seed=recipe.seed))
     (freeze if recipe.strategy == "frozen" else unfreeze)(model)
     loaders = splits.loaders(recipe.batch_size, seed=recipe.seed)

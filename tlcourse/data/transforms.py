@@ -136,7 +136,7 @@ def _from_timm(config: dict) -> Preprocessing:
     if channels != 3:
         raise ValueError(f"The model takes {channels} channels; images are read as RGB. Create it with in_chans=3.")
     size = _square(sides)
-    resize = math.floor(size / resolved["crop_pct"])
+    resize = max(size, math.floor(size / resolved["crop_pct"]))  # a share above 1 would add a black border
     return Preprocessing(
         size, resize, resolved["mean"], resolved["std"], resolved["interpolation"], squash=mode == "squash"
     )

@@ -1,32 +1,17 @@
 """A network as an ordered list of stages, from stem to head: the unit of freezing, unfreezing and learning rates."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 
-from tlcourse.models.zoo import head_name
+from tlcourse.models.heads import bare
+from tlcourse.models.outline import Plan, outline, tensors
 from tlcourse.table import Table
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)  # also timm's batch norm with built-in activation
-
-# Which stage a tensor belongs to, by its name. A stage has the name of the module that holds it, where one does.
-RULES = (
-    # torchvision's and timm's ResNet, ResNeXt and Wide ResNet, and `tl_resnet`
-    (r"(conv1|bn1)\.", "stem"),
-    (r"(layer\d+)\.", r"\1"),
-    # timm's EfficientNet and vision transformers
-    (r"(conv_stem\.|cls_token|reg_token|pos_embed|patch_embed\.|norm_pre\.)", "stem"),
-    (r"(blocks\.\d+)\.", r"\1"),
-    (r"(conv_head|bn2)\.", "conv_head"),
-    (r"(norm|fc_norm)\.", "norm"),
-    # torchvision's vision transformers
-    (r"(class_token|conv_proj\.|encoder\.pos_embedding)", "stem"),
-    (r"encoder\.layers\.(encoder_layer_\d+)\.", r"\1"),
-    (r"encoder\.ln\.", "norm"),
-)
 
 
 @dataclass(frozen=True)
@@ -48,29 +33,30 @@ class Stage:
         return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
 
 
-def stages(model: nn.Module) -> list[Stage]:
+def stages(model: nn.Module, *, at_most: int | None = None, plan: Plan | None = None) -> list[Stage]:
     """Split a model into stages, in the order of the forward pass; the last one is the head.
 
-    Every parameter and every buffer is in exactly one stage.
+    Every parameter and every buffer is in exactly one stage. A model of torchvision or timm needs nothing more, and
+    a model of your own neither if its modules are defined in the order of use and its classifier is called `fc`,
+    `head`, `heads` or `classifier`. The names are those inside the wrappers of `torch.compile` and
+    `DistributedDataParallel`.
+
+    Args:
+        model: from anywhere, wrapped or not.
+        at_most: neighbours between stem and head are joined until there are so many, with as many blocks each.
+        plan: your own stages: name -> names of modules or tensors, from stem to head. Give it to the model as
+            `model.stage_plan`, and every function that needs stages finds it there.
 
     Raises:
-        ValueError: a tensor of the model fits no rule; the message names it.
+        ValueError: a tensor is in no stage of the plan, a name is not in the model or in two stages, or there is no
+            head; the message names it.
     """
-    classifier, features = head_name(model) + ".", _feature_stages(model)
-    found: dict[str, Stage] = {}
-    tensors = [(name, tensor, True) for name, tensor in model.named_parameters()]
-    tensors += [(name, tensor, False) for name, tensor in model.named_buffers()]
-    for name, tensor, learnt in tensors:
-        stage = "head" if name.startswith(classifier) else _stage_of(name, features)
-        if stage is None:
-            raise ValueError(
-                f"{getattr(model, 'architecture', type(model).__name__)}: no rule says which stage {name!r} is in. "
-                "Stages are known for the families of ResNet, SqueezeNet, EfficientNet and ViT."
-            )
-        entry = found.setdefault(stage, Stage(stage, {}, {}))
-        (entry.parameters if learnt else entry.buffers)[name] = tensor
-    last = found.pop("head")
-    return [*found.values(), last]
+    model = bare(model)
+    plan = plan or getattr(model, "stage_plan", None)
+    if plan:
+        _check_plan(model, plan)
+    found = _partition(model, plan or outline(model))
+    return found if at_most is None else _joined(found, at_most)
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -78,13 +64,17 @@ def freeze(model: nn.Module) -> nn.Module:
     return unfreeze_from(model, "head")
 
 
-def unfreeze_from(model: nn.Module, stage: str) -> nn.Module:
+def unfreeze_from(model: nn.Module, stage: str, *, at_most: int | None = None) -> nn.Module:
     """Make a stage and all stages above it trainable, and freeze everything below.
+
+    A frozen batch norm keeps its statistics too, where `train_mode` or `keep_frozen` take the place of a plain
+    `model.train()`. Freeze before you wrap a model in `DistributedDataParallel`, which expects the same gradients in
+    every step.
 
     Raises:
         ValueError: the model has no such stage.
     """
-    parts = stages(model)
+    parts = stages(model, at_most=at_most)
     names = [part.name for part in parts]
     if stage not in names:
         raise ValueError(f"There is no stage {stage!r}. From stem to head: {', '.join(names)}.")
@@ -106,7 +96,7 @@ def train_mode(model: nn.Module, *, frozen_norms: str = "eval") -> nn.Module:
 
     A frozen module in training mode still changes: batch norm moves its running statistics, and normalises by
     the batch instead of by them; dropout still drops. With `frozen_norms="train"` that is allowed to happen, as
-    in a plain loop. Call this again wherever you would call `model.train()`.
+    in a plain loop. Call this again wherever you would call `model.train()`, or call `keep_frozen` once.
     """
     if frozen_norms not in ("eval", "train"):
         raise ValueError(f"frozen_norms is {frozen_norms!r}: choose 'eval' (keep the statistics) or 'train'.")
@@ -119,32 +109,10 @@ def train_mode(model: nn.Module, *, frozen_norms: str = "eval") -> nn.Module:
     return model
 
 
-def param_groups(model: nn.Module, lr: float, *, decay: float = 1.0) -> list[dict]:
-    """Return one optimizer group for each trainable stage, with rates that fall towards the stem.
-
-    The rate of stage i of n is `lr * decay ** (n - i)`: the head has the base rate `lr`.
-    Source: Howard and Ruder 2018 (ULMFiT), discriminative fine-tuning.
-
-    Raises:
-        ValueError: nothing is trainable, or a rate or the decay is not positive.
-    """
-    if lr <= 0 or decay <= 0:
-        raise ValueError(f"lr={lr} and decay={decay} must be positive.")
-    parts = stages(model)
-    groups = []
-    for i, part in enumerate(parts, start=1):
-        trainable = [p for p in part.parameters.values() if p.requires_grad]
-        if trainable:
-            groups.append({"params": trainable, "lr": lr * decay ** (len(parts) - i), "name": part.name})
-    if not groups:
-        raise ValueError("No parameter is trainable. Call `freeze` (head only), `unfreeze_from` or `unfreeze` first.")
-    return groups
-
-
-def summary(model: nn.Module) -> Table:
+def summary(model: nn.Module, *, at_most: int | None = None) -> Table:
     """Count each stage: parameters, how many of them train, and the mode of its batch norms."""
-    rows, modules = Table(), dict(model.named_modules())
-    for stage in stages(model):
+    rows, modules = Table(), dict(bare(model).named_modules())
+    for stage in stages(model, at_most=at_most):
         norms = {n.rpartition(".")[0] for n in stage.buffers}
         modes = {"train" if modules[n].training else "eval" for n in norms if isinstance(modules[n], NORMS)}
         rows.append(
@@ -165,25 +133,50 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in {id(p): p for p in parameters}.values())
 
 
-def _feature_stages(model: nn.Module) -> dict[str, str]:
-    """Name the stage of each child of `features`: the first is the stem; then a stage begins after each max-pool.
+def _partition(model: nn.Module, plan: Plan) -> list[Stage]:
+    """Give each tensor to the stage that names it, or the nearest module around it."""
+    stage_of = {name: stage for stage, names in plan.items() for name in names}
+    found = {stage: Stage(stage, {}, {}) for stage in plan}
+    for name, tensor in tensors(model):
+        parts = name.split(".")
+        around = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
+        stage = next((stage_of[module] for module in around if module in stage_of), None)
+        if stage is None:
+            raise ValueError(f"{_kind(model)}: no stage holds {name!r}. Add it, or a module around it, to a stage.")
+        part = found[stage].parameters if isinstance(tensor, nn.Parameter) else found[stage].buffers
+        part[name] = tensor
+    return list(found.values())
 
-    Where there is no max-pool, every child is a stage. A stage has the name of its first child.
-    """
-    children = list(getattr(model, "features", nn.Module()).named_children())
-    pools = any(isinstance(child, nn.MaxPool2d) for _, child in children)
-    names, stage, begins = {}, "stem", False
-    for position, (key, child) in enumerate(children):
-        if begins or (position and not pools):
-            stage = f"features.{key}"
-        names[key], begins = stage, isinstance(child, nn.MaxPool2d)
-    return names
+
+def _check_plan(model: nn.Module, plan: Plan) -> None:
+    there = {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
+    named = [name for names in plan.values() for name in names]
+    if [*plan][-1] != "head":
+        raise ValueError(f"The last stage of a plan is the classifier and is called 'head', not {[*plan][-1]!r}.")
+    if strange := [name for name in named if name not in there]:
+        raise ValueError(f"{_kind(model)} has no module or tensor {', '.join(map(repr, strange))}.")
+    if twice := {name for name in named if named.count(name) > 1}:
+        raise ValueError(f"{', '.join(map(repr, sorted(twice)))} is in two stages of the plan; name it once.")
 
 
-def _stage_of(name: str, features: dict[str, str]) -> str | None:
-    if name.startswith("features."):
-        return features.get(name.split(".")[1])
-    for pattern, stage in RULES:
-        if match := re.match(pattern, name):
-            return match.expand(stage)
-    return None
+def _joined(parts: list[Stage], at_most: int) -> list[Stage]:
+    """Join neighbours between stem and head into runs of equal length, as far as that goes."""
+    if at_most < 3:
+        raise ValueError(f"at_most is {at_most}: there are at least stem, body and head, so give 3 or more.")
+    stem, *body, head = parts
+    runs = min(at_most - 2, len(body))
+    bounds = [round(i * len(body) / runs) for i in range(runs + 1)] if runs else [0]
+    return [stem, *(_one(body[start:end]) for start, end in pairwise(bounds)), head]
+
+
+def _one(parts: list[Stage]) -> Stage:
+    first, last = parts[0].name, parts[-1].name
+    name = first if len(parts) == 1 else f"{first}-{last.removeprefix(first.rpartition('.')[0] + '.')}"
+    parameters, buffers = (
+        {k: v for part in parts for k, v in getattr(part, kind).items()} for kind in ("parameters", "buffers")
+    )
+    return Stage(name, parameters, buffers)
+
+
+def _kind(model: nn.Module) -> str:
+    return getattr(model, "architecture", type(model).__name__)
