@@ -176,3 +176,8 @@ def test_ci_is_a_script_that_runs() -> None:
     lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line.strip()]
     assert lines[-1] == "pytest"
     assert "set -euo pipefail" in lines
+
+
+def test_the_package_carries_at_most_12_megabytes() -> None:
+    carried = [path for path in tracked_files() if ROOT / "tlcourse" in path.parents and path.suffix != ".py"]
+    assert sum(path.stat().st_size for path in carried) <= 12_000_000

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tlcourse.data import Splits
 from tlcourse.evaluate import evaluation_mode
 from tlcourse.features import Features, linear_probe
+from tlcourse.models.heads import bare
 from tlcourse.models.stages import NORMS, stages
 from tlcourse.runtime import current
 from tlcourse.table import Table
@@ -42,7 +43,7 @@ def domain_gap(model: nn.Module, dataset: Dataset, *, batch_size: int = 64) -> T
     """
     if len(dataset) < 2:
         raise ValueError(f"{len(dataset)} images have no deviation: give at least two, better a hundred.")
-    modules = {name: module for name, module in model.named_modules() if _remembers(module)}
+    modules = {name: module for name, module in bare(model).named_modules() if _remembers(module)}
     of_stage = {
         stage.name: [modules[n] for n in dict.fromkeys(b.rpartition(".")[0] for b in stage.buffers) if n in modules]
         for stage in stages(model)
@@ -80,7 +81,7 @@ def stage_features(model: nn.Module, dataset: Dataset, *, batch_size: int = 64) 
     entrances: dict[nn.Module, list[str]] = {}  # the modules in which a stage may begin, with the stage below
     for name, part in above.items():
         for owner in dict.fromkeys(tensor.rpartition(".")[0] for tensor in part.parameters):
-            entrances.setdefault(model.get_submodule(owner), []).append(name)
+            entrances.setdefault(bare(model).get_submodule(owner), []).append(name)
     taken: set[str] = set()
 
     def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -227,6 +227,7 @@ def moved(model, before):
 
 model = tl.models.freeze(copy.deepcopy(backbone))
 before = copy.deepcopy(model.state_dict())
+tl.examine(model)  # the doctor's first look: it remembers the weights
 loader = few.plain().loaders(batch_size=16, seed=0).train
 plain_epoch(model, loader, torch.optim.SGD(model.fc.parameters(), lr=0.01), runtime.device)
 changed = moved(model, before)
@@ -253,11 +254,24 @@ print(f"the probe from above, on the moved features: {after}")
 print(f"before: {first}")
 
 # %% [markdown]
+# You need not know all this to notice. The **doctor**, `tl.examine`, looks at a model and what trains it.
+# At its second look it also sees what has moved since the first.
+
+# %% tags=["nbval-ignore-output"]
+report = tl.examine(model)
+tl.claim(
+    "the doctor finds that frozen statistics moved",
+    any(finding.severity == "wrong" for finding in report.named("frozen-statistics-move")),
+)
+report
+
+# %% [markdown]
 # A head fits the features that it was trained on. When the features drift, the head that you have stored,
 # the features that you have cached and the backbone that you share with a second task no longer fit.
 #
 # The repair is one rule: **after every `model.train()`, put what is frozen back into evaluation mode.**
-# `tl.models.train_mode` does that, and `tl.train.fit` calls it.
+# `tl.models.train_mode` does that, and `tl.train.fit` calls it. For a loop of your own that calls `model.train()`,
+# `tl.models.keep_frozen(model)` does it once and for all.
 
 # %% tags=["nbval-ignore-output"]
 model = tl.models.freeze(copy.deepcopy(backbone))

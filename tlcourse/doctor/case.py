@@ -15,8 +15,8 @@ from tlcourse.doctor.parts import Part
 from tlcourse.doctor.quiet import only_looking
 from tlcourse.doctor.report import listed
 from tlcourse.evaluate import Evaluation
+from tlcourse.models.heads import head_name
 from tlcourse.models.stages import NORMS, Stage, stages
-from tlcourse.models.zoo import head_name
 
 FORWARD = 8  # images of the one forward pass
 

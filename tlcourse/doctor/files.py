@@ -15,7 +15,7 @@ from tlcourse.doctor import rules_data, rules_loop, rules_schedule, rules_setup
 from tlcourse.doctor.checks_data import MAJORITY
 from tlcourse.doctor.report import Finding, Report, listed, note, suspicious, wrong
 from tlcourse.doctor.script import Script, read_script
-from tlcourse.models.zoo import read_weights
+from tlcourse.models.loading import read_weights
 from tlcourse.predict import load_checkpoint
 from tlcourse.table import Table
 
