@@ -21,7 +21,7 @@ from tlcourse.evaluate import mean_and_error
 from tlcourse.features import extract_splits, linear_probe
 
 CARD = transfer.MEASURED.with_name("README.md")
-PACKAGED = ("toypets", "toypets-breeds", "toypets-silhouette", "radiographs", "surfaces", "landuse", "digits")
+PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")
 PHOTOS = {"dogs-vs-cats": "dogs-vs-cats", "hymenoptera": "hymenoptera_data"}
 TRAIN = 200  # images of a packaged set: few, as a learner has
 SEEDS = (0, 1, 2)
@@ -78,7 +78,7 @@ def trained(kind, name, seed, options):
 
 def domains(options):
     """Profile and gap of every domain, and what each way of using the backbone reaches there."""
-    facts = {"profile": {}, "gap": {}, "gain": {}, "images": {}, "classes": {}}
+    facts = {"profile": {}, "gap": {}, "gain": {}, "images": {}, "classes": {}, "epochs": {}}
     if options.only is not None:
         facts |= transfer.measured()
     for name in [*(PHOTOS if options.photos else ()), *PACKAGED] if options.only is None else options.only:
@@ -94,6 +94,8 @@ def domains(options):
         facts["gain"][name] = gain
         facts["images"][name] = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
         facts["classes"][name] = len(splits.classes)
+        facts["epochs"][name] = options.epochs
+        transfer.MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")  # kept if the run stops
         print(f"{name}: {json.dumps(gain)} {time.perf_counter() - start:.0f} s", flush=True)
     return facts
 
@@ -126,6 +128,7 @@ def report(facts):
     """The model card's section about other domains."""
     gains = [
         {"domain": name, "training images": facts["images"][name]["train"], "test": facts["images"][name]["test"]}
+        | {"epochs": facts["epochs"][name]}
         | {kind: show(values) for kind, values in gain.items()}
         for name, gain in facts["gain"].items()
     ]

@@ -45,7 +45,7 @@ SIZE = {
     "mini": {
         "data": "toypets",
         "backbone": "tl_resnet",
-        "passes": {20: 320, 100: 960, 800: 2240},
+        "passes": {20: 320, 100: 640, 800: 1600},
     },
     "full": {
         "data": "dogs-vs-cats",
@@ -978,8 +978,8 @@ for name, stage in best.items():
 # %% tags=["nbval-ignore-output"]
 names = {"scratch": "scratch", "probe": "frozen", "fine-tuned": "fine-tuned"}
 table = tl.Table()
-for name, gain in stored["gain"].items():
-    means = {shown: fmean(gain[kind]) for kind, shown in names.items()}
+for name, reached in stored["gain"].items():
+    means = {shown: fmean(reached[kind]) for kind, shown in names.items()}
     row = {"domain": name, "classes": stored["classes"][name]}
     row |= {shown: round(mean, 3) for shown, mean in means.items()}
     table.append(row | {"from worst to best": ", ".join(sorted(means, key=means.get))})
@@ -995,8 +995,8 @@ table
 
 # %% tags=["nbval-ignore-output"]
 points = {
-    name: (stored["gap"][name]["mean"], fmean(gain["fine-tuned"]) - fmean(gain["probe"]))
-    for name, gain in stored["gain"].items()
+    name: (stored["gap"][name]["mean"], fmean(reached["fine-tuned"]) - fmean(reached["probe"]))
+    for name, reached in stored["gain"].items()
 }
 rank = spearmanr(*zip(*points.values(), strict=True))
 related = rank.pvalue < 0.05
