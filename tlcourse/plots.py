@@ -132,7 +132,7 @@ def embedding(points: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]
             chosen = labels == i
             shade = (COLOURS["frozen"], OTHERS[1], *OTHERS)[i % 6]
             ax.scatter(*points[chosen].T, s=14, marker="o^sDvP"[i % 6], color=shade, alpha=0.65, lw=0, label=name)
-        ax.set(xlabel="first direction", ylabel="second direction", xticks=[], yticks=[])
+        ax.set(xlabel="one direction", ylabel="another direction", xticks=[], yticks=[])
         ax.legend(loc="best", markerscale=1.5)
         ax.set_title(title)
 
