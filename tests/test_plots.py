@@ -102,3 +102,18 @@ def test_learning_rates_are_drawn_once_a_stage():
     assert [text.get_text() for text in plt.gca().texts] == ["5.0e-01"]
     with pytest.raises(ValueError, match="No group has a positive"):
         tl.plots.learning_rates([{"params": [], "lr": 0.0}])
+
+
+def test_depth_puts_domains_with_more_or_fewer_classes_on_one_scale():
+    profile = {"two": {"stem": 0.5, "layer1": 0.75}, "ten": {"stem": 0.1, "layer1": 1.0}}
+    tl.plots.depth(profile, chance={"two": 0.5, "ten": 0.1}, title="Depth")
+    (ax,) = plt.gcf().axes
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [pytest.approx([0, 0.5]), pytest.approx([0, 1])]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["stem", "layer1"]
+
+
+def test_scatter_names_every_point():
+    tl.plots.scatter({"near": (0.1, 0.2), "far": (0.6, -0.1)}, xlabel="gap", ylabel="gain", title="Two")
+    (ax,) = plt.gcf().axes
+    assert [text.get_text() for text in ax.texts] == ["near", "far"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("gap", "gain")

@@ -156,10 +156,7 @@ def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
 def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, float], title: str = "") -> None:
     """Draw how far above guessing a probe on each stage is: 0 is guessing, 1 is perfect; a line for each domain.
 
-    Args:
-        profile: domain -> stage -> accuracy, stages from stem to last.
-        chance: domain -> accuracy of guessing, which differs with the number of classes.
-        title: the message, as a sentence.
+    `profile` is domain -> stage -> accuracy, stages from stem to last; `chance` is domain -> accuracy of guessing.
     """
     with _style():
         _, ax = plt.subplots(figsize=(6.4, 3.8))
@@ -183,9 +180,7 @@ def scatter(points: Mapping[str, tuple[float, float]], *, xlabel: str, ylabel: s
         for name, (x, y) in points.items():
             ax.plot(x, y, "o", color=COLOURS["frozen"])
             _end_label(ax, x, y, name, "black")
-        ax.margins(x=0.18, y=0.12)
-        ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.set_title(title)
+        ax.set(xmargin=0.18, ymargin=0.12, xlabel=xlabel, ylabel=ylabel, title=title)
 
 
 def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = "") -> None:
