@@ -59,6 +59,20 @@ def test_on_toy_pets_scratch_frozen_and_fine_tuned_are_told_apart(pets):
         assert step > 2 * error, (worse, better)
 
 
+def test_on_toy_pets_frozen_is_far_ahead_of_scratch(pets):
+    """100 training pictures, 5 seeds: at least 15 points."""
+    features = pets[2]
+    frozen, scratch = [], []
+    for seed in range(5):
+        accuracy, rows = trained_accuracy(pets, 100, 50, seed, lr=2e-3)
+        probe = linear_probe(Features(features.train.x[rows], features.train.y[rows]))
+        frozen.append(probe.evaluate(features.test).accuracy)
+        scratch.append(accuracy)
+    (a, a_error), (b, b_error) = mean_and_error(frozen), mean_and_error(scratch)
+    print(f"frozen {a:.3f} ± {a_error:.3f}, scratch {b:.3f} ± {b_error:.3f}")
+    assert a - b >= 0.15
+
+
 @pytest.mark.slow
 def test_scratch_learns_from_many_pictures_and_passes_and_not_from_few(pets):
     """What lesson 3.2 says without measuring it, since it takes two minutes."""

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import tlcourse as tl
 from tlcourse.data import ImageSet, Preprocessing
 from tlcourse.doctor import memory
-from tlcourse.doctor.quiet import unwrapped
 from tlcourse.evaluate import Evaluation
+from tlcourse.models.heads import bare
 from tlcourse.train import Epoch, History
 
 LOOK = Preprocessing(32, 32)
@@ -965,10 +965,10 @@ def test_models_are_forgotten():
 
 def test_wrappers_are_taken_off():
     model = Small()
-    assert unwrapped(nn.DataParallel(model)) is model
+    assert bare(nn.DataParallel(model)) is model
     compiled = nn.Module()  # torch.compile's own takes seconds to import
     compiled._orig_mod = model
-    assert unwrapped(nn.DataParallel(compiled)) is model
+    assert bare(nn.DataParallel(compiled)) is model
     report = tl.examine(nn.DataParallel(model), SGD(model.parameters(), lr=0.1), pets())
     assert report, report
 

@@ -18,8 +18,9 @@ from tlcourse.doctor import (
 from tlcourse.doctor.case import Case
 from tlcourse.doctor.memory import compare
 from tlcourse.doctor.parts import parts_of
-from tlcourse.doctor.quiet import same_random_numbers, unwrapped
+from tlcourse.doctor.quiet import same_random_numbers
 from tlcourse.doctor.report import Finding, Report, listed, note
+from tlcourse.models.heads import bare
 from tlcourse.models.stages import Stage
 from tlcourse.table import Table
 
@@ -73,7 +74,7 @@ def examine(
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}: give the nn.Module first, then its optimizer and data.")
-    model = unwrapped(model)
+    model = bare(model)
     optimizers = _all_of(optimizer, torch.optim.Optimizer, "optimizer")
     losses, history = _losses(history)
     with same_random_numbers():

@@ -44,14 +44,3 @@ def only_looking(model: nn.Module) -> Iterator[None]:
                 # Nothing of torch's own writes buffers in evaluation mode; a learner's module may.
                 if name in buffers and not torch.equal(buffer, buffers[name]):
                     buffer.copy_(buffers[name])
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Take off `torch.compile` and the wrappers of parallel training: parameters and modes are the inner model's."""
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
