@@ -61,6 +61,11 @@ def current() -> Runtime:
     return _current if _current is not None else _choose(None, None, 0, None)[0]
 
 
+def best_precision(device: torch.device) -> str:
+    """Return the precision that makes training on a device fastest without a loss scale: bfloat16 or float32."""
+    return "bfloat16" if _bf16(device) else "float32"
+
+
 def cache_folder() -> Path:
     """Return the folder for downloads and cached features: `TLCOURSE_CACHE`, else the system's cache folder."""
     return _folder_from("TLCOURSE_CACHE") or Path(pooch.os_cache("tlcourse"))
