@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
 FLOORS = [
     *("runtime", "assets", "claims", "files", "table"),
-    *("data.transforms", "data._images", "data._layout", "data._choose", "data._splits", "data.folders", "data.leaks"),
+    *("data.transforms", "data._images", "data._layout", "data._choose"),
+    *("data._augment", "data._pixels", "data._loader", "data._shard", "data._splits", "data.folders", "data.leaks"),
     *("data._draws", "data._tracer", "data._solids", "data._scenery", "data._appearance"),
     *("data._breeds", "data._sculptor", "data._heads", "data._anatomy"),
     *("data._shading", "data._styles", "data.toypets"),
