@@ -10,6 +10,7 @@ from accelerate.state import is_initialized
 from accelerate.utils import gather_object
 from torch import nn
 
+from tlcourse.data._shard import shard
 from tlcourse.evaluate import Evaluation, autocast, evaluate
 from tlcourse.models.heads import PARALLEL
 from tlcourse.runtime import best_precision
@@ -51,8 +52,6 @@ class Machine:
         """Return a loader of this process's part of every batch."""
         if not self.several:
             return loader
-        from tlcourse.data import shard
-
         state = self.accelerator
         return shard(loader, state.process_index, state.num_processes, whole_small=training)
 
