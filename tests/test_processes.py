@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import together
 import torch
+from accelerate import notebook_launcher
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed"),
@@ -38,7 +39,7 @@ def results(tmp_path_factory):
     return found | {"output": done.stdout + done.stderr, "folder": folder}
 
 
-@pytest.mark.parametrize("setting", ["plain", "more", "pets"])
+@pytest.mark.parametrize("setting", ["plain", "more", "stream", "pets"])
 def test_two_processes_give_the_weights_of_one(results, setting):
     """Within 1e-5: sums of float32 in another order. Both processes hold the same weights, to the bit."""
     (first, _), (second, _), (alone, _) = (results[rank][setting] for rank in ("0", "1", "alone"))
@@ -46,7 +47,7 @@ def test_two_processes_give_the_weights_of_one(results, setting):
     assert max((first[name] - alone[name]).abs().max().item() for name in alone) < 1e-5
 
 
-@pytest.mark.parametrize("setting", ["plain", "more", "pets"])
+@pytest.mark.parametrize("setting", ["plain", "more", "stream", "pets"])
 def test_every_image_is_counted_once(results, setting):
     (_, first), (_, second), (_, alone) = (results[rank][setting] for rank in ("0", "1", "alone"))
     assert first == second
@@ -65,3 +66,10 @@ def test_two_processes_go_on_from_their_checkpoint(results):
     before = results["0"]["more"][0]
     weights, _ = together.run(together.Data(), **together.settings(results["folder"])["more"])
     assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+def test_a_notebook_launches_the_same_run(capsys):
+    weights, _ = together.run(together.Data())
+    launched = []
+    notebook_launcher(lambda: launched.append(together.run(together.Data())[0]), num_processes=1)
+    assert all(torch.equal(launched[0][name], weights[name]) for name in weights)

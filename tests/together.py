@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import tlcourse as tl
 
@@ -30,6 +30,24 @@ class Data:
         generator = torch.Generator().manual_seed(0)
         self.train = DataLoader(blobs(N_TRAIN, 0), BATCH, shuffle=True, generator=generator)
         self.val = DataLoader(blobs(N_VAL, 1), 2 * BATCH)
+
+
+class Stream(IterableDataset):
+    """Images that come one after the other: how many is not known."""
+
+    def __init__(self, images: TensorDataset):
+        self.images = images
+
+    def __iter__(self):
+        yield from self.images
+
+
+class StreamedData:
+    """Loaders of streams."""
+
+    def __init__(self):
+        self.train = DataLoader(Stream(blobs(N_TRAIN, 0)), BATCH)
+        self.val = DataLoader(Stream(blobs(N_VAL, 1)), BATCH)
 
 
 def frozen_body() -> nn.Module:
@@ -63,6 +81,7 @@ def run(data, **options):
 def main(folder: Path) -> None:
     """Train in every setting, and with toy pets from our own loaders."""
     results = {name: run(Data(), **options) for name, options in settings(folder).items()}
+    results["stream"] = run(StreamedData())
     pets = tl.data.load("toypets", model=tl.data.transforms.Preprocessing(8, 9)).take(train=37, val=21, seed=0)
     results["pets"] = run(pets.loaders(8, seed=0))
     torch.save(results, folder / f"rank-{os.environ.get('RANK', 'alone')}.pt")

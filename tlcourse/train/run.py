@@ -67,7 +67,8 @@ class Run:
 
     def progress(self, epochs: int) -> tqdm:
         """Return a bar of optimizer steps, which counts what was done before a checkpoint too."""
-        steps = epochs * -(-len(self.train) // self.accumulate) if hasattr(self.train, "__len__") else None
+        batches = _length(self.train)
+        steps = None if batches is None else epochs * -(-batches // self.accumulate)
         quiet = {} if self.machine.main else {"disable": True}  # TQDM_DISABLE decides where nobody says
         return tqdm(total=steps, initial=self.step, desc="steps", leave=False, **quiet)
 
@@ -166,7 +167,7 @@ class Run:
             "position": {"step": self.step, "done": self.done, "seconds": self.seconds, "rates": list(self.rates)},
             "sums": [self.loss_sum, self.right, self.seen],
             "random": self.machine.gather({"begun": self.begun if self.done else now, "now": now}),
-            "batches": {"an epoch": len(self.train) if hasattr(self.train, "__len__") else None, "a step": self.accumulate},
+            "batches": {"an epoch": _length(self.train), "a step": self.accumulate},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -242,6 +243,14 @@ def _generators(data: Any) -> list[torch.Generator]:
             if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
                 found[id(generator)] = generator
     return list(found.values())
+
+
+def _length(loader: Any) -> int | None:
+    """Return the number of batches, or None of a stream, whose loader has a length but cannot tell it."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def _outline(state: dict[str, Any]) -> dict[str, Any]:
