@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from tlcourse.evaluate import autocast, evaluate
 from tlcourse.models.stages import train_mode
 from tlcourse.table import Table
+from tlcourse.train.schedules import Schedule, as_schedule
 
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -39,11 +40,12 @@ class Epoch:
 
 @dataclass
 class History:
-    """The epochs of a run, and which of them had the best weights."""
+    """The epochs of a run, which of them had the best weights, and the first epoch and name of each phase."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     interrupted: bool = False
+    phases: list[tuple[int, str]] = field(default_factory=list)
 
     def column(self, name: str) -> list[float]:
         """Return one measurement for every epoch, such as `"val_accuracy"`."""
@@ -63,7 +65,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     *,
     epochs: int,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    scheduler: Schedule | torch.optim.lr_scheduler.LRScheduler | None = None,
     precision: str = "float32",
     frozen_norms: str = "eval",
 ) -> History:
@@ -77,7 +79,8 @@ def fit(
         data: has loaders `train` and `val` that give images `(B, 3, H, W)` and labels `(B,)`.
         optimizer: holds the parameters to train.
         epochs: passes over the training part.
-        scheduler: stepped once after every optimizer step, so its length is `epochs * len(data.train)` steps.
+        scheduler: a `Schedule`, or a scheduler that is stepped once after every optimizer step, so that its length is
+            `epochs * len(data.train)` steps.
         precision: `"float32"`, or `"bfloat16"` for mixed precision.
         frozen_norms: `"train"` lets frozen batch norms move, as a plain loop does.
 
@@ -86,6 +89,7 @@ def fit(
         FloatingPointError: the loss became infinite or not a number.
     """
     _check(model, data, optimizer, epochs)
+    schedule = as_schedule(scheduler)
     device = next(model.parameters()).device
     history, best_state = History(), None
     try:
@@ -102,8 +106,8 @@ def fit(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if scheduler is not None:
-                    scheduler.step()
+                if schedule is not None and schedule.interval == "step":
+                    schedule.scheduler.step()
                 seen += len(labels)
                 loss_sum += loss.detach() * len(labels)
                 right += (logits.detach().argmax(1) == labels).sum()
@@ -115,6 +119,8 @@ def fit(
                     f"The training loss of epoch {number} is {loss_sum.item()}. Use a lower learning rate."
                 )
             val = evaluate(model, data.val, precision=precision)
+            if schedule is not None and schedule.interval != "step":
+                schedule.scheduler.step(*[val.loss] * (schedule.interval == "metric"))
             lr = max(group["lr"] for group in optimizer.param_groups)
             train_loss, train_accuracy = loss_sum.item() / seen, right.item() / seen
             epoch = Epoch(number, train_loss, train_accuracy, val.loss, val.accuracy, lr, seconds)
