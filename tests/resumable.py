@@ -70,4 +70,3 @@ def train(checkpoints: tl.train.Checkpoints | None, *, workers: int = 0, own: bo
         **options,
     )
     return model.state_dict(), history
-

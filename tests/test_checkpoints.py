@@ -21,7 +21,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the death of a process, where one process is enough."""
 
 
@@ -31,13 +31,13 @@ class Dying(Checkpoints):
     def save(self, step, state):
         file = super().save(step, state)
         if step == int(os.environ["DIE_AT"]):
-            raise Killed
+            raise KilledError
         return file
 
 
 def die_and_resume(folder, monkeypatch, *, at, every=1, **options):
     monkeypatch.setenv("DIE_AT", str(at))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         resumable.train(Dying(folder, every=every), **options)
     torch.rand(at)  # whatever the new process has drawn before it goes on
     return resumable.train(Checkpoints(folder, every=every), **options)

@@ -1,6 +1,6 @@
 """A run of one process, or of several that train one model together: started by `torchrun`, compared by a test.
 
-    torchrun --nproc_per_node 2 tests/together.py FOLDER
+torchrun --nproc_per_node 2 tests/together.py FOLDER
 """
 
 import os
@@ -71,10 +71,10 @@ def run(data, **options):
     model = frozen_body()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
-    history = tl.train.fit(
-        model, data, optimizer, epochs=3, scheduler=scheduler, precision="float32", **options
-    )
-    rows = {name: history.column(name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images")}
+    history = tl.train.fit(model, data, optimizer, epochs=3, scheduler=scheduler, precision="float32", **options)
+    rows = {
+        name: history.column(name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images")
+    }
     return model.state_dict(), rows
 
 

@@ -27,7 +27,7 @@ def one_cycle(step: int, *, steps: int, peak: float, start: float, floor: float)
     if step < peak:
         return _between(start, 1.0, step / peak)
     fall = steps - 1 - peak
-    return floor if step >= max(steps - 1, peak + 1) else _between(1.0, floor, (step - peak) / max(fall, 1.0))
+    return _between(1.0, floor, min((step - peak) / fall, 1.0) if fall > 0 else float(step > peak))
 
 
 def is_ours(scheduler: LRScheduler) -> bool:

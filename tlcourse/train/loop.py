@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from tlcourse.models.heads import bare
 from tlcourse.models.stages import train_mode

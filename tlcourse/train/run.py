@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tlcourse.evaluate import Evaluation
+from tlcourse.runtime import shorten
 from tlcourse.train._machine import Batch, Machine
 from tlcourse.train.checkpoints import Checkpoints
 from tlcourse.train.history import Epoch, History
@@ -49,7 +50,9 @@ class Run:
         self.train = self.machine.share(self.data.train, training=True)
         self.val = self.machine.share(self.data.val, training=False)
         self.rates: tuple[float, ...] = ()
-        self.begun: dict[str, Any] = {}  # the random numbers at the beginning of the epoch, from which its order follows
+        self.begun: dict[
+            str, Any
+        ] = {}  # the random numbers at the beginning of the epoch, from which its order follows
         self.resumed: dict[str, Any] = {}  # those at the step where a checkpoint was made
         self.clear()
 
@@ -150,7 +153,10 @@ class Run:
             return
         self.load_state(state)
         if self.machine.main:
-            print(f"Resumed after {len(self.history.epochs)} epochs and {self.done} steps, from {self.checkpoints.folder}.")
+            print(
+                f"Resumed after {len(self.history.epochs)} epochs and {self.done} steps, "
+                f"from {shorten(self.checkpoints.folder)}."
+            )
 
     def state(self) -> dict[str, Any]:
         """Return all of it, as tensors, numbers, texts, lists and dictionaries."""
