@@ -19,12 +19,14 @@ class Noisy(Dataset):
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.arange(n) % 2
         self.x = torch.randn(n, 3, 8, 8, generator=generator) + self.labels[:, None, None, None]
+        self.own = [np.random.default_rng(seed), np.random.RandomState(seed), random.Random(seed)]
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, i: int):
         noise = torch.rand(()).item() + random.random() + np.random.rand()
+        noise += sum(generator.random() for generator in self.own[::2]) + self.own[1].rand()
         return self.x[i] + 0.1 * noise, self.labels[i]
 
 

@@ -62,8 +62,8 @@ def same_order(loader: Iterable) -> Iterator[Iterable]:
     twin = copy.copy(loader)
     if isinstance(loader, DataLoader):
         twin.__dict__["_iterator"] = None
-    parts = list(_reachable(loader))
-    states = [state for part in parts if (state := _state(part)) is not None]
+    parts = list(reachable(loader))
+    states = [state for part in parts if (state := generator_state(part)) is not None]
     samplers = [(part, dict(vars(part))) for part in parts if isinstance(part, Sampler)]
     try:
         yield twin
@@ -77,7 +77,7 @@ def same_order(loader: Iterable) -> Iterator[Iterable]:
             vars(sampler).update(attributes)
 
 
-def _state(part: Any) -> tuple[Callable[[Any], None], Any] | None:
+def generator_state(part: Any) -> tuple[Callable[[Any], None], Any] | None:
     """Return how to put a random generator's state back, and the state; None for anything else."""
     if isinstance(part, torch.Generator):
         return part.set_state, part.get_state()
@@ -91,7 +91,7 @@ def _state(part: Any) -> tuple[Callable[[Any], None], Any] | None:
     return None
 
 
-def _reachable(root: Any) -> Iterator[Any]:
+def reachable(root: Any) -> Iterator[Any]:
     """Give an object and what it holds, to some depth, each thing once."""
     seen, level = {id(root)}, [root]
     for _ in range(DEEP):

@@ -28,8 +28,9 @@ def make_loader(images: ImageSet, batch_size: int, *, workers: int | None = None
         threads = min(runtime.MAX_WORKERS, runtime.cores()) if workers is None else workers
         return PixelLoader(images, how, threads=threads, batch_size=batch_size, **options)
     workers = now.workers if workers is None else workers
-    common = {"persistent_workers": workers > 0, "pin_memory": now.device.type == "cuda"}
-    return DataLoader(images, batch_size, num_workers=workers, **common, **options)
+    pinned = now.device.type == "cuda"
+    # Workers that stay would keep random numbers that no checkpoint holds: each epoch has its own.
+    return DataLoader(images, batch_size, num_workers=workers, pin_memory=pinned, **options)
 
 
 class PixelLoader(DataLoader):

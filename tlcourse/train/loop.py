@@ -95,7 +95,8 @@ def fit(
         FloatingPointError: the loss became infinite or not a number.
     """
     how = How(epochs, loss, accumulate, clip, patience, frozen_norms)
-    _check(model, data, optimizer, ema)
+    _check(model, data, optimizer)
+    _check_run(data, ema, checkpoints)
     machine, inner = Machine(model, precision), bare(model)
     with channels_last(model):
         net, average = machine.prepare(model), averaged(inner, ema)
@@ -173,15 +174,23 @@ def _stop_button(machine: Machine) -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, usual)
 
 
-def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer, ema: float | None) -> None:
+def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer) -> None:
     if not (hasattr(data, "train") and hasattr(data, "val")) or hasattr(data, "loaders"):
         raise ValueError("data needs loaders `train` and `val`: pass `splits.loaders(batch_size=32)`.")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"ema is {ema}: the share of the old weights lies between 0 and 1, such as 0.999.")
     mine = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(p.requires_grad and id(p) in mine for p in held):
         raise ValueError(
             "The optimizer holds no trainable parameter of this model. Freeze and replace the head first, "
             "then build the optimizer from the model's parameters."
+        )
+
+
+def _check_run(data: HasLoaders, ema: float | None, checkpoints: Checkpoints | None) -> None:
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"ema is {ema}: the share of the old weights lies between 0 and 1, such as 0.999.")
+    if checkpoints is not None and getattr(data.train, "persistent_workers", False):
+        raise ValueError(
+            "The training loader keeps its worker processes, and with them random numbers that no checkpoint holds. "
+            "Make it with persistent_workers=False."
         )

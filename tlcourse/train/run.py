@@ -1,7 +1,6 @@
 """The state of a run: everything that changes while a model trains, and so everything that a checkpoint holds."""
 
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,6 +15,7 @@ from tqdm.auto import tqdm
 
 from tlcourse.evaluate import Evaluation
 from tlcourse.runtime import shorten
+from tlcourse.train._chance import random_state, set_random_state
 from tlcourse.train._machine import Batch, Machine
 from tlcourse.train.checkpoints import Checkpoints
 from tlcourse.train.history import Epoch, History
@@ -213,42 +212,6 @@ class Run:
 def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
     """Return the running average of a model's weights and buffers, `decay` of the old to `1 - decay` of the new."""
     return None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def random_state(data: Any) -> dict[str, Any]:
-    """Return the state of all random numbers that training draws, those of the loaders included."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "loaders": [generator.get_state() for generator in _generators(data)],
-    }
-
-
-def set_random_state(state: dict[str, Any], data: Any = None) -> None:
-    """Set the state of all random numbers; those of the loaders only where there are loaders."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    for generator, saved in zip(_generators(data), state["loaders"], strict=False):
-        generator.set_state(saved)
-
-
-def _generators(data: Any) -> list[torch.Generator]:
-    """Return the random generators that loaders and their samplers hold, each once."""
-    found: dict[int, torch.Generator] = {}
-    for loader in (getattr(data, "train", None), getattr(data, "val", None)):
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-        for holder in (loader, *samplers):
-            if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
 
 
 def _length(loader: Any) -> int | None:
