@@ -31,7 +31,7 @@ FLOORS = [
     *("models.outline", "models.stages", "models.groups", "models.freezing"),
     *("evaluate", "quiet", "features", "transfer"),
     *("train._shares", "train.schedules", "train.loop", "train.rates", "train.phases", "strategies"),
-    *("predict", "plots", "_execute", "notebooks"),
+    *("predict", "_figures", "_curves", "plots", "_execute", "notebooks"),
     *("doctor.report", "doctor.memory", "doctor.parts", "doctor.case"),
     *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
     *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),
