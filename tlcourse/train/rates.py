@@ -80,10 +80,22 @@ def range_test(
     _check(model, optimizer)
     rates = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
     with same_random_numbers(), same_order(loader) as batches:
-        losses, diverged = _rising(*copy.deepcopy((bare(model), optimizer)), batches, rates)
+        losses, diverged = _rising(*_copies(bare(model), optimizer), batches, rates)
     smoothed = _smooth(losses, max(1.0, WIDTH * steps))
     suggestion = _steepest(rates, losses, smoothed)
     return RangeTest(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), suggestion, diverged)
+
+
+def _copies(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Copy a model and its optimizer, which holds the copy's parameters then."""
+    memo: dict[int, object] = {}
+    model = copy.deepcopy(model, memo)
+    # `deepcopy` of an optimizer would leave out what a subclass adds. Left out here: hooks, which may change anything,
+    # and the `step` that a scheduler has put there, which would be the original's.
+    own = {k: v for k, v in vars(optimizer).items() if k != "step" and not k.endswith("_hooks")}
+    twin = object.__new__(type(optimizer))
+    twin.__setstate__(copy.deepcopy(own, memo))
+    return model, twin
 
 
 def _rising(
