@@ -257,7 +257,8 @@ class Pressed:
 def test_ctrl_c_with_the_real_loop(at, epochs, boundaries):
     model, data = staged(), Data()
     data.train = Pressed(data.train, at)
-    history = gradual(model, data, torch.optim.AdamW(model.parameters()), THREE, schedule=schedules.one_cycle)
+    optimizer, options = torch.optim.AdamW(model.parameters()), {"precision": "float32"}
+    history = gradual(model, data, optimizer, THREE, schedule=schedules.one_cycle, **options)
     assert history.interrupted
     assert history.column("epoch") == list(range(1, epochs + 1))
     assert history.phases == boundaries
@@ -285,7 +286,7 @@ def test_a_ruined_last_phase_does_not_cost_the_best_weights():
         )
 
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, lr=1.0)
-    history = gradual(model, data, optimizer, three, schedule=uphill)
+    history = gradual(model, data, optimizer, three, schedule=uphill, precision="float32")
     assert history.best.epoch <= 9
     assert history.epochs[-1].val_loss > history.best.val_loss + 1
     measured = evaluate(model, data.val)
