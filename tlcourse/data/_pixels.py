@@ -166,7 +166,7 @@ def write(file: Path, arrays: Iterable[np.ndarray]) -> None:
 def read(file: Path) -> Mapped | None:
     """Open a file of images; None where there is none, or where it is damaged."""
     try:
-        flat = np.memmap(file, np.uint8, "r")
+        flat = np.asarray(np.memmap(file, np.uint8, "r"))
         os.utime(file)  # which files are in use decides which give way to others
         magic, version, checksum, count = TRAILER.unpack(flat[-TRAILER.size :].tobytes())
         index = flat[-TRAILER.size - 24 * count : -TRAILER.size].tobytes()
