@@ -461,6 +461,13 @@ def test_larger_sets_go_into_a_file_that_other_runs_use(in_files, decoded):
     assert same(by_label(parts.loaders(4, workers=0).train), first)
 
 
+def test_what_a_killed_process_left_is_cleared_away(in_files):
+    in_files.mkdir(parents=True)
+    (in_files / ".0.pixels.1.part").write_bytes(b"half of it")
+    list(splits().loaders(4).val)
+    assert len(files_of(in_files)) == 1
+
+
 def damage(how, file):
     content = bytearray(file.read_bytes())
     if how == "shorter":

@@ -163,8 +163,12 @@ def cut(image: np.ndarray, row: Sequence[float], how: Augmentation, out: np.ndar
     else:
         mode = Image.Resampling[how.mode.name]
         out[:] = np.asarray(Image.fromarray(crop).resize((size, size), mode))
-    # `take` is twice as fast as [:, ::-1].
-    return np.take(out, np.arange(size - 1, -1, -1), axis=1) if row[FLIP] < how.flip else out
+    if row[FLIP] >= how.flip:
+        return out
+    flipped = np.empty_like(out)
+    for channel in range(3):  # four times as fast as whole pixels
+        flipped[..., channel] = out[:, ::-1, channel]
+    return flipped
 
 
 def normalise(image: np.ndarray, mean: np.ndarray, std: np.ndarray, out: np.ndarray) -> None:

@@ -184,7 +184,12 @@ def read(file: Path) -> Mapped | None:
 
 
 def _make_room(folder: Path, needed: int) -> bool:
-    """Delete files, the longest unused first, until `needed` bytes fit; False where they cannot."""
+    """Delete files, the longest unused first, until `needed` bytes fit; False where they cannot.
+
+    The caller holds the folder's lock: what is unfinished here was left by a process that was killed.
+    """
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
     files = sorted(folder.glob("*.pixels"), key=lambda file: file.stat().st_mtime)
     taken = sum(file.stat().st_size for file in files)
     allowed = (shutil.disk_usage(folder).free + taken) // 2
