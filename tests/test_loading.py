@@ -548,9 +548,7 @@ def test_without_room_each_epoch_decodes_anew(in_files, decoded, monkeypatch):
     monkeypatch.setattr(_pixels.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     decoded.clear()
     loader = parts.loaders(4).train
-    with pytest.warns(
-        UserWarning, match="The 23 decoded images need .* anew: set TLCOURSE_CACHE"
-    ):
+    with pytest.warns(UserWarning, match="The 23 decoded images need .* anew: set TLCOURSE_CACHE"):
         first = by_label(loader)
     assert same(first, expected)
     assert decoded.total() > 23
