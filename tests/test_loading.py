@@ -434,6 +434,27 @@ def test_generated_images_are_drawn_once_each(in_files):
     assert not in_files.exists(), "their key would need them drawn"
 
 
+def test_generated_images_that_fill_the_memory_are_drawn_each_time(monkeypatch):
+    monkeypatch.setattr(_pixels, "DRAWN", 1000)
+
+    def make(label, seed):
+        return np.full((30, 30, 3), seed, np.uint8)
+
+    images = data.ImageSet([Generated(make, "a", seed) for seed in range(5)], range(5), list("abcde"))
+    parts = data.Splits("drawn", images, images, images, images.classes, SMALL)
+    with pytest.warns(UserWarning, match="no room in memory. Every epoch makes them anew"):
+        assert same(by_label(parts.loaders(8).val), dict(enumerate(image for image, _ in parts.val)))
+
+
+def test_decoding_does_not_run_ahead_of_writing(monkeypatch, decoded):
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
+    arrays = _pixels._decode(_pixels.Decoder(image_set(), recipe(SMALL.evaluation()).keep))
+    next(arrays)
+    time.sleep(0.1)
+    assert decoded.total() <= 2 * _pixels.ASIDE + 1
+    assert len(list(arrays)) == 22
+
+
 def test_zip_members(tmp_path, in_files):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for index in range(7):
@@ -527,7 +548,7 @@ def test_without_room_each_epoch_decodes_anew(in_files, decoded, monkeypatch):
     monkeypatch.setattr(_pixels.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     decoded.clear()
     loader = parts.loaders(4).train
-    with pytest.warns(UserWarning, match="The 23 decoded images need .* Every epoch decodes them anew"):
+    with pytest.warns(UserWarning, match="The 23 decoded images need .* anew: set TLCOURSE_CACHE"):
         first = by_label(loader)
     assert same(first, expected)
     assert decoded.total() > 23

@@ -222,20 +222,19 @@ class ImageSet(Dataset):
     @property
     def fingerprint(self) -> str:
         """A digest of what a model would see: images, labels, transform. Caches of features are keyed by it."""
-        digest = self._digest()
-        digest.update(repr((self.labels.tolist(), self.classes, self.transform)).encode())
-        return digest.hexdigest()
+        return self._digest(repr((self.labels.tolist(), self.classes, self.transform)).encode())
 
     @property
     def content(self) -> str:
         """A digest of the images alone, in their order. Caches of decoded images are keyed by it."""
-        return self._digest().hexdigest()
+        return self._digest(b"")
 
-    def _digest(self) -> "hashlib._Hash":
+    def _digest(self, more: bytes) -> str:
         digest = hashlib.sha256()
         for source in self.sources:
             digest.update(self.identity(source))
-        return digest
+        digest.update(more)
+        return digest.hexdigest()
 
     def identity(self, source: Source) -> bytes:
         """Return what tells a source from another, and from itself after a change."""

@@ -7,7 +7,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -29,6 +29,7 @@ Keep = Callable[[Image.Image], Image.Image]
 
 SMALL = 64 * 2**20  # bytes that a set may take in memory: more than that is worth a file, which other runs use too
 DRAWN = 1024 * 2**20  # the same for generated images: a file's key would need every image drawn
+ASIDE = 4  # decoded images a core that may wait until they are written
 REMEMBERED = 512 * 2**20  # bytes of all sets in memory that are kept for the next loader
 
 # A file: the pixels of all images, a line (height, width, checksum) for each, and this.
@@ -133,8 +134,8 @@ def _find(images: ImageSet, keep: Keep, file: Path | None) -> Pixels:
                             return stored
     warnings.warn(
         f"The {len(images):,} decoded images need {expected / 2**30:.1f} GiB, for which there is no room in "
-        f"{runtime.shorten(runtime.current().cache)}. Every epoch decodes them anew: set TLCOURSE_CACHE to a larger "
-        "disk to save that time.",
+        f"{'memory' if file is None else runtime.shorten(file.parent)}. Every epoch makes them anew"
+        f"{'.' if file is None else ': set TLCOURSE_CACHE to a larger disk to save that time.'}",
         stacklevel=2,
     )
     return Decoder(images, keep)
@@ -142,10 +143,14 @@ def _find(images: ImageSet, keep: Keep, file: Path | None) -> Pixels:
 
 def _decode(decoder: Decoder) -> Iterator[np.ndarray]:
     """Yield all images in their order, decoded by all cores: Pillow works outside of Python's lock."""
-    pool = ThreadPoolExecutor(runtime.cores())
+    pool, waiting = ThreadPoolExecutor(runtime.cores()), deque()
     try:
-        results = pool.map(decoder.__getitem__, range(len(decoder)))
-        yield from tqdm(results, desc="decoding images once", total=len(decoder), leave=False, delay=1)
+        for index in tqdm(range(len(decoder)), desc="decoding images once", leave=False, delay=1):
+            waiting.append(pool.submit(decoder.__getitem__, index))
+            if len(waiting) > ASIDE * runtime.cores():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
