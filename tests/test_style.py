@@ -29,7 +29,7 @@ FLOORS = [
     "data.catalog",
     *("models.tl_resnet", "models.heads", "models.loading", "models.zoo"),
     *("models.outline", "models.stages", "models.groups", "models.freezing"),
-    *("evaluate", "features", "transfer", "train.loop", "strategies"),
+    *("evaluate", "features", "_trace", "_cut", "_rows", "prefix", "transfer", "train.loop", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
     *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
     *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
