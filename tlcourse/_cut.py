@@ -44,16 +44,15 @@ def split_frozen(model: nn.Module, images: Tensor) -> Cut:
     problems: list[str] = []
     with evaluation_mode(model), torch.no_grad():
         answers = model(images)
-        for prefix, rest in _cuts(model, problems):
-            model.eval()
-            problem = _problem(model, Cut(prefix, rest), images, answers)
+        for cut in _cuts(model, problems):
+            problem = _problem(model, cut, images, answers)
             if problem is None:
-                rest.stage_plan = _plan_of(rest, model)
-                return Cut(prefix, rest)
+                cut.rest.stage_plan = _plan_of(cut.rest, model)
+                return cut
             problems.append(problem)
     raise ValueError(
         f"{_kind(model)} has no place to cut: from the input up it must be frozen, and hand on one tensor"
-        f"{' (' + problems[-1] + ')' if problems else ''}. Freeze its lower stages, "
+        f"{' (' + problems[0] + ')' if problems else ''}. Freeze its lower stages, "
         "`tl.models.unfreeze_from(model, ...)`, or only its head: `tl.models.freeze(model)`."
     )
 
@@ -77,6 +76,7 @@ def _check(model: nn.Module, images: Tensor) -> None:
 def _cuts(model: nn.Module, problems: list[str]) -> Iterator[Cut]:
     """Yield all cuts, the one with the longest prefix first."""
     graph = trace(model, problems)
+    model.eval()  # which the halves take over
     if graph is not None:
         nodes = list(graph.nodes)
         steady = steady_nodes(model, nodes)
@@ -107,9 +107,9 @@ def _problem(model: nn.Module, cut: Cut, images: Tensor, answers: Tensor) -> str
     if not _close(cut.rest(x.clone()), answers):  # a clone: the rest may work in place
         return "the two halves give another result than the whole"
     train_mode(model)
-    if not _close(cut.prefix(images), x):
-        return "a frozen part is random in training"
-    return None
+    again = cut.prefix(images)
+    model.eval()
+    return None if _close(again, x) else "a frozen part is random in training"
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -5,6 +5,7 @@ from inspect import Parameter, signature
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 
+from tlcourse.models.heads import head_names
 from tlcourse.models.stages import train_mode
 
 # What draws random numbers has one of these in its name: Dropout2d, DropPath, bernoulli, rand_like, ...
@@ -12,18 +13,19 @@ RANDOM = ("drop", "stochastic", "rand", "bernoulli", "multinomial", "rrelu", "fr
 
 
 class _Tracer(fx.Tracer):
-    """Traces into those modules only in which some parameters train and others do not."""
+    """Traces into the modules around the head, which may pool first, and those of which a part only trains."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: set[str]):
+    def __init__(self, leaves: set[str], heads: list[str]):
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.leaves, self.failed = leaves, ""
+        self.leaves, self.heads, self.failed = leaves, heads, ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         trains = [p.requires_grad for p in m.parameters()]
+        whole = all(trains) and not any(name.startswith(f"{module_qualified_name}.") for name in self.heads)
         known = isinstance(m, tuple(get_notrace_modules())) or module_qualified_name in self.leaves
-        return known or all(trains) or not any(trains) or super().is_leaf_module(m, module_qualified_name)
+        return known or whole or not any(trains) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m, forward, args, kwargs):
         try:
@@ -38,7 +40,7 @@ def trace(model: nn.Module, problems: list[str]) -> fx.Graph | None:
     given = {n: p.default for n, p in signature(model.forward).parameters.items() if p.default is not Parameter.empty}
     leaves: set[str] = set()
     while True:
-        tracer = _Tracer(leaves)
+        tracer = _Tracer(leaves, head_names(model))
         try:
             evaluation = tracer.trace(model.eval(), given)
             graph = tracer.trace(train_mode(model), given)

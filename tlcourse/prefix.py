@@ -173,7 +173,7 @@ class _Seen(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.images.fingerprint} {self.views} {self.seed}"
+        return f"{self.images.fingerprint} {self.views} {self.seed if self.views > 1 else ''}"
 
 
 def _check_transforms(seen: list[_Seen]) -> None:
