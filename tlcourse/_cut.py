@@ -30,7 +30,7 @@ def split_frozen(model: nn.Module, images: Tensor) -> Cut:
 
     The forward pass is traced with `torch.fx`, down to the modules that train as a whole or not at all. Where it
     cannot be traced and only the head trains, the cut is made at the input of the head. Each cut is tried on `images`
-    before it is returned.
+    before it is returned. Run `prefix` in evaluation mode.
 
     Args:
         model: with frozen stages at the input's end; wrappers are taken off.
@@ -80,6 +80,9 @@ def _cuts(model: nn.Module, problems: list[str]) -> Iterator[Cut]:
     if graph is not None:
         nodes = list(graph.nodes)
         steady = steady_nodes(model, nodes)
+        crossing = [n.name for n in nodes if n in steady and n.op != "get_attr" and not steady.issuperset(n.users)]
+        if len(crossing) > 1:
+            problems.append(f"{len(crossing)} would cross: {', '.join(crossing)}")
         for node in reversed(nodes):
             if node in steady and node.op.startswith("call"):
                 after = _needed(nodes[-1], node)
