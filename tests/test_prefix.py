@@ -428,6 +428,9 @@ def test_activations_too_large_for_float16(splits):
     cached = precompute(model, splits, cache=False)
     assert cached.train.rows.dtype == np.float32
     assert cached.train.rows.max() > 65_504
+    model.bn1.running_mean.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="TLResNet gives"):
+        precompute(model, splits, cache=False)
 
 
 def test_too_few_rows_and_too_little_room(tmp_path, monkeypatch):

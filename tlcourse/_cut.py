@@ -38,12 +38,15 @@ def split_frozen(model: nn.Module, images: Tensor) -> Cut:
 
     Raises:
         ValueError: nothing is frozen, or everything, or there is no such tensor; or there are fewer than two images.
+        FloatingPointError: the model gives values that are infinite or not a number.
     """
     model = bare(model)
     _check(model, images)
     problems: list[str] = []
     with evaluation_mode(model), torch.no_grad():
         answers = model(images)
+        if not answers.isfinite().all():
+            raise FloatingPointError(f"{_kind(model)} gives values that are infinite or not a number.")
         for cut in _cuts(model, problems):
             problem = _problem(model, cut, images, answers)
             if problem is None:

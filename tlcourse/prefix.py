@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from tqdm.auto import tqdm
 
 from tlcourse._cut import Cut, split_frozen
@@ -53,23 +53,27 @@ class Activations(Dataset):
         return (x.permute(0, 3, 1, 2) if self.channels_last else x), labels
 
 
-class ViewSampler(RandomSampler):
+class ViewSampler(Sampler[int]):
     """Draws an order of the images, and for each image one of its views.
 
-    The order is `RandomSampler`'s own. The views come from a fork of the generator, which itself goes on as if there
-    were none: orders are those of the images' own loader, and the generator's state before an epoch decides the epoch.
+    The order is that of PyTorch's `RandomSampler`. The views come from a fork of the generator, which itself goes on
+    as if there were none: orders are those of the images' own loader, and the generator's state before an epoch
+    decides all of the epoch.
     """
 
     def __init__(self, images: int, views: int, generator: torch.Generator):
-        super().__init__(range(images), generator=generator)
-        self.views = views
+        # Inside, not above: tools that replace a `RandomSampler` by their own would draw rows, which are not images.
+        self.order, self.views, self.generator = RandomSampler(range(images), generator=generator), views, generator
+
+    def __len__(self) -> int:
+        return len(self.order)
 
     def __iter__(self) -> Iterator[int]:
         fork = torch.Generator()
         fork.set_state(self.generator.get_state())
         fork.manual_seed(int(torch.randint(2**31, (), generator=fork)))
-        views = torch.randint(self.views, (self.num_samples,), generator=fork).tolist()
-        for image in super().__iter__():
+        views = torch.randint(self.views, (len(self),), generator=fork).tolist()
+        for image in self.order:
             yield image * self.views + views[image]
 
 
