@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import frozen
 import numpy as np
 import pytest
 import torch
@@ -410,12 +411,12 @@ def ready(*blocks):
 def test_values_too_large_for_float16_stay_float32(tmp_path):
     large = [[[1.0, 2.0], [3.0, 70_000.0]], [[1e-3, -1e30]]]
     for file in (tmp_path / "a.npy", None, tmp_path / "a.npy"):
-        kept = _rows.rows(file, (3, 2), ready(*large))
+        kept = _rows.computed_once(file, (3, 2), ready(*large))
         assert kept.dtype == np.float32
         assert np.array_equal(kept, np.concatenate([np.float32(block) for block in large]))
     for bad in (float("inf"), float("nan")):
         with pytest.raises(FloatingPointError, match="Row 2 of 3"):
-            _rows.rows(tmp_path / "b.npy", (3, 1), ready([[1.0], [2.0]], [[bad]]))
+            _rows.computed_once(tmp_path / "b.npy", (3, 1), ready([[1.0], [2.0]], [[bad]]))
     assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
 
 
@@ -435,13 +436,13 @@ def test_activations_too_large_for_float16(splits):
 
 def test_too_few_rows_and_too_little_room(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="3 rows to compute, and 2"):
-        _rows.rows(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0]]))
+        _rows.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0]]))
     with pytest.raises(ValueError, match="3 rows to compute, and 2"):
-        _rows.rows(None, (3, 1), ready([[1.0], [2.0]]))
+        _rows.computed_once(None, (3, 1), ready([[1.0], [2.0]]))
     usage = type("Usage", (), {"free": 5})
     monkeypatch.setattr(_rows.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"6 bytes.* 5 free.*fewer views"):
-        _rows.rows(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0], [3.0]]))
+        _rows.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0], [3.0]]))
     assert not list(tmp_path.iterdir())
 
 
@@ -556,3 +557,65 @@ def test_evaluation_knows_the_rest(splits):
     theirs = tl.evaluate.evaluate(model, splits.loaders(8).test)
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-2, atol=1e-2)
     assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_an_untraceable_model_is_kept_too(splits, tmp_path):
+    """Its key leaves the head out as well."""
+
+    class Deciding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = nn.Conv2d(3, 4, 8, 8), nn.Linear(256, 3)
+            self.body.requires_grad_(False)
+
+        def forward(self, images):
+            return self.fc(decides(self, self.body(images)).flatten(1))
+
+    model = Deciding()
+    cached = precompute(model, splits, cache=tmp_path)
+    with torch.no_grad():
+        model.fc.weight.add_(1)
+    assert np.array_equal(precompute(model, splits, cache=tmp_path).train.rows, cached.train.rows)
+    assert len(list(tmp_path.iterdir())) == 3
+    with torch.no_grad():
+        model.body.weight.add_(1)
+    precompute(model, splits, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("stage", ["head", "layer4"])
+def test_the_benchmark_lets_all_do_the_same_work(stage):
+    """Whoever is fastest, all arrive at the same answers."""
+    pets = tl.data.load("toypets", train=40, val=20, test=2, augment=False)
+    contenders = frozen.compare(model_of("tl_resnet", stage), stage, pets, epochs=2)
+    plain, *others = contenders
+    assert all(len(one.epochs) == 2 and one.total > 0 for one in contenders)
+    assert plain.first == 0 < others[-1].first
+    expected = tl.evaluate.evaluate(plain.model, plain.data.val)
+    for one in others:
+        loss = tl.evaluate.evaluate(one.model, one.data.val).loss
+        assert loss == pytest.approx(expected.loss, rel=0.05 if "bfloat16" in one.name else 1e-3)
+    lines = frozen.rows(stage, contenders)
+    assert lines[0].split("|")[6:8] == [" 1.0 ", " 1.0 "]
+    assert {line.count("|") for line in lines} == {10}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stage", ["head", "features.9"])
+def test_real_photos_with_real_weights(stage, real_data, real_weights, tmp_path):
+    """Dogs vs Cats on SqueezeNet: kept activations give the same accuracy as images, and a useful one."""
+    results = []
+    for kept in (True, False):
+        torch.manual_seed(0)
+        (weights,) = real_weights.glob("squeezenet1_1*.safetensors")
+        model = tl.models.unfreeze_from(tl.models.create("squeezenet1_1", 2, weights=weights), stage)
+        model.classifier[0].p = 0.0  # its masks differ with the layout of the maps in memory
+        photos = tl.data.load(real_data / "dogs-vs-cats", model=model, train=100, val=60, test=2, augment=False)
+        cached = precompute(model, photos, cache=tmp_path) if kept else None
+        trained, data = (cached.rest, cached.loaders(20)) if kept else (model, photos.loaders(20))
+        optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+        results.append(tl.train.fit(trained, data, optimizer, epochs=3, precision="float32"))
+    ours, theirs = results
+    assert ours.column("train_loss") == pytest.approx(theirs.column("train_loss"), rel=0.01)
+    assert ours.best.val_accuracy == pytest.approx(theirs.best.val_accuracy, abs=1 / 60)
+    assert ours.best.val_accuracy > 0.8

@@ -18,7 +18,7 @@ CHUNK = 2**22  # bytes read at a time for the checksum
 Compute = Callable[[], Iterable[torch.Tensor]]  # gives all rows in order, some at a time, float32
 
 
-def rows(file: Path | None, shape: tuple[int, ...], compute: Compute) -> np.ndarray:
+def computed_once(file: Path | None, shape: tuple[int, ...], compute: Compute) -> np.ndarray:
     """Return an array of a shape: from its file, or computed and stored there; without a file, in memory.
 
     It is float16, or float32 where a value is too large for that (65,504). The file is NumPy's, with a checksum after
