@@ -31,7 +31,7 @@ def gpu(monkeypatch):
 
 def test_without_a_gpu_the_profile_is_mini_and_one_line_says_why(capsys, monkeypatch):
     monkeypatch.setenv("TLCOURSE_CACHE", str(Path.home() / "somewhere" / "tl"))
-    monkeypatch.setattr(runtime, "_cores", lambda: 2)
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
     monkeypatch.setattr(runtime, "_bf16", lambda device: True)
     chosen = runtime.setup(seed=3)
     assert (chosen.profile, chosen.device, chosen.seed, chosen.workers) == ("mini", torch.device("cpu"), 3, 0)
@@ -42,7 +42,7 @@ def test_without_a_gpu_the_profile_is_mini_and_one_line_says_why(capsys, monkeyp
 
 
 def test_with_a_gpu_the_profile_is_full(gpu, monkeypatch, capsys):
-    monkeypatch.setattr(runtime, "_cores", lambda: 1)
+    monkeypatch.setattr(runtime, "cores", lambda: 1)
     chosen = runtime.setup()
     assert (chosen.profile, chosen.device.type, chosen.workers) == ("full", "cuda", 1)
     assert not chosen.bf16, "emulated bfloat16 is slower, not faster"
@@ -114,7 +114,7 @@ def test_current_after_setup_is_that_one(monkeypatch, capsys):
 
 
 def test_full_has_up_to_eight_workers_but_none_in_a_notebook_without_fork(monkeypatch):
-    monkeypatch.setattr(runtime, "_cores", lambda: 32)
+    monkeypatch.setattr(runtime, "cores", lambda: 32)
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert runtime._workers("full") == 0

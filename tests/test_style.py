@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
 FLOORS = [
     *("runtime", "assets", "claims", "files", "table"),
-    *("data.transforms", "data._images", "data._layout", "data._choose", "data._splits", "data.folders", "data.leaks"),
+    *("data.transforms", "data._images", "data._layout", "data._choose"),
+    *("data._augment", "data._pixels", "data._loader", "data._shard", "data._splits", "data.folders", "data.leaks"),
     *("data._draws", "data._tracer", "data._solids", "data._scenery", "data._appearance"),
     *("data._breeds", "data._sculptor", "data._heads", "data._anatomy"),
     *("data._shading", "data._styles", "data.toypets"),
@@ -29,9 +30,11 @@ FLOORS = [
     "data.catalog",
     *("models.tl_resnet", "models.heads", "models.loading", "models.zoo"),
     *("models.outline", "models.stages", "models.groups", "models.freezing"),
-    *("evaluate", "features", "_trace", "_cut", "_rows", "prefix", "transfer", "train.loop", "strategies"),
+    *("evaluate", "quiet", "features", "_trace", "_cut", "_rows", "prefix", "transfer"),
+    *("train._shares", "train.schedules", "train.history", "train.checkpoints", "train._chance", "train._machine"),
+    *("train.run", "train.loop", "train.rates", "train.phases", "strategies"),
     *("predict", "plots", "_execute", "notebooks"),
-    *("doctor.report", "doctor.memory", "doctor.parts", "doctor.quiet", "doctor.case"),
+    *("doctor.report", "doctor.memory", "doctor.parts", "doctor.case"),
     *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
     *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),
     *("doctor.script", "doctor.rules_loop", "doctor.rules_schedule", "doctor.rules_setup", "doctor.rules_data"),

@@ -1,6 +1,10 @@
 """The loop: learns, keeps the best weights, stops cleanly, and says what is wrong."""
 
 import copy
+import inspect
+import os
+import signal
+import sys
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from torch import nn
 
 import tlcourse as tl
 from tlcourse.evaluate import Evaluation, evaluate, mean_and_error, wilson
+from tlcourse.train.loop import loop
 
 
 class Loaders:
@@ -37,7 +42,8 @@ def net(seed=0):
 
 def test_the_loop_equals_a_loop_written_out(data):
     ours, theirs = net(), net()
-    tl.train.fit(ours, Loaders(data.train, data.train), torch.optim.SGD(ours.parameters(), lr=0.05), epochs=1)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.05)
+    tl.train.fit(ours, Loaders(data.train, data.train), optimizer, epochs=1, precision="float32")
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05)
     for x, y in data.train:
         optimizer.zero_grad()
@@ -48,8 +54,12 @@ def test_the_loop_equals_a_loop_written_out(data):
 
 def test_history_holds_what_was_measured(data):
     model = net()
-    history = tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=0.05), epochs=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    history = tl.train.fit(model, data, optimizer, epochs=4, precision="float32")
     assert history.column("epoch") == [1, 2, 3, 4]
+    assert history.column("images") == [128] * 4
+    assert history.column("rates") == [(0.05,)] * 4
+    assert all(epoch.images_per_second > 0 for epoch in history.epochs)
     assert history.column("train_loss")[-1] < history.column("train_loss")[0]
     final = evaluate(model, data.val)
     assert final.accuracy == history.best.val_accuracy
@@ -74,7 +84,7 @@ def test_the_scheduler_steps_once_a_step(data):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     history = tl.train.fit(model, data, optimizer, epochs=2, scheduler=scheduler)
-    assert history.column("lr") == pytest.approx([1 / 9, 1 / 17])
+    assert history.column("lr") == pytest.approx([1 / 8, 1 / 16])  # that of the last step of each epoch
 
 
 def test_two_runs_with_one_seed_are_bit_equal(data):
@@ -86,8 +96,124 @@ def test_two_runs_with_one_seed_are_bit_equal(data):
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
 
 
+def weights_after(data, **options):
+    """Train in full precision for two epochs; return the weights."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    history = tl.train.fit(model, data, optimizer, epochs=2, precision="float32", **options)
+    return model.state_dict(), history
+
+
+def far(a, b):
+    """Largest difference between two sets of weights."""
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_accumulated_batches_train_like_one_large_batch(data):
+    """36 images in batches of 16, 16 and 4: the last step has fewer images, and each counts as much as another."""
+    x, y = (torch.cat(parts)[:36] for parts in zip(*data.train, strict=True))
+    small = Loaders(list(zip(x.split(16), y.split(16), strict=True)), data.val)
+    large = Loaders(list(zip(x.split(32), y.split(32), strict=True)), data.val)
+    ours, whole = weights_after(small, accumulate=2)[0], weights_after(large)[0]
+    assert far(ours, whole) < 1e-6
+    assert far(weights_after(small)[0], whole) > 1e-3
+
+
+def test_gradients_are_clipped(data):
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    one_step = Loaders([(100 * data.train[0][0], data.train[0][1])], data.val)
+    tl.train.fit(model, one_step, optimizer, epochs=1, clip=0.01, precision="float32")
+    moved = torch.cat([(model.state_dict()[name] - before[name]).flatten() for name in before])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_training_stops_when_patience_runs_out(data):
+    model = net()
+    history = tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=1e-30), epochs=50, patience=3)
+    assert (len(history.epochs), history.best.epoch, history.stopped_early) == (4, 1, True)
+    _, history = weights_after(data, patience=2)
+    assert (len(history.epochs), history.stopped_early) == (2, False)
+
+
+def test_the_average_of_the_weights_is_measured_and_kept(data):
+    ours, history = weights_after(data, ema=0.5)
+    model, average = net(), None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    accuracies = []
+    for _ in range(2):
+        for x, y in data.train:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            now = {name: value.clone() for name, value in model.state_dict().items()}
+            average = now if average is None else {n: 0.5 * average[n] + 0.5 * now[n] for n in now}
+        measured = net()
+        measured.load_state_dict(average)
+        accuracies.append(evaluate(measured, data.val).accuracy)
+    assert history.column("val_accuracy") == accuracies
+    if history.best.epoch == 2:
+        assert far(ours, average) < 1e-6
+    assert far(ours, weights_after(data)[0]) > 1e-4
+
+
+def test_the_loss_can_be_another(data):
+    smooth = weights_after(data, loss=nn.CrossEntropyLoss(label_smoothing=0.3))
+    assert far(smooth[0], weights_after(data)[0]) > 1e-3
+    hard = evaluate(_with(smooth[0]), data.val)
+    assert smooth[1].best.val_loss == pytest.approx(hard.loss)  # validation measures plain cross-entropy
+
+
+def _with(weights):
+    model = net()
+    model.load_state_dict(weights)
+    return model
+
+
+@pytest.mark.parametrize(("interval", "steps"), [("step", 16), ("epoch", 2)])
+def test_a_schedule_is_stepped_at_its_interval(data, interval, steps):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    tl.train.fit(model, data, optimizer, epochs=2, scheduler=tl.train.Schedule(scheduler, interval))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1 / (1 + steps))
+
+
+def test_a_plateau_schedule_sees_the_validation_loss(data):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1, eps=0)
+    history = tl.train.fit(model, data, optimizer, epochs=6, scheduler=scheduler)
+    assert history.column("lr") == [1e-30 * share for share in (1, 1, 1, 0.5, 0.5, 0.25)]
+    assert scheduler.best == pytest.approx(history.best.val_loss)
+
+
+def test_float16_scales_the_loss(data):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = tl.train.fit(model, data, optimizer, epochs=10, precision="float16")
+    assert history.best.val_accuracy > 0.9
+
+
+def test_kernels_come_back_in_the_usual_memory_format():
+    """safetensors refuses the other one."""
+    model = tl.models.create("tl_resnet", 2, weights=None)
+    batch = (torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1]))
+    seen = []
+    model.conv1.register_forward_hook(lambda module, *_: seen.append(module.weight.is_contiguous()))
+    tl.train.fit(model, Loaders([batch], [batch]), torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
+    assert not any(seen)
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+def test_the_loop_that_lessons_show_is_short():
+    lines = inspect.getsource(loop).splitlines()
+    assert len(lines) < 80
+
+
 class Interrupting:
-    """Batches during which Ctrl-C is pressed in the second epoch."""
+    """Batches during which the loader itself is interrupted in the second epoch."""
 
     def __init__(self, batches):
         self.batches, self.epoch = batches, 0
@@ -108,6 +234,35 @@ def test_ctrl_c_keeps_what_was_done(data, capsys):
     assert len(history.epochs) == 1
     assert evaluate(model, data.val).accuracy == history.best.val_accuracy
     assert "1 whole epochs of 5" in capsys.readouterr().out
+
+
+class Pressing(Interrupting):
+    """Batches during which Ctrl-C is pressed in the second epoch, once or twice."""
+
+    def __init__(self, batches, times):
+        super().__init__(batches)
+        self.times = times
+
+    def __iter__(self):
+        self.epoch += 1
+        for i, batch in enumerate(self.batches):
+            if self.epoch == 2 and i == 1:
+                for _ in range(self.times):
+                    os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to oneself there")
+@pytest.mark.parametrize(("times", "steps"), [(1, 10), (2, 9)])
+def test_the_first_ctrl_c_finishes_its_step_and_the_second_does_not_wait(data, times, steps):
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    usual = signal.getsignal(signal.SIGINT)
+    history = tl.train.fit(model, Loaders(Pressing(data.train, times), data.val), optimizer, epochs=5)
+    assert history.interrupted
+    assert len(history.epochs) == 1
+    assert {state["step"].item() for state in optimizer.state.values()} == {steps}
+    assert signal.getsignal(signal.SIGINT) is usual
 
 
 def test_a_diverging_loss_is_reported(data):
@@ -134,6 +289,9 @@ def test_bad_arguments(data):
         tl.train.fit(model, data.train, optimizer, epochs=1)
     with pytest.raises(ValueError, match="training loader is empty"):
         tl.train.fit(model, Loaders([], data.val), optimizer, epochs=1)
+    for name, value in (("accumulate", 0), ("clip", 0.0), ("patience", 0), ("ema", 1.0)):
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            tl.train.fit(model, data, optimizer, epochs=1, **{name: value})
     with pytest.raises(ValueError, match="precision"):
         tl.train.fit(model, data, optimizer, epochs=1, precision="float8")
     with pytest.raises(ValueError, match="no image to evaluate"):

@@ -123,10 +123,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context that computes in `"float32"` or, where it is safe to, in `"bfloat16"`.
+    """Return the context that computes in `"float32"` or, where it is safe to, in `"bfloat16"` or `"float16"`.
 
-    bfloat16 has float32's range, so it needs no loss scaling.
+    bfloat16 has float32's range. float16 has not: to train in it, scale the loss.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is {precision!r}: choose 'float32' or 'bfloat16'.")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    dtypes = {"float32": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if precision not in dtypes:
+        raise ValueError(f"precision is {precision!r}: choose one of {', '.join(map(repr, dtypes))}.")
+    return torch.autocast(device.type, dtypes[precision], enabled=precision != "float32")

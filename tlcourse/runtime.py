@@ -61,6 +61,11 @@ def current() -> Runtime:
     return _current if _current is not None else _choose(None, None, 0, None)[0]
 
 
+def best_precision(device: torch.device) -> str:
+    """Return the precision that makes training on a device fastest without a loss scale: bfloat16 or float32."""
+    return "bfloat16" if _bf16(device) else "float32"
+
+
 def cache_folder() -> Path:
     """Return the folder for downloads and cached features: `TLCOURSE_CACHE`, else the system's cache folder."""
     return _folder_from("TLCOURSE_CACHE") or Path(pooch.os_cache("tlcourse"))
@@ -80,6 +85,11 @@ def shorten(path: str | os.PathLike) -> str:
     """Write a path with the home folder as `~`."""
     path = Path(path)
     return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _folder_from(variable: str) -> Path | None:
@@ -138,11 +148,7 @@ def _workers(profile: str) -> int:
     # Where processes are not forked, they import the main module again, and a notebook's own classes are lost.
     forks = multiprocessing.get_all_start_methods()[0] == "fork"
     interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-    return 0 if interactive and not forks else min(MAX_WORKERS, _cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if interactive and not forks else min(MAX_WORKERS, cores())
 
 
 def _bf16(device: torch.device) -> bool:
@@ -161,11 +167,11 @@ def _bf16(device: torch.device) -> bool:
 def _line(runtime: Runtime, reason: str) -> str:
     device = runtime.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    cores = _cores()
+    count = cores()
     parts = [
         f"tlcourse {tlcourse.__version__}",
         f"profile {runtime.profile} ({reason})",
-        f"{name}, {cores} core{'s' * (cores != 1)}" + ", bfloat16" * runtime.bf16,
+        f"{name}, {count} core{'s' * (count != 1)}" + ", bfloat16" * runtime.bf16,
         f"seed {runtime.seed}",
         f"workers {runtime.workers}",
         f"cache {shorten(runtime.cache)}",

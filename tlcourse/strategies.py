@@ -10,6 +10,7 @@ from tlcourse.evaluate import Evaluation, evaluate
 from tlcourse.features import Features, extract, extract_splits, linear_probe, put_into_head
 from tlcourse.models import freeze, head_names, param_groups, unfreeze
 from tlcourse.train import History, fit
+from tlcourse.train.schedules import one_cycle
 
 STRATEGIES = ("linear-probe", "frozen", "fine-tune")
 # Rates for AdamW, per strategy: a new head may move fast; a pre-trained body starts near its goal.
@@ -70,11 +71,8 @@ def run(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
     lr = recipe.lr or RATES[recipe.strategy]
     groups = param_groups(model, lr, decay=DECAY)
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
-    rates, steps = [group["lr"] for group in groups], recipe.epochs * len(loaders.train)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
-    )
-    history = fit(model, loaders, optimizer, epochs=recipe.epochs, scheduler=scheduler, precision=recipe.precision)
+    schedule = one_cycle(optimizer, recipe.epochs * len(loaders.train), warm_up=WARM_UP)
+    history = fit(model, loaders, optimizer, epochs=recipe.epochs, scheduler=schedule, precision=recipe.precision)
     note = f"best epoch {history.best.epoch} of {recipe.epochs}, highest rate {lr:g}"
     return Result(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
 

@@ -222,13 +222,23 @@ class ImageSet(Dataset):
     @property
     def fingerprint(self) -> str:
         """A digest of what a model would see: images, labels, transform. Caches of features are keyed by it."""
-        digest = hashlib.sha256()
-        for source in self.sources:
-            digest.update(self._identity(source))
+        digest = self._digest()
         digest.update(repr((self.labels.tolist(), self.classes, self.transform)).encode())
         return digest.hexdigest()
 
-    def _identity(self, source: Source) -> bytes:
+    @property
+    def content(self) -> str:
+        """A digest of the images alone, in their order. Caches of decoded images are keyed by it."""
+        return self._digest().hexdigest()
+
+    def _digest(self) -> "hashlib._Hash":
+        digest = hashlib.sha256()
+        for source in self.sources:
+            digest.update(self.identity(source))
+        return digest
+
+    def identity(self, source: Source) -> bytes:
+        """Return what tells a source from another, and from itself after a change."""
         if isinstance(source, ZipMember):
             return f"{source.member} {_archive(source.archive).getinfo(source.member).CRC}\n".encode()
         if isinstance(source, str | Path):

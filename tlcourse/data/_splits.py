@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from tlcourse import runtime
 from tlcourse.data._choose import mislabel, rebalance, take
 from tlcourse.data._images import ImageSet
+from tlcourse.data._loader import make_loader
 from tlcourse.data.transforms import Preprocessing, preprocessing
 
 PARTS = ("train", "val", "test")
@@ -111,23 +111,29 @@ class Splits:
     def loaders(self, batch_size: int = 32, *, workers: int | None = None, seed: int = 0) -> Loaders:
         """Return a loader for each part; batches are `(images (B, 3, H, W), labels (B,))`.
 
-        Training images come in an order that `seed` fixes; val and test images come in their own order, two batches'
-        worth at a time. A last training batch of one image is left out, because batch norm cannot use it. With workers
-        the augmentation too follows `seed`; without, it draws from PyTorch's global random numbers.
+        Images are float32, in channels-last format and on the runtime's device; labels stay on the CPU. Training images
+        come in an order that `seed` fixes; val and test images come in their own order, two batches' worth at a time.
+        A last training batch of one image is left out, because batch norm cannot use it.
+
+        Every image is decoded once, by all cores, and kept as uint8 in memory or in the cache folder; it is cut and
+        augmented anew in every epoch. Order and augmentation of an epoch follow from the state of the loader's
+        `generator` at its start and from nothing else: put that state back, and the same batches come again.
+
+        Args:
+            batch_size: training images a step.
+            workers: threads that cut images out; None chooses for the machine.
+            seed: of order and augmentation.
+
+        A part with a transform that `Preprocessing` did not make is read as PyTorch does it: each image decoded each
+        time, `workers` processes, images on the CPU, and without workers augmentation from the global random numbers.
         """
-        now = runtime.current()
-        workers = now.workers if workers is None else workers
-        common = {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": now.device.type == "cuda",
-        }
         lonely = len(self.train) > batch_size and len(self.train) % batch_size == 1
+        training = {"shuffle": True, "drop_last": lonely}
         return Loaders(
-            DataLoader(self.train, batch_size, shuffle=True, drop_last=lonely, generator=_generator(seed), **common),
+            make_loader(self.train, batch_size, workers=workers, generator=_generator(seed), **training),
             # Generators of their own: else an evaluation draws from the global one and changes the training after it.
-            DataLoader(self.val, 2 * batch_size, generator=_generator(seed), **common),
-            DataLoader(self.test, 2 * batch_size, generator=_generator(seed), **common),
+            make_loader(self.val, 2 * batch_size, workers=workers, generator=_generator(seed)),
+            make_loader(self.test, 2 * batch_size, workers=workers, generator=_generator(seed)),
         )
 
     def __repr__(self) -> str:

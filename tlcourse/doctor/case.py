@@ -12,11 +12,11 @@ from torch import nn
 from tlcourse.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocessing
 from tlcourse.doctor.memory import Change
 from tlcourse.doctor.parts import Part
-from tlcourse.doctor.quiet import only_looking
 from tlcourse.doctor.report import listed
 from tlcourse.evaluate import Evaluation
 from tlcourse.models.heads import head_name
 from tlcourse.models.stages import NORMS, Stage, stages
+from tlcourse.quiet import only_looking
 
 FORWARD = 8  # images of the one forward pass
 

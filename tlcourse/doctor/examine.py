@@ -18,10 +18,10 @@ from tlcourse.doctor import (
 from tlcourse.doctor.case import Case
 from tlcourse.doctor.memory import compare
 from tlcourse.doctor.parts import parts_of
-from tlcourse.doctor.quiet import same_random_numbers
 from tlcourse.doctor.report import Finding, Report, listed, note
 from tlcourse.models.heads import bare
 from tlcourse.models.stages import Stage
+from tlcourse.quiet import same_random_numbers
 from tlcourse.table import Table
 
 # In this order the checks run and, within one severity, the findings come.

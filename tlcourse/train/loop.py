@@ -1,18 +1,23 @@
 """The training loop of the course: short enough to read, complete enough to use."""
 
-import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from tlcourse.evaluate import autocast, evaluate
+from tlcourse.models.heads import bare
 from tlcourse.models.stages import train_mode
-from tlcourse.table import Table
+from tlcourse.train._machine import Machine, channels_last
+from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.history import History
+from tlcourse.train.run import Run, averaged
+from tlcourse.train.schedules import Schedule, as_schedule
 
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -25,36 +30,25 @@ class HasLoaders(Protocol):
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one epoch measured: losses in nats, accuracies from 0 to 1, training time in seconds."""
+class How:
+    """How a step is made, and when to stop: the settings of `fit`."""
 
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    lr: float
-    seconds: float
+    epochs: int
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    accumulate: int
+    clip: float | None
+    patience: int | None
+    frozen_norms: str
 
-
-@dataclass
-class History:
-    """The epochs of a run, and which of them had the best weights."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
-    interrupted: bool = False
-
-    def column(self, name: str) -> list[float]:
-        """Return one measurement for every epoch, such as `"val_accuracy"`."""
-        return [getattr(epoch, name) for epoch in self.epochs]
-
-    def table(self) -> Table:
-        """Return the history as a table, a row an epoch."""
-        return Table(asdict(epoch) | {"best": epoch is self.best} for epoch in self.epochs)
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}: train for at least one.")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}: a step takes at least one batch.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}: the largest norm of the gradients must be positive.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}: wait for at least one epoch.")
 
 
 def fit(
@@ -63,81 +57,124 @@ def fit(
     optimizer: torch.optim.Optimizer,
     *,
     epochs: int,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    precision: str = "float32",
+    scheduler: Schedule | torch.optim.lr_scheduler.LRScheduler | None = None,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy,
+    precision: str | None = None,
+    accumulate: int = 1,
+    clip: float | None = None,
+    patience: int | None = None,
+    ema: float | None = None,
+    checkpoints: Checkpoints | None = None,
     frozen_norms: str = "eval",
 ) -> History:
     """Train a model, and leave it with the weights of its best epoch on the validation part.
 
-    Best is the highest accuracy; among equals, the lowest loss. Ctrl-C ends the run early and keeps the best
-    weights so far. The loss is cross-entropy.
+    Best is the highest accuracy; among equals, the lowest loss. Ctrl-C ends the run after the step it is in and keeps
+    what was reached; a second one ends it at once. Under `torchrun`, `accelerate launch` and `notebook_launcher` the
+    processes train one model together, and each batch is shared out among them.
 
     Args:
         model: trained on the device it is on; what is frozen stays frozen, batch-norm statistics included.
         data: has loaders `train` and `val` that give images `(B, 3, H, W)` and labels `(B,)`.
         optimizer: holds the parameters to train.
         epochs: passes over the training part.
-        scheduler: stepped once after every optimizer step, so its length is `epochs * len(data.train)` steps.
-        precision: `"float32"`, or `"bfloat16"` for mixed precision.
+        scheduler: from `tl.train.schedules`, or one of PyTorch's, stepped after every optimizer step.
+        loss: mean over a batch, of logits `(B, C)` and labels; for label smoothing give
+            `nn.CrossEntropyLoss(label_smoothing=0.1)`. Validation always measures cross-entropy.
+        precision: `"float32"`, `"bfloat16"` or `"float16"`; without one, bfloat16 where it makes the device faster.
+        accumulate: batches an optimizer step; their gradients are those of one large batch.
+        clip: largest norm of the gradients of a step.
+        patience: stop after so many epochs without a better one.
+        ema: share of the old in a running average of the weights, such as 0.999; the average is measured and kept.
+        checkpoints: where to save; a run that finds its checkpoint goes on from there, to the same end.
         frozen_norms: `"train"` lets frozen batch norms move, as a plain loop does.
 
     Raises:
-        ValueError: there is nothing to train, or no image to train on.
+        ValueError: there is nothing to train, no image to train on, a setting out of range, or the checkpoint is of
+            another run.
         FloatingPointError: the loss became infinite or not a number.
     """
-    _check(model, data, optimizer, epochs)
-    device = next(model.parameters()).device
-    history, best_state = History(), None
-    try:
-        for number in tqdm(range(1, epochs + 1), desc="epochs", leave=False):
-            start, seen = time.perf_counter(), 0
-            loss_sum = torch.zeros((), device=device)  # summed on the device: reading a value makes it wait
-            right = torch.zeros((), device=device)
-            train_mode(model, frozen_norms=frozen_norms)
-            for images, labels in data.train:
-                images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-                with autocast(device, precision):
-                    logits = model(images)
-                    loss = F.cross_entropy(logits, labels)
+    how = How(epochs, loss, accumulate, clip, patience, frozen_norms)
+    _check(model, data, optimizer)
+    _check_run(data, ema, checkpoints)
+    machine, inner = Machine(model, precision), bare(model)
+    with channels_last(model):
+        net, average = machine.prepare(model), averaged(inner, ema)
+        run = Run(inner, optimizer, as_schedule(scheduler), machine, average, data, checkpoints, accumulate)
+        try:
+            run.resume()
+            with _stop_button(machine) as pressed:
+                loop(run, net, how, pressed)
+        except KeyboardInterrupt:
+            run.history.interrupted = True
+        finally:
+            run.keep_best()
+    if run.history.interrupted and machine.main:
+        print(f"Stopped after {len(run.history.epochs)} whole epochs of {epochs}; the best weights so far are kept.")
+    return run.history
+
+
+def loop(run: Run, net: nn.Module, how: How, pressed: list[bool]) -> None:
+    """Train until the epochs are over, patience runs out, or somebody presses stop."""
+    machine, optimizer, schedule = run.machine, run.optimizer, run.schedule
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with run.progress(how.epochs) as bar:
+        while not run.over(how.epochs, how.patience):
+            train_mode(run.model, frozen_norms=how.frozen_norms)
+            for window in run.windows():  # the batches of one step; more than one where gradients are accumulated
                 optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if scheduler is not None:
-                    scheduler.step()
-                seen += len(labels)
-                loss_sum += loss.detach() * len(labels)
-                right += (logits.detach().argmax(1) == labels).sum()
-            seconds = time.perf_counter() - start
-            if not seen:
-                raise ValueError("There is no image to train on: the training loader is empty.")
-            if not loss_sum.isfinite():
-                raise FloatingPointError(
-                    f"The training loss of epoch {number} is {loss_sum.item()}. Use a lower learning rate."
-                )
-            val = evaluate(model, data.val, precision=precision)
-            lr = max(group["lr"] for group in optimizer.param_groups)
-            train_loss, train_accuracy = loss_sum.item() / seen, right.item() / seen
-            epoch = Epoch(number, train_loss, train_accuracy, val.loss, val.accuracy, lr, seconds)
-            history.epochs.append(epoch)
-            if history.best is None or _score(epoch) > _score(history.best):
-                history.best = epoch
-                best_state = {name: value.clone() for name, value in model.state_dict().items()}
-    except KeyboardInterrupt:
-        history.interrupted = True
-        print(f"Stopped after {len(history.epochs)} whole epochs of {epochs}; the best weights so far are kept.")
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    model.eval()
-    return history
+                for i, batch in enumerate(window, start=1):
+                    images, labels = machine.to_device(batch)
+                    with machine.no_sync(net, last=i == len(window)):
+                        with machine.autocast():
+                            logits = net(images)
+                            loss = how.loss(logits, labels)
+                        machine.scaler.scale(loss * machine.share_of_step(labels, window)).backward()
+                    run.count(loss, logits, labels)
+                machine.step(optimizer, parameters, how.clip)
+                if schedule is not None:
+                    schedule.step("step")
+                if run.average is not None:
+                    run.average.update_parameters(run.model)
+                bar.update()
+                run.advance()
+                if pressed:
+                    run.save()
+                    raise KeyboardInterrupt
+            val = machine.evaluate(run.measured, run.val)
+            if schedule is not None:
+                schedule.step("epoch")
+                schedule.step("metric", val.loss)
+            run.close_epoch(val)
+            bar.set_postfix_str(f"epoch {len(run.history.epochs)}, validation {val.accuracy:.3f}")
 
 
-def _score(epoch: Epoch) -> tuple[float, float]:
-    return epoch.val_accuracy, -epoch.val_loss
+@contextmanager
+def _stop_button(machine: Machine) -> Iterator[list[bool]]:
+    """Turn the first Ctrl-C into a note, so that the step being made is finished; the second one acts at once.
+
+    Several processes would stop at different steps and wait for each other: there Ctrl-C acts at once.
+    """
+    pressed: list[bool] = []
+    usual = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if machine.several or not main or usual is not signal.default_int_handler:
+        yield pressed
+        return
+
+    def press(number: int, frame: object) -> None:
+        if pressed:
+            usual(number, frame)
+        pressed.append(True)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
-def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}: train for at least one.")
+def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer) -> None:
     if not (hasattr(data, "train") and hasattr(data, "val")) or hasattr(data, "loaders"):
         raise ValueError("data needs loaders `train` and `val`: pass `splits.loaders(batch_size=32)`.")
     mine = {id(p) for p in model.parameters()}
@@ -146,4 +183,14 @@ def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer,
         raise ValueError(
             "The optimizer holds no trainable parameter of this model. Freeze and replace the head first, "
             "then build the optimizer from the model's parameters."
+        )
+
+
+def _check_run(data: HasLoaders, ema: float | None, checkpoints: Checkpoints | None) -> None:
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"ema is {ema}: the share of the old weights lies between 0 and 1, such as 0.999.")
+    if checkpoints is not None and getattr(data.train, "persistent_workers", False):
+        raise ValueError(
+            "The training loader keeps its worker processes, and with them random numbers that no checkpoint holds. "
+            "Make it with persistent_workers=False."
         )
