@@ -11,6 +11,7 @@ from tlcourse.evaluate import evaluation_mode
 from tlcourse.models.heads import bare, head_names
 from tlcourse.models.outline import outline
 from tlcourse.models.stages import train_mode
+from tlcourse.quiet import same_random_numbers
 
 
 class Cut(NamedTuple):
@@ -43,7 +44,7 @@ def split_frozen(model: nn.Module, images: Tensor) -> Cut:
     model = bare(model)
     _check(model, images)
     problems: list[str] = []
-    with evaluation_mode(model), torch.no_grad():
+    with same_random_numbers(), evaluation_mode(model), torch.no_grad():
         answers = model(images)
         if not answers.isfinite().all():
             raise FloatingPointError(f"{_kind(model)} gives values that are infinite or not a number.")
