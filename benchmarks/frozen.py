@@ -5,28 +5,33 @@
 
 Four contenders start from the same weights, see the same images in the same order, and take turns, an epoch each:
 a plain loop in float32; `fit` on images; and `fit` on kept activations in both precisions.
-An epoch is all training images and one evaluation on the validation part. Images come from their files in every epoch,
-without augmentation. Kept activations start from an empty cache. Writes benchmarks/frozen.md.
+An epoch is all training images and one evaluation on the validation part, without augmentation. The plain loop decodes
+every image in every epoch; `fit` decodes it once, in its first pass, which starts from an empty cache.
+Writes benchmarks/frozen.md.
 """
 
 import argparse
 import copy
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import tlcourse as tl
-from tlcourse.data import Splits
-from tlcourse.evaluate import evaluate
+from tlcourse import runtime
+from tlcourse.data import Splits, _pixels
+from tlcourse.evaluate import Evaluation, evaluate
 
 REPORT = Path(__file__).with_suffix(".md")
 BATCH = 32
@@ -43,6 +48,7 @@ class Contender:
     data: object
     first: float = 0.0
     epochs: list[float] = field(default_factory=list)
+    result: Evaluation | None = None
 
     @property
     def total(self) -> float:
@@ -54,9 +60,20 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
 
 
+class PlainLoaders:
+    """Loaders that decode every image each time it is used, in the order of the package's loaders."""
+
+    def __init__(self, splits: Splits):
+        batches = splits.loaders(BATCH, seed=0).train.batch_sampler
+        # The seed that a plain loader draws for its workers comes from elsewhere: else the order would be another.
+        common = {"num_workers": tl.current().workers, "generator": torch.Generator()}
+        self.train = DataLoader(splits.train, batch_sampler=batches, **common)
+        self.val = DataLoader(splits.val, 2 * BATCH, **common)
+
+
 def plain_loop(model: nn.Module, splits: Splits) -> Contender:
-    """The loop that the frozen part runs in every time, in float32; frozen batch norms in evaluation mode."""
-    data, optimizer = splits.loaders(BATCH, seed=0), optimizer_of(model)
+    """The loop and the loaders of a tutorial, in float32; frozen batch norms in evaluation mode."""
+    data, optimizer = PlainLoaders(splits), optimizer_of(model)
 
     def epoch() -> None:
         tl.models.train_mode(model)
@@ -70,19 +87,25 @@ def plain_loop(model: nn.Module, splits: Splits) -> Contender:
 
 
 def fit_on_images(model: nn.Module, splits: Splits, precision: str) -> Contender:
-    """The package's loop, the frozen part in every epoch."""
+    """The package's loop and loaders, the frozen part in every epoch. Its first pass decodes the images."""
+    forget_images()
+    start = time.perf_counter()
+    for loader in splits.loaders(BATCH)[:2]:
+        next(iter(loader))
+    first = time.perf_counter() - start
     data, optimizer = splits.loaders(BATCH, seed=0), optimizer_of(model)
 
     def epoch() -> None:
         tl.train.fit(model, data, optimizer, epochs=1, precision=precision)
 
-    return Contender(f"`fit` on images, {precision}", model, epoch, data)
+    return Contender(f"`fit` on images, {precision}", model, epoch, data, first)
 
 
-def fit_on_kept(model: nn.Module, splits: Splits, precision: str, folder: Path) -> Contender:
-    """The package's loop on what the frozen part made of each image once."""
+def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
+    """The package's loop on what the frozen part makes of each image once. Its first pass starts from the files."""
+    forget_images()
     start = time.perf_counter()
-    cached = tl.prefix.precompute(model, splits, precision=precision, cache=folder)
+    cached = tl.prefix.precompute(model, splits, precision=precision)
     first = time.perf_counter() - start
     data, optimizer = cached.loaders(BATCH, seed=0), optimizer_of(cached.rest)
 
@@ -92,19 +115,36 @@ def fit_on_kept(model: nn.Module, splits: Splits, precision: str, folder: Path) 
     return Contender(f"`fit` on kept activations, {precision}", cached.rest, epoch, data, first)
 
 
+def forget_images() -> None:
+    """Let no contender find what another has decoded."""
+    _pixels._remembered.clear()
+    shutil.rmtree(tl.current().cache / "pixels", ignore_errors=True)
+
+
+@contextmanager
+def cache_of_its_own() -> Iterator[None]:
+    """Put the cache into a temporary folder: what the user has kept is neither found nor deleted."""
+    now = tl.current()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        runtime._current = replace(now, cache=Path(folder))
+        try:
+            yield
+        finally:
+            runtime._current = now
+            _pixels._remembered.clear()
+
+
 def compare(model: nn.Module, stage: str, splits: Splits, epochs: int) -> list[Contender]:
     """Train from one stage on in all ways, in turns."""
     tl.models.unfreeze_from(model, stage)
-    model(torch.stack([splits.val[i][0] for i in range(8)]))  # libraries choose their kernels at first use
+    with torch.no_grad():
+        model(torch.stack([splits.val[i][0] for i in range(8)]))  # libraries choose their kernels at first use
     other = "bfloat16" if tl.current().bf16 else "float32"
-    with tempfile.TemporaryDirectory() as folder:
+    with cache_of_its_own():
         contenders = [
             plain_loop(copy.deepcopy(model), splits),
             fit_on_images(copy.deepcopy(model), splits, other),
-            *(
-                fit_on_kept(copy.deepcopy(model), splits, precision, Path(folder))
-                for precision in dict.fromkeys(["float32", other])
-            ),
+            *(fit_on_kept(copy.deepcopy(model), splits, precision) for precision in dict.fromkeys(["float32", other])),
         ]
         for number in range(1, epochs + 1):
             for contender in contenders:
@@ -112,6 +152,8 @@ def compare(model: nn.Module, stage: str, splits: Splits, epochs: int) -> list[C
                 contender.epoch()
                 contender.epochs.append(time.perf_counter() - start)
             print(f"{stage}, epoch {number}: " + ", ".join(f"{c.epochs[-1]:.2f} s" for c in contenders), flush=True)
+        for contender in contenders:
+            contender.result = evaluate(contender.model, contender.data.val)
     return contenders
 
 
@@ -119,7 +161,7 @@ def rows(stage: str, contenders: list[Contender]) -> list[str]:
     """Return the table's lines for one stage, ratios against the first contender."""
     plain, lines = contenders[0], []
     for one in contenders:
-        epoch, result = statistics.median(one.epochs), evaluate(one.model, one.data.val)
+        epoch, result = statistics.median(one.epochs), one.result
         ratios = f"{statistics.median(plain.epochs) / epoch:.1f} | {plain.total / one.total:.1f}"
         lines.append(
             f"| {stage} | {one.name} | {one.first:.1f} | {epoch:.2f} | {one.total:.1f} | {ratios} | "
