@@ -385,6 +385,32 @@ def test_addresses_are_no_part_of_the_key(splits, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_code_of_ones_own_is_part_of_the_key(splits, tmp_path, monkeypatch):
+    """A frozen module whose forward pass is rewritten gives something else with the same weights."""
+
+    def shifted(self, images):
+        return self.body(images).flatten(1) + 1
+
+    model = nn.Sequential()
+    model.body, model.fc = Flat(), nn.Linear(256, 3)
+    model.body.requires_grad_(False)
+    before = precompute(model, splits, cache=tmp_path).val.rows
+    monkeypatch.setattr(Flat, "forward", shifted)
+    assert np.abs(precompute(model, splits, cache=tmp_path).val.rows - before - 1).max() < 0.01
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+class Flat(nn.Module):
+    """A body of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 8, 8)
+
+    def forward(self, images):
+        return self.body(images).flatten(1)
+
+
 def cut_short(data):
     return data[: len(data) // 2]
 

@@ -2,7 +2,7 @@
 
 from inspect import Parameter, signature
 
-from timm.layers import get_notrace_functions, get_notrace_modules
+from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 
 from tlcourse.models.heads import head_names

@@ -1,13 +1,17 @@
 """Frozen work is done once: what the frozen part makes of each image is kept on disk, and the rest trains on that."""
 
 import hashlib
+import inspect
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
+import torchvision
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
@@ -24,6 +28,7 @@ from tlcourse.runtime import current
 __all__ = ["Activations", "Cut", "Precomputed", "precompute", "split_frozen"]
 
 FORMAT = 1  # a part of the key: raise it when files of before must not be read
+LIBRARIES = ("torch", "torchvision", "timm", "builtins")  # whose code is known by its version
 STEP = 32  # images that the frozen part computes at a time
 
 
@@ -174,11 +179,24 @@ def _activations(
 
 def _digest(prefix: nn.Module, seen: str) -> str:
     """Return a key made of the frozen part, its code and its tensors, and of what it sees."""
-    code = re.sub(r" at 0x[0-9a-f]+", "", str(prefix))  # an address differs from process to process
-    digest = hashlib.sha256(f"{seen} {code}".encode())
+    described = re.sub(r" at 0x[0-9a-f]+", "", str(prefix))  # an address differs from process to process
+    digest = hashlib.sha256(f"{seen} {described} {timm.__version__} {torchvision.__version__}".encode())
+    digest.update(_own_code(prefix).encode())
     for name, tensor in prefix.state_dict().items():
         if not name.startswith(getattr(prefix, "unused", "\0")):
             value = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {value.shape} {value.dtype}".encode())
             digest.update(value.view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
+
+
+def _own_code(prefix: nn.Module) -> str:
+    """Return the source of modules that come from no library: in a notebook it changes while the weights stay."""
+    kinds = {base for module in prefix.modules() for base in type(module).__mro__}
+    found = []
+    for kind in sorted(kinds, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
+        if kind.__module__.partition(".")[0] not in LIBRARIES:
+            for member in vars(kind).values():
+                with suppress(OSError, TypeError):  # no function, or typed in without a file
+                    found.append(inspect.getsource(member))
+    return "".join(found)
