@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import OrderedDict
 
 import pytest
 import resumable
@@ -104,6 +105,39 @@ def test_our_loaders_and_schedules_resume(tmp_path, monkeypatch, workers, transf
         pets(Dying(tmp_path, every=4), **options)
     torch.rand(3)
     assert same(pets(Checkpoints(tmp_path, every=4), **options), pets(None, **options))
+
+
+@pytest.mark.parametrize("at", [3, 11, 16, 20])
+def test_a_gradual_run_resumes_in_the_phase_it_was_in(tmp_path, monkeypatch, at):
+    """Two phases of two epochs of eight steps; the second one starts from the best weights of the first."""
+
+    class DyingAnywhere(Checkpoints):
+        def save(self, step, state):
+            file = super().save(step, state)
+            monkeypatch.setenv("STEPS", str(int(os.environ["STEPS"]) + 1))
+            if int(os.environ["STEPS"]) == at:
+                raise KilledError
+            return file
+
+    def run(checkpoints):
+        resumable.seed_everything()
+        names = ["body", "norm", "act", "drop", "flat", "head"]
+        model = nn.Sequential(OrderedDict(zip(names, resumable.network(), strict=True)))
+        model.stage_plan = {"stem": ["body", "norm"], "head": ["head"]}
+        optimizer = torch.optim.Adam(model.parameters())
+        phases = [tl.train.Phase({"head": 1e-2}, 2), tl.train.Phase({"stem": 1e-3, "head": 1e-2}, 2)]
+        options = {"schedule": tl.train.schedules.cosine, "checkpoints": checkpoints}
+        history = tl.train.gradual(model, resumable.Data(), optimizer, phases, **options)
+        return model.state_dict(), history
+
+    weights, history = run(None)
+    monkeypatch.setenv("STEPS", "0")
+    with pytest.raises(KilledError):
+        run(DyingAnywhere(tmp_path, every=1))
+    resumed, its_history = run(Checkpoints(tmp_path, every=1))
+    assert same(resumed, weights)
+    assert its_history.column("val_loss") == history.column("val_loss")
+    assert its_history.phases == history.phases == [(1, "head"), (3, "stem")]
 
 
 def test_workers_that_stay_are_refused(tmp_path):

@@ -595,6 +595,29 @@ fires("scheduler-interval", "wrong")(lambda: stepped(lambda o: schedules.StepLR(
 fires("scheduler-interval", "suspicious")(lambda: scheduled(lambda o: schedules.StepLR(o, 3), steps=24))
 quiet("scheduler-interval")(lambda: stepped(lambda o: schedules.StepLR(o, 3), 10, 24, 4))
 
+
+def said(make, interval):
+    return lambda optimizer: tl.train.Schedule(make(optimizer), interval)
+
+
+fires("scheduler-interval", "wrong")(lambda: scheduled(said(cosine(10), "step"), epochs=10))
+fires("scheduler-interval", "wrong")(lambda: scheduled(said(cosine(60), "epoch"), epochs=10))
+fires("scheduler-interval", "wrong")(lambda: scheduled(said(cosine(6), "epoch"), epochs=10))
+fires("scheduler-interval", "suspicious")(lambda: scheduled(said(cosine(25), "step"), epochs=10))
+fires("scheduler-interval", "suspicious")(lambda: scheduled(said(cosine(16), "epoch"), epochs=10))
+fires("scheduler-interval", "wrong")(lambda: scheduled(said(one_cycle(60), "epoch"), epochs=10))
+fires("scheduler-interval", "suspicious")(lambda: scheduled(said(one_cycle(30), "step"), epochs=10))
+quiet("scheduler-interval")(lambda: scheduled(said(cosine(10), "epoch"), epochs=10))
+quiet("scheduler-interval")(lambda: scheduled(said(cosine(30), "step"), epochs=10))  # accumulated over 2
+quiet("scheduler-interval")(lambda: scheduled(said(one_cycle(10), "epoch"), epochs=10))
+
+for made in (10, 40, 100):
+    ours = functools.partial(tl.train.schedules.cosine, steps=made)
+    fires("scheduler-interval", "suspicious")(functools.partial(scheduled, ours, epochs=10))
+for made in (30, 60):
+    ours = functools.partial(tl.train.schedules.warm_up_cosine, steps=made)
+    quiet("scheduler-interval", "several-schedulers")(functools.partial(scheduled, ours, epochs=10))
+
 fires("scheduler-not-stepped", "suspicious")(lambda: stepped(cosine(10), 10, 12, 0))
 quiet("scheduler-not-stepped")(lambda: stepped(cosine(10), 10, 12, 2))
 

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 import tlcourse as tl
 from tlcourse.data import Preprocessing
+from tlcourse.train import Schedule
 
 LOOK = Preprocessing(32, 32)
 SETUPS = []
@@ -263,8 +264,14 @@ def scheduled(make, steps=0, optimizer_steps=0, epochs=10, **more):
     for _ in range(optimizer_steps):
         optimizer.step()
     for i in range(steps):
-        scheduler.step(*(more["fed"](i),) if "fed" in more else ())
+        getattr(scheduler, "scheduler", scheduler).step(*(more["fed"](i),) if "fed" in more else ())
     return model, optimizer, pets().loaders(4), scheduler, {"epochs": epochs}
+
+
+def second_schedule(optimizer):
+    """Ours start from the base rates: the first one, which a notebook still holds, does no harm."""
+    optimizer.forgotten = tl.train.schedules.cosine(optimizer, 12)
+    return tl.train.schedules.one_cycle(optimizer, 40)
 
 
 def warm_up_then_cosine(optimizer):
@@ -284,6 +291,21 @@ for name, make, steps, optimizer_steps in (
     ("steps", lambda o: schedules.StepLR(o, 3), 8, 32),
     ("milestones", lambda o: schedules.MultiStepLR(o, [5, 8]), 10, 40),
     ("warm-up and cosine", warm_up_then_cosine, 6, 6),
+    ("cosine by epochs, and it says so", lambda o: Schedule(schedules.CosineAnnealingLR(o, 10), "epoch"), 0, 0),
+    ("cosine by epochs, in the first epoch", lambda o: Schedule(schedules.CosineAnnealingLR(o, 10), "epoch"), 0, 2),
+    ("cosine by epochs, after two", lambda o: Schedule(schedules.CosineAnnealingLR(o, 10), "epoch"), 2, 8),
+    ("cosine by steps, and it says so", lambda o: Schedule(schedules.CosineAnnealingLR(o, 40), "step"), 8, 8),
+    ("one cycle by epochs", lambda o: Schedule(schedules.OneCycleLR(o, 1e-3, total_steps=10), "epoch"), 3, 12),
+    ("one cycle by steps", lambda o: Schedule(schedules.OneCycleLR(o, 1e-3, total_steps=40), "step"), 8, 8),
+    ("new on an optimizer that trained", lambda o: Schedule(schedules.StepLR(o, 3), "epoch"), 0, 40),
+    ("our constant", tl.train.schedules.constant, 8, 8),
+    ("our cosine", lambda o: tl.train.schedules.cosine(o, 40), 0, 0),
+    ("our cosine at its end", lambda o: tl.train.schedules.cosine(o, 40), 40, 40),
+    ("our cosine over accumulated gradients", lambda o: tl.train.schedules.cosine(o, 20), 0, 0),
+    ("our restarts", lambda o: tl.train.schedules.cosine(o, 40, restarts=3), 11, 11),
+    ("our warm-up", lambda o: tl.train.schedules.warm_up_cosine(o, 40), 8, 8),
+    ("our one cycle", lambda o: tl.train.schedules.one_cycle(o, 40), 40, 40),
+    ("our second schedule on one optimizer", second_schedule, 5, 5),
     ("any function", lambda o: schedules.LambdaLR(o, lambda step: min(1, step / 8)), 0, 0),
 ):
     found = functools.partial(scheduled, make, steps, optimizer_steps)
@@ -295,6 +317,12 @@ for name, make, steps, optimizer_steps in (
 def plateau():
     values = [0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.71]
     return scheduled(lambda o: schedules.ReduceLROnPlateau(o, "max", patience=1), 7, 28, fed=values.__getitem__)
+
+
+@setup
+def our_plateau():
+    values = [0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.49]
+    return scheduled(lambda o: tl.train.schedules.plateau(o, patience=1), 7, 28, fed=values.__getitem__)
 
 
 # Runs
@@ -319,6 +347,16 @@ def a_stage_more_with_all_groups_built_before():
     tl.examine(model, optimizer)
     tl.models.unfreeze_from(model, "layer1")
     return tl.models.train_mode(model), optimizer, pets().loaders(8)
+
+
+@setup
+def a_gradual_run():
+    model = Net()
+    optimizer, loaders = AdamW(model.parameters()), pets().loaders(8)
+    plan = [tl.train.Phase({"head": 1e-3}, 2), tl.train.Phase({"layer1": 1e-4, "head": 1e-3}, 1)]
+    history = tl.train.gradual(model, loaders, optimizer, plan, schedule=tl.train.schedules.cosine)
+    schedule = tl.train.schedules.cosine(optimizer, 4)
+    return tl.models.train_mode(model), optimizer, loaders, schedule, {"history": history, "epochs": 2}
 
 
 @setup
@@ -352,6 +390,21 @@ def test_nothing_is_wrong(make):
     assert not report.named("check-failed"), report
     again = tl.examine(*given[:4], **named)
     assert again.ok, again
+
+
+def told_how_to_step():
+    """The set-ups whose schedule says when it is stepped: nothing about it is open, so nothing is remarked."""
+    made = {make.__doc__: make for make in SETUPS if getattr(make, "__doc__", None)}
+    return [make for name, make in made.items() if name.startswith("our ") or "says so" in name or "cycle by" in name]
+
+
+@pytest.mark.parametrize("make", told_how_to_step(), ids=lambda make: make.__doc__)
+def test_nothing_is_remarked_on_a_schedule_that_fits(make):
+    given = make()
+    report = tl.examine(*given[:4], **given[4])
+    for name in ("scheduler-interval", "scheduler-not-stepped", "several-schedulers", "foreign-scheduler"):
+        assert not report.named(name), report
+    assert len(told_how_to_step()) >= 12
 
 
 def test_there_are_enough_of_them():

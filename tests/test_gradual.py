@@ -234,6 +234,37 @@ def test_ctrl_c_ends_the_run_after_the_phase_and_keeps_everything(monkeypatch, a
     assert weights(model) == phase
 
 
+class Pressed:
+    """Batches during which Ctrl-C is pressed in pass number `at`."""
+
+    def __init__(self, batches, at):
+        self.batches, self.left = batches, at
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.left -= 1
+        for batch in self.batches:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("at", "epochs", "boundaries"), [(3, 2, [(1, "warm-up")]), (5, 4, [(1, "warm-up"), (3, "top"), (4, "all")])]
+)
+def test_ctrl_c_with_the_real_loop(at, epochs, boundaries):
+    model, data = staged(), Data()
+    data.train = Pressed(data.train, at)
+    optimizer, options = torch.optim.AdamW(model.parameters()), {"precision": "float32"}
+    history = gradual(model, data, optimizer, THREE, schedule=schedules.one_cycle, **options)
+    assert history.interrupted
+    assert history.column("epoch") == list(range(1, epochs + 1))
+    assert history.phases == boundaries
+    assert evaluate(model, data.val).loss == pytest.approx(history.best.val_loss)
+
+
 def test_ctrl_c_before_anything_was_measured(monkeypatch):
     spied(monkeypatch, scripted({1: []}, interrupt=[1]))
     model = staged()

@@ -1,5 +1,7 @@
 """Plots draw what they are given, with labels and units, and nothing overlaps at the line ends."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 import tlcourse as tl
 from tlcourse.evaluate import Evaluation
-from tlcourse.train import Epoch, History
+from tlcourse.train import Epoch, History, RangeTest
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,73 @@ def test_learning_curves_mark_the_best_epoch():
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "cross-entropy (nats)")
     assert list(accuracy.lines[1].get_ydata()) == [0.25, 0.5, 0.5]
     assert accuracy.lines[2].get_xdata()[0] == 2
+
+
+def test_learning_curves_show_where_phases_begin():
+    epochs = [Epoch(i, 1 / i, i / 8, 1.1 / i, i / 9, 0.1, 1.0) for i in range(1, 7)]
+    phases = [(1, "head"), (3, "layer4"), (4, "everything above the stem")]
+    tl.plots.learning_curves(History(epochs, best=epochs[5], phases=phases))
+    for ax in plt.gcf().axes:
+        upright = [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
+        assert upright == [6, 2.5, 3.5]
+    plt.gcf().canvas.draw()
+    for ax in plt.gcf().axes:
+        drawn = [text.get_window_extent() for text in ax.texts if text.get_text() in dict(phases).values()]
+        assert len(drawn) == 3
+        assert not any(a.overlaps(b) for i, a in enumerate(drawn) for b in drawn[:i])
+        assert all(box.y0 >= ax.get_window_extent().y1 for box in drawn)
+    plt.close("all")
+    tl.plots.learning_curves(History(epochs, best=epochs[5], phases=[(1, "head")]))  # one phase has no boundary
+    assert [text.get_text() for text in plt.gcf().axes[0].texts] == ["training", "validation"]
+
+
+def test_schedules_are_drawn_by_step_each_in_a_colour_of_its_own():
+    curves = {
+        name: torch.linspace(1e-3, end, 20) for name, end in (("cosine", 0.0), ("one cycle", 0.0), ("flat", 1e-3))
+    }
+    tl.plots.schedules(curves, title="Three")
+    (ax,) = plt.gcf().axes
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("step", "learning rate", "linear")
+    assert [len(line.get_xdata()) for line in ax.lines] == [20, 20, 20]
+    assert len({line.get_color() for line in ax.lines}) == 3
+    assert [text.get_color() for text in ax.texts] == [line.get_color() for line in ax.lines]
+    plt.gcf().canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert not any(box.overlaps(label.get_window_extent()) for box in boxes for label in ax.get_xticklabels())
+
+
+def test_groups_far_apart_are_drawn_on_a_logarithmic_axis():
+    curve = tl.train.schedules.simulate(lambda o: tl.train.schedules.cosine(o, 10), 11, lr=[1e-5, 1e-3, 1e-4])
+    tl.plots.schedules({"cosine": curve}, unit="epoch")
+    (ax,) = plt.gcf().axes
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("epoch", "learning rate (log scale)", "log")
+    assert [line.get_linewidth() for line in ax.lines] == [0.8, 1.8, 0.8]  # the highest group stands out
+    assert ax.texts[0].xy == (9, pytest.approx(curve[9, 1].item()))  # at step 10 the rate is 0, which has no place
+    with pytest.raises(ValueError, match=r"shapes are \{'empty': \(0, 1\)\}"):
+        tl.plots.schedules({"empty": torch.empty(0)})
+    with pytest.raises(ValueError, match="at least one curve"):
+        tl.plots.schedules({})
+
+
+def test_a_range_test_is_drawn_with_its_suggestion():
+    rates = tuple(10.0 ** (i / 4 - 4) for i in range(12))
+    smoothed = (0.7,) * 5 + (0.6, 0.4, 0.3, 0.3, 0.6, 3.0, 90.0)
+    result = RangeTest(rates, tuple(loss + 0.01 for loss in smoothed), smoothed, rates[6], True)
+    tl.plots.range_test(result, title="Which rate?")
+    (ax,) = plt.gcf().axes
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == (
+        "learning rate (log scale)",
+        "cross-entropy (nats)",
+        "log",
+    )
+    assert list(ax.lines[1].get_ydata()) == list(smoothed)
+    assert ax.lines[2].get_xdata()[0] == rates[6]
+    assert "3.2e-03" in ax.get_title("left")
+    assert ax.get_ylim()[1] < 2  # the loss of 90 does not press the others flat
+    tl.plots.range_test(replace(result, suggestion=None))
+    assert "no suggestion" in plt.gca().get_title("left")
+    assert len(plt.gca().lines) == 2
 
 
 def test_accuracy_by_size_draws_means_errors_and_runs():

@@ -15,6 +15,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="torchrun's store is not in PyTorch's Windows builds"),
 ]
 HERE = Path(__file__).parent
+SETTINGS = ["plain", "more", "unseeded", "stream", "pets"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def results(tmp_path_factory):
     return found | {"output": done.stdout + done.stderr, "folder": folder}
 
 
-@pytest.mark.parametrize("setting", ["plain", "more", "stream", "pets"])
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_two_processes_give_the_weights_of_one(results, setting):
     """Within 1e-5: sums of float32 in another order. Both processes hold the same weights, to the bit."""
     (first, _), (second, _), (alone, _) = (results[rank][setting] for rank in ("0", "1", "alone"))
@@ -47,7 +48,7 @@ def test_two_processes_give_the_weights_of_one(results, setting):
     assert max((first[name] - alone[name]).abs().max().item() for name in alone) < 1e-5
 
 
-@pytest.mark.parametrize("setting", ["plain", "more", "stream", "pets"])
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_every_image_is_counted_once(results, setting):
     (_, first), (_, second), (_, alone) = (results[rank][setting] for rank in ("0", "1", "alone"))
     assert first == second

@@ -63,10 +63,6 @@ class Halves:
         return self.n // 2
 
 
-class Counting(torch.utils.data.Sampler):
-    __init__, __iter__, __len__ = Halves.__init__, Halves.__iter__, Halves.__len__
-
-
 LOADERS = {
     "global order": lambda: DataLoader(Noisy(), 4, shuffle=True),
     "own generator": lambda: DataLoader(Noisy(), 4, shuffle=True, generator=torch.Generator().manual_seed(7)),
@@ -76,7 +72,7 @@ LOADERS = {
     "weighted": lambda: DataLoader(
         Noisy(), 4, sampler=WeightedRandomSampler([1.0] * 24, 16, generator=torch.Generator().manual_seed(9))
     ),
-    "counting sampler": lambda: DataLoader(Noisy(), 4, sampler=Counting(24)),
+    "counting sampler": lambda: DataLoader(Noisy(), 4, sampler=Halves(24)),
 }
 OPTIMIZERS = {
     "AdamW": lambda groups: torch.optim.AdamW(groups, amsgrad=True),
@@ -290,6 +286,35 @@ def test_a_loss_that_is_no_number_is_reported():
     nn.init.constant_(model.weight, torch.nan)
     with pytest.raises(FloatingPointError, match="first batch is nan"):
         range_test(model, separable(), torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+class Outer(torch.optim.Optimizer):
+    """An optimizer around another, with attributes of its own, as Lookahead is."""
+
+    def __init__(self, inner):
+        self.inner, self.steps = inner, [0]
+        super().__init__(inner.param_groups, inner.defaults)
+        self.param_groups = inner.param_groups
+
+    def step(self, closure=None):
+        self.steps[0] += 1
+        self.inner.step()
+
+
+def test_an_optimizer_of_ones_own_with_hooks_and_a_scheduler():
+    torch.manual_seed(0)
+    model, stepped = nn.Linear(3, 2), []
+    optimizer = Outer(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    optimizer.register_step_post_hook(lambda *_: stepped.append(1))
+    schedule = tl.train.schedules.cosine(optimizer, 100)  # puts a `step` of its own into the optimizer
+    before = copy.deepcopy(model.state_dict())
+    result = range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=20)
+    assert result.smoothed[-1] < result.smoothed[0]
+    assert (optimizer.steps, stepped) == ([0], [])
+    assert not optimizer.inner.state
+    assert not hasattr(optimizer, "_opt_called")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert tl.train.schedules.simulate(schedule, 3)[0].item() == 0.1
 
 
 def test_wrapped_models_and_frozen_stages():

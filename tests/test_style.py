@@ -33,7 +33,7 @@ FLOORS = [
     *("evaluate", "quiet", "features", "_trace", "_cut", "_rows", "_kept", "prefix", "transfer"),
     *("train._shares", "train.schedules", "train.history", "train.checkpoints", "train._chance", "train._machine"),
     *("train.run", "train.loop", "train.rates", "train.phases", "strategies"),
-    *("predict", "plots", "_execute", "notebooks"),
+    *("predict", "_figures", "_curves", "plots", "_execute", "notebooks"),
     *("doctor.report", "doctor.memory", "doctor.parts", "doctor.case"),
     *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
     *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),

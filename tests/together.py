@@ -52,7 +52,12 @@ class StreamedData:
 
 def frozen_body() -> nn.Module:
     """A convolution and a batch norm, both frozen, below what trains."""
-    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _network()
+
+
+def _network() -> nn.Module:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 2)
     )
@@ -81,6 +86,10 @@ def run(data, **options):
 def main(folder: Path) -> None:
     """Train in every setting, and with toy pets from our own loaders."""
     results = {name: run(Data(), **options) for name, options in settings(folder).items()}
+    torch.manual_seed(100 + int(os.environ.get("RANK", 0)))  # each process has other random numbers
+    unseeded = Data()
+    unseeded.train = DataLoader(blobs(N_TRAIN, 0), BATCH, shuffle=True)
+    results["unseeded"] = run(unseeded)
     results["stream"] = run(StreamedData())
     pets = tl.data.load("toypets", model=tl.data.transforms.Preprocessing(8, 9)).take(train=37, val=21, seed=0)
     results["pets"] = run(pets.loaders(8, seed=0))

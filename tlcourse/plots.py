@@ -4,47 +4,37 @@ Every function draws on the current figure or a new one and returns nothing, so 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 
+from tlcourse._curves import learning_curves, learning_rates, range_test, schedules
+from tlcourse._figures import COLOURS, GREY, OTHERS, STYLE, colour
+from tlcourse._figures import end_label as _end_label
+from tlcourse._figures import spread_labels as _spread_labels
+from tlcourse._figures import style as _style
 from tlcourse.evaluate import Evaluation, mean_and_error
-from tlcourse.models.groups import NO_DECAY
-from tlcourse.train import History
 
-# Okabe and Ito's palette: told apart by all common kinds of colour vision. An approach keeps its colour all through.
-COLOURS = {"scratch": "#D55E00", "frozen": "#0072B2", "fine-tuned": "#009E73"}
-OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#767676"
-STYLE = {
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "legend.frameon": False,
-}
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with plt.rc_context(STYLE):
-        yield
-        interactive = matplotlib.is_interactive()
-    # A notebook's backend starts with the first figure, in here, and turns this on; without it no later figure shows.
-    matplotlib.interactive(interactive)
-
-
-def colour(name: str, position: int = 0) -> str:
-    """Return the colour of an approach, or the next free one for anything else."""
-    return COLOURS.get(name, OTHERS[position % len(OTHERS)])
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "OTHERS",
+    "STYLE",
+    "accuracy_by_size",
+    "bars",
+    "colour",
+    "confusion",
+    "depth",
+    "embedding",
+    "images",
+    "learning_curves",
+    "learning_rates",
+    "range_test",
+    "scatter",
+    "schedules",
+]
 
 
 def images(
@@ -66,27 +56,6 @@ def images(
                 ax.imshow(_array(pictures[i]))
                 if labels is not None:
                     ax.set_title(labels[i], fontsize=7.5, loc="center", pad=2)
-        if title:
-            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-
-
-def learning_curves(history: History, *, title: str = "") -> None:
-    """Draw loss and accuracy of training and validation by epoch, and mark the epoch whose weights were kept."""
-    epochs = history.column("epoch")
-    with _style():
-        figure, axes = plt.subplots(1, 2, figsize=(8, 2.9))
-        for ax, kind, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy (nats)", "accuracy"), strict=True):
-            for part, shade in (("train", GREY), ("val", COLOURS["frozen"])):
-                values = history.column(f"{part}_{kind}")
-                ax.plot(epochs, values, "o-", ms=3, color=shade)
-                name = "validation" if part == "val" else "training"
-                _end_label(ax, epochs[-1], values[-1], name, shade)
-            ax.axvline(history.best.epoch, color=GREY, lw=0.8, ls=":")
-            ax.set(xlabel="epoch", ylabel=unit)
-            ax.xaxis.get_major_locator().set_params(integer=True)
-        _spread_labels(axes[0])
-        _spread_labels(axes[1])
-        axes[0].set_title(f"dotted: the weights kept, epoch {history.best.epoch}", fontsize=9, color=GREY)
         if title:
             figure.suptitle(title, fontsize=11, x=0.01, ha="left")
 
@@ -201,29 +170,6 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
         ax.set_title(title)
 
 
-def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str = "") -> None:
-    """Draw the learning rate of each stage, from stem to head: an optimizer's, or those of `param_groups`."""
-    groups = getattr(groups, "param_groups", groups)
-    named = [(group.get("name", f"group {i}").removesuffix(NO_DECAY), group["lr"]) for i, group in enumerate(groups)]
-    rates = {name: rate for name, rate in named if rate > 0}
-    if not rates:
-        raise ValueError("No group has a positive learning rate: there is nothing to draw.")
-    with _style():
-        _, ax = plt.subplots(figsize=(6.4, 0.3 * len(rates) + 1.1))
-        low = min(rates.values())
-        for i, rate in enumerate(rates.values()):
-            shade = COLOURS["fine-tuned"] if i < len(rates) - 1 else OTHERS[1]
-            ax.hlines(i, low / 2, rate, color=shade, lw=1.2)
-            ax.plot(rate, i, "o", color=shade, ms=6)
-            ax.annotate(f"{rate:.1e}", (rate, i), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set_xscale("log")
-        ax.set_xlim(low / 2, max(rates.values()) * (max(rates.values()) / low) ** 0.15 * 1.6)
-        ax.set_yticks(range(len(rates)), list(rates))
-        ax.invert_yaxis()
-        ax.set(xlabel="learning rate (log scale)", ylabel="stage, from the input up")
-        ax.set_title(title)
-
-
 def _array(picture: object) -> np.ndarray:
     if isinstance(picture, torch.Tensor):
         picture = picture.detach().cpu()
@@ -231,20 +177,3 @@ def _array(picture: object) -> np.ndarray:
             picture = picture.clamp(0, 1)
         return picture.permute(1, 2, 0).numpy()
     return np.asarray(picture)
-
-
-def _end_label(ax: Axes, x: float, y: float, text: str, shade: str) -> None:
-    ax.annotate(text, (x, y), xytext=(7, 0), textcoords="offset points", color=shade, va="center", fontsize=9)
-
-
-def _spread_labels(ax: Axes) -> None:
-    """Move labels at line ends apart where they would overlap."""
-    labels = sorted((t for t in ax.texts if t.get_position()[0] == 7), key=lambda t: t.xy[1])
-    low, high = ax.get_ylim()
-    gap, height = 11.0, ax.bbox.height * 72 / ax.figure.dpi  # in points: a line of 9-point text needs 11
-    previous = -math.inf
-    for label in labels:
-        natural = (label.xy[1] - low) / (high - low) * height
-        wanted = max(natural, previous + gap)
-        label.set_position((7, wanted - natural))
-        previous = wanted

@@ -64,7 +64,9 @@ def same_order(loader: Iterable) -> Iterator[Iterable]:
         twin.__dict__["_iterator"] = None
     parts = list(reachable(loader))
     states = [state for part in parts if (state := generator_state(part)) is not None]
-    samplers = [(part, dict(vars(part))) for part in parts if isinstance(part, Sampler)]
+    named = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]  # of any class
+    samplers = [part for part in parts if isinstance(part, Sampler) or any(part is one for one in named)]
+    samplers = [(part, dict(vars(part))) for part in samplers if hasattr(part, "__dict__")]
     try:
         yield twin
     finally:

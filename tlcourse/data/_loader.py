@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tlcourse import runtime
-from tlcourse.data._augment import COLUMNS, Recipe, cut, finish, recipe
+from tlcourse.data._augment import COLUMNS, Recipe, cut, finish, normalise, recipe
 from tlcourse.data._images import ImageSet
 from tlcourse.data._pixels import Pixels, pixels
 
@@ -47,6 +47,7 @@ class PixelLoader(DataLoader):
         super().__init__(images, **options)
         self.how, self.threads = how, threads
         self._pixels: Pixels | None = None
+        self._lines = tuple(np.tile(np.float32(values), how.size) for values in (how.mean, how.std))
 
     def with_batches(self, batches: Iterable[list[int]]) -> "PixelLoader":
         """Return a loader of the same images that reads other batches, with the same random numbers."""
@@ -84,10 +85,11 @@ class PixelLoader(DataLoader):
     ) -> "_Batch":
         """Begin to make a batch, its images dealt out to the threads."""
         pinned = device.type == "cuda"
+        dtype = torch.float32 if device.type == "cpu" and self.how.plain else torch.uint8
         indices = torch.tensor(batch)
         labels = self.dataset.labels[indices]
         lines = None if rows is None else rows[indices]
-        images = torch.empty(len(batch), self.how.size, self.how.size, 3, dtype=torch.uint8, pin_memory=pinned)
+        images = torch.empty(len(batch), self.how.size, self.how.size, 3, dtype=dtype, pin_memory=pinned)
         jobs, array = [], images.numpy()
         for first in range(max(1, min(self.threads, len(batch)))):
             own = slice(first, None, max(1, self.threads))
@@ -99,16 +101,22 @@ class PixelLoader(DataLoader):
         return _Batch(images, labels.pin_memory() if pinned else labels, lines, jobs)
 
     def _fill(self, batch: Sequence[int], lines: Sequence[Sequence[float]] | None, out: np.ndarray) -> None:
+        """Write images into `out`: as they are cut where it is uint8, normalised where it is float32."""
+        own = np.empty(out.shape[1:], np.uint8)
         for position, index in enumerate(batch):
             image = self._pixels[index]
-            if lines is None:
+            if lines is not None:
+                image = cut(image, lines[position], self.how.augmentation, own)
+            if out.dtype == np.uint8:
                 out[position] = image
             else:
-                cut(image, lines[position], self.how.augmentation, out[position])
+                normalise(image, *self._lines, out[position])
 
     def _finish(self, batch: "_Batch", device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         for job in batch.jobs:
             job.result()
+        if batch.images.dtype == torch.float32:
+            return batch.images.permute(0, 3, 1, 2), batch.labels
         return finish(batch.images.to(device, non_blocking=True), batch.lines, self.how), batch.labels
 
 

@@ -166,7 +166,7 @@ def write(file: Path, arrays: Iterable[np.ndarray]) -> None:
 def read(file: Path) -> Mapped | None:
     """Open a file of images; None where there is none, or where it is damaged."""
     try:
-        flat = np.memmap(file, np.uint8, "r")
+        flat = np.asarray(np.memmap(file, np.uint8, "r"))
         os.utime(file)  # which files are in use decides which give way to others
         magic, version, checksum, count = TRAILER.unpack(flat[-TRAILER.size :].tobytes())
         index = flat[-TRAILER.size - 24 * count : -TRAILER.size].tobytes()
@@ -184,7 +184,12 @@ def read(file: Path) -> Mapped | None:
 
 
 def _make_room(folder: Path, needed: int) -> bool:
-    """Delete files, the longest unused first, until `needed` bytes fit; False where they cannot."""
+    """Delete files, the longest unused first, until `needed` bytes fit; False where they cannot.
+
+    The caller holds the folder's lock: what is unfinished here was left by a process that was killed.
+    """
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
     files = sorted(folder.glob("*.pixels"), key=lambda file: file.stat().st_mtime)
     taken = sum(file.stat().st_size for file in files)
     allowed = (shutil.disk_usage(folder).free + taken) // 2

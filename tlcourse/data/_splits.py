@@ -115,17 +115,17 @@ class Splits:
         come in an order that `seed` fixes; val and test images come in their own order, two batches' worth at a time.
         A last training batch of one image is left out, because batch norm cannot use it.
 
-        Every image is decoded once, by all cores, and kept as uint8 in memory or in the cache folder; it is cut and
-        augmented anew in every epoch. Order and augmentation of an epoch follow from the state of the loader's
-        `generator` at its start and from nothing else: put that state back, and the same batches come again.
+        When a loader is first read, all cores decode its images once; they are kept as uint8, in memory or in the cache
+        folder, and only cut and augmented anew in every epoch. An epoch's order and augmentation follow from the state
+        of the loader's `generator` at its start and from nothing else: put that state back, and the same batches come.
+
+        A part whose transform `Preprocessing` did not make is read as PyTorch does it: each image decoded each time, in
+        `workers` processes, images on the CPU, and without workers augmentation from the global random numbers.
 
         Args:
             batch_size: training images a step.
-            workers: threads that cut images out; None chooses for the machine.
+            workers: threads that cut images; None chooses for the machine.
             seed: of order and augmentation.
-
-        A part with a transform that `Preprocessing` did not make is read as PyTorch does it: each image decoded each
-        time, `workers` processes, images on the CPU, and without workers augmentation from the global random numbers.
         """
         lonely = len(self.train) > batch_size and len(self.train) % batch_size == 1
         training = {"shuffle": True, "drop_last": lonely}

@@ -59,6 +59,7 @@ class Case:
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[Any]
     parts: list[Part]
+    intervals: dict[int, str] = field(default_factory=dict)  # by the scheduler's id, where a `Schedule` says it
     changes: dict[str, Change] | None = None
     loss: Any = None
     epochs: int | None = None

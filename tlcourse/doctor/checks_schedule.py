@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
 
 from tlcourse.doctor.case import Case
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.train import _shares
 
 DECAYING = (StepLR, MultiStepLR, ExponentialLR)
 GONE = 1e-4  # of the first rate: what a decaying scheduler leaves when it is stepped once a batch
@@ -29,6 +30,8 @@ def one_scheduler_each(case: Case) -> Iterator[Finding]:
         inner = [child for s in given for child in getattr(s, "_schedulers", [])]
         alive = [s for s in _alive(optimizer) if not any(s is child for child in inner)]
         alive = [s for s in alive if not any(s in getattr(other, "_schedulers", []) for other in alive)]
+        # Ours start from the base rates, whatever came before: one that was given has put an older one right.
+        alive = [s for s in alive if not (_shares.is_ours(s) and any(_shares.is_ours(other) for other in given))]
         found = list({id(s): s for s in [*given, *alive]}.values())
         # What a one-cycle leaves in the groups outlives it.
         trace = "max_lr" in optimizer.param_groups[0] and not any(isinstance(s, OneCycleLR | CyclicLR) for s in found)
@@ -68,14 +71,16 @@ def one_cycle_has_the_runs_length(case: Case) -> Iterator[Finding]:
             what = f"The one-cycle is stepped once an epoch: it gets through its first {epochs / total:.0%} only."
             yield wrong("scheduler-interval", what, evidence + f"; {_stepped(case, scheduler)}", advice)
         elif total == epochs and batches > 1 and interval != "step":
-            yield note("scheduler-interval", "The one-cycle counts epochs: step it once an epoch.", evidence, advice)
+            if id(scheduler) not in case.intervals:
+                what = "The one-cycle counts epochs: step it once an epoch."
+                yield note("scheduler-interval", what, evidence, advice)
         elif total < run:
-            # With gradients accumulated over k batches, an optimizer step is made every k batches.
-            over = [k for k in range(2, 33) if total == epochs * -(-batches // k) or total == run // k]
-            finding = suspicious if over and interval is None else wrong
+            over = _accumulated(total, epochs, batches)
+            unknown = over and (interval is None or id(scheduler) in case.intervals)
+            finding = suspicious if unknown else wrong
             what = "The one-cycle runs out before the run ends, and then raises an error."
-            if over and interval is None:
-                evidence += f"; right if you accumulate gradients over {over[0]} batches"
+            if unknown:
+                evidence += f"; right if you accumulate gradients over {over} batches"
             yield finding("scheduler-interval", what, evidence, advice)
         elif total > 1.2 * run:
             finding = wrong if total >= 2 * run else suspicious
@@ -95,7 +100,8 @@ def cosine_has_the_runs_length(case: Case) -> Iterator[Finding]:
                 "The cosine was stepped past its end, and the rate climbs again.",
                 f"stepped {made:,} times with T_max={length:,}; the rate is {_rate(scheduler):.3g}",
                 "Let T_max count what you count: batches of the whole run where you step after each batch "
-                "(`tl.train.fit` does), epochs where you step after each epoch.",
+                "(`tl.train.fit` does), epochs where you step after each epoch. "
+                "`tl.train.schedules.cosine` stays down.",
             )
             continue
         if plan is None:
@@ -111,13 +117,20 @@ def cosine_has_the_runs_length(case: Case) -> Iterator[Finding]:
             what = f"The cosine counts batches and is stepped once an epoch: it gets {epochs / length:.0%} of the way."
             yield wrong("scheduler-interval", what, evidence, f"T_max={epochs}, or step it after every batch.")
         elif by_epoch and not by_step and interval is None:
-            advice = f"For `tl.train.fit`, which steps after every batch, T_max={run}."
+            advice = f'For `tl.train.fit`: T_max={run}, or `tl.train.Schedule(scheduler, "epoch")`.'
             yield note("scheduler-interval", "T_max counts epochs: step the cosine once an epoch.", evidence, advice)
-        elif not by_epoch and not by_step and interval is None and length < run:
+        elif interval == "epoch" and length < 0.9 * epochs:
+            what = f"The cosine is at its end after {length:,} of {epochs:,} epochs, and the rate climbs again."
+            yield wrong("scheduler-interval", what, evidence, f"T_max={epochs}.")
+        elif (
+            (interval is None or (id(scheduler) in case.intervals and interval == "step"))
+            and not (by_epoch or by_step or _accumulated(length, epochs, batches))
+            and length < run
+        ):
             what = "T_max is neither the run's epochs nor its steps."
             yield suspicious("scheduler-interval", what, evidence, f"T_max={run} by batches, {epochs} by epochs.")
-        elif length > 1.5 * run:
-            what = f"The run ends after {run / length:.0%} of the cosine: the rate stays high."
+        elif length > 1.5 * (whole := epochs if interval == "epoch" else run):
+            what = f"The run ends after {whole / length:.0%} of the cosine: the rate stays high."
             yield suspicious("scheduler-interval", what, evidence, f"T_max={run} by batches, {epochs} by epochs.")
 
 
@@ -137,11 +150,33 @@ def decay_leaves_a_rate(case: Case) -> Iterator[Finding]:
             )
 
 
+def schedule_has_the_runs_length(case: Case) -> Iterator[Finding]:
+    """One of our schedules knows its length, and a `Schedule` its interval: together they cover the run."""
+    for scheduler in case.schedulers:
+        plan, interval = _plan(case), case.intervals.get(id(scheduler), "step")
+        steps = _shares.length(scheduler)
+        if steps is None or plan is None:
+            continue
+        epochs, batches = plan
+        run = epochs * batches if interval == "step" else epochs
+        evidence = f"made for {steps:,} steps; the run has {epochs} epochs of {batches} batches, {run:,} times to step"
+        advice = f"Give it {run} steps: `epochs * len(loaders.train)`, less where you accumulate gradients."
+        over = interval == "step" and steps != epochs and _accumulated(steps, epochs, batches)
+        if steps > 1.5 * run:
+            what = f"The run ends after {run / steps:.0%} of the schedule: the rate stays high."
+            yield suspicious("scheduler-interval", what, evidence, advice)
+        elif steps < 0.9 * run and not over:
+            what = f"The schedule ends before the run: the last {run - steps:,} steps have its last rate."
+            yield suspicious("scheduler-interval", what, evidence, advice)
+
+
 def scheduler_is_stepped(case: Case) -> Iterator[Finding]:
     """A scheduler that is never stepped is none."""
     batches = _batches(case)
     for scheduler in case.schedulers:
         made = getattr(scheduler, "last_epoch", None)
+        if id(scheduler) in case.intervals:
+            continue  # `tl.train.fit` steps it, and it may be new on an optimizer that is not
         if made == 0 and case.steps and batches and case.steps >= 2 * batches:
             yield suspicious(
                 "scheduler-not-stepped",
@@ -174,7 +209,9 @@ def _plan(case: Case) -> tuple[int, int] | None:
 
 
 def _interval(case: Case, scheduler: Any) -> str | None:
-    """Tell from the counts whether a scheduler is stepped once a "step" or an "epoch"; None where they do not say."""
+    """Tell whether a scheduler is stepped once a "step" or an "epoch": its `Schedule` says it, or the counts do."""
+    if id(scheduler) in case.intervals:
+        return case.intervals[id(scheduler)]
     batches, made = _batches(case), scheduler.last_epoch
     if not batches or batches < FEW or made < 1:
         return None
@@ -183,6 +220,11 @@ def _interval(case: Case, scheduler: Any) -> str | None:
         return "step"
     epochs = steps / batches
     return "epoch" if epochs >= 2 and abs(made - epochs) <= max(1, 0.1 * epochs) else None
+
+
+def _accumulated(steps: int, epochs: int, batches: int) -> int | None:
+    """Return over how many batches gradients must be accumulated for a run to have so many steps of the optimizer."""
+    return next((k for k in range(2, 33) if steps in (epochs * -(-batches // k), epochs * batches // k)), None)
 
 
 def _stepped(case: Case, scheduler: Any) -> str:
@@ -199,5 +241,6 @@ CHECKS = (
     one_cycle_has_the_runs_length,
     cosine_has_the_runs_length,
     decay_leaves_a_rate,
+    schedule_has_the_runs_length,
     scheduler_is_stepped,
 )

@@ -23,6 +23,7 @@ from tlcourse.models.heads import bare
 from tlcourse.models.stages import Stage
 from tlcourse.quiet import same_random_numbers
 from tlcourse.table import Table
+from tlcourse.train.schedules import Schedule
 
 # In this order the checks run and, within one severity, the findings come.
 CHECKS = (
@@ -59,7 +60,7 @@ def examine(
         optimizer: one, or a list of them.
         data: splits, loaders, a mapping of names (`train`, `val`, `test`) to loaders or data sets, `(train, val)`,
             or the training loader or data set alone.
-        scheduler: one, or a list of them.
+        scheduler: one, or a list of them; in a `Schedule`, which says when it is stepped, or as it is.
         loss: the loss module or function, `nn.CrossEntropyLoss()` for example.
         epochs: planned passes over the training part.
         history: what `tl.train.fit` returned, or a list of training losses.
@@ -83,6 +84,7 @@ def examine(
             optimizers=optimizers,
             schedulers=_all_of(scheduler, None, "scheduler"),
             parts=parts_of(data),
+            intervals=_intervals(scheduler),
             changes=compare(model),
             loss=loss,
             epochs=epochs,
@@ -108,11 +110,18 @@ def _all_of(given: Any, kind: type | None, name: str) -> list[Any]:
     if given is None:
         return []
     found = list(given) if isinstance(given, list | tuple) else [given]
-    # Schedulers are known by what they do: timm's are no subclass of torch's. accelerate's have the real ones inside.
+    # Schedulers are known by what they do: timm's are no subclass of torch's. accelerate's, and a `Schedule`, have the
+    # real ones inside.
+    found = [getattr(one, name, one) if hasattr(getattr(one, name, None), "step") else one for one in found]
     odd = [one for one in found if not (isinstance(one, kind) if kind else hasattr(one, "step"))]
     if odd:
         raise ValueError(f"{name} is {type(odd[0]).__name__}: give a torch {name}, or a list of them.")
-    return [getattr(one, name, one) if hasattr(getattr(one, name, None), "step") else one for one in found]
+    return found
+
+
+def _intervals(scheduler: Any) -> dict[int, str]:
+    given = scheduler if isinstance(scheduler, list | tuple) else [scheduler]
+    return {id(one.scheduler): one.interval for one in given if isinstance(one, Schedule)}
 
 
 def _losses(history: Any) -> tuple[list[float], Any]:

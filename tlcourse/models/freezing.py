@@ -24,7 +24,7 @@ def gradual_plan(model: nn.Module, steps: int, *, at_most: int | None = None) ->
     """Return the stages to unfreeze from, one for each step: first the head, then a stage more each time, then all.
 
     The way of each step is `unfreeze_from(model, stage)`, `extend_optimizer(optimizer, model, lr, decay=...)`, and a
-    `fit` with a scheduler of its own.
+    `fit` with a scheduler of its own. `tl.train.plan` adds rates and epochs, and `tl.train.gradual` goes that way.
     Source: Howard and Ruder 2018 (ULMFiT), gradual unfreezing.
 
     Args:

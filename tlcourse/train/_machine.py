@@ -104,13 +104,14 @@ class Machine:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
-    def agree(self, value: bool) -> bool:
-        """Return whether any process says yes."""
-        return any(gather_object([value])) if self.several else value
-
     def gather(self, value: object) -> list[object]:
         """Return one value of each process, in the order of the processes."""
         return gather_object([value]) if self.several else [value]
+
+    def finish(self) -> None:
+        """Wait until a GPU has done what it was given, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -118,16 +119,20 @@ class Machine:
 
 
 @contextmanager
-def channels_last(model: nn.Module) -> Iterator[None]:
+def fast_convolutions(model: nn.Module) -> Iterator[None]:
     """Keep kernels in the memory format in which convolutions are fastest, and put them back at the end.
 
-    A model that somebody has wrapped for several processes stays as it is: the wrapper has laid out its gradients.
+    On a GPU the fastest algorithm for each size of image is searched for. A model that somebody has wrapped for
+    several processes stays as it is: the wrapper has laid out its gradients.
     """
-    if isinstance(model, PARALLEL):
-        yield
-        return
-    model.to(memory_format=torch.channels_last)
+    search = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = search or not torch.are_deterministic_algorithms_enabled()
+    wrapped = isinstance(model, PARALLEL)
     try:
+        if not wrapped:
+            model.to(memory_format=torch.channels_last)
         yield
     finally:
-        model.to(memory_format=torch.contiguous_format)
+        torch.backends.cudnn.benchmark = search
+        if not wrapped:
+            model.to(memory_format=torch.contiguous_format)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tlcourse.models.heads import bare
 from tlcourse.models.stages import train_mode
-from tlcourse.train._machine import Machine, channels_last
+from tlcourse.train._machine import Machine, fast_convolutions
 from tlcourse.train.checkpoints import Checkpoints
 from tlcourse.train.history import History
 from tlcourse.train.run import Run, averaged
@@ -98,7 +98,7 @@ def fit(
     _check(model, data, optimizer)
     _check_run(data, ema, checkpoints)
     machine, inner = Machine(model, precision), bare(model)
-    with channels_last(model):
+    with fast_convolutions(model):
         net, average = machine.prepare(model), averaged(inner, ema)
         run = Run(inner, optimizer, as_schedule(scheduler), machine, average, data, checkpoints, accumulate)
         try:
@@ -110,7 +110,8 @@ def fit(
         finally:
             run.keep_best()
     if run.history.interrupted and machine.main:
-        print(f"Stopped after {len(run.history.epochs)} whole epochs of {epochs}; the best weights so far are kept.")
+        again = "" if checkpoints is None else " The same call goes on from the last save."
+        print(f"Stopped after {len(run.history.epochs)} whole epochs of {epochs}; the best weights are kept.{again}")
     return run.history
 
 

@@ -16,8 +16,8 @@ from tlcourse.quiet import same_order, same_random_numbers
 FEWEST = 10  # steps: with fewer, a slope is noise
 WORSE = 4.0  # times the lowest loss, and above the first one: the run has diverged
 MEMORY = 0.8  # of the running mean that says so: about five steps, so that one bad batch does not end the test
-NOISE = 2.0  # standard deviations of a batch's loss: so far must the smoothed loss fall to say anything
-WIDTH = 1 / 40  # of the steps: how far the smoothed curve looks to each side
+NARROWEST, WIDTH = 3.0, 1 / 25  # steps, and share of the steps: how far the smoothed curve looks to each side
+NOISE = 1.5  # standard deviations of a batch's loss: smoothed noise falls by less from its start to its lowest point
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class RangeTest:
     `smoothed` the same without most of the noise. `suggestion` is the rate at which the smoothed loss falls fastest,
     or None where it never fell by more than its noise.
 
-    The suggestion is a place to start. Other batches move it by a factor of two or three, the loss at one rate still
-    carries what lower rates did before, and a run with a warm-up bears more.
+    The suggestion is a place to start. Other batches move it, on a few hundred photos by a factor of four either way;
+    the loss at one rate still carries what lower rates did before; and a run with a warm-up bears more.
     """
 
     rates: tuple[float, ...]
@@ -80,10 +80,22 @@ def range_test(
     _check(model, optimizer)
     rates = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
     with same_random_numbers(), same_order(loader) as batches:
-        losses, diverged = _rising(*copy.deepcopy((bare(model), optimizer)), batches, rates)
-    smoothed = _smooth(losses, max(1.0, WIDTH * steps))
+        losses, diverged = _rising(*_copies(bare(model), optimizer), batches, rates)
+    smoothed = _smooth(losses, max(NARROWEST, WIDTH * steps))
     suggestion = _steepest(rates, losses, smoothed)
     return RangeTest(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), suggestion, diverged)
+
+
+def _copies(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Copy a model and its optimizer, which holds the copy's parameters then."""
+    memo: dict[int, object] = {}
+    model = copy.deepcopy(model, memo)
+    # `deepcopy` of an optimizer would leave out what a subclass adds. Left out here: hooks, which may change anything,
+    # and the `step` that a scheduler has put there, which would be the original's.
+    own = {k: v for k, v in vars(optimizer).items() if k != "step" and not k.endswith("_hooks")}
+    twin = object.__new__(type(optimizer))
+    twin.__setstate__(copy.deepcopy(own, memo))
+    return model, twin
 
 
 def _rising(
@@ -139,7 +151,8 @@ def _steepest(rates: list[float], losses: list[float], smoothed: list[float]) ->
     if bottom < 2:
         return None
     way, noisy = torch.tensor(smoothed[: bottom + 1]), torch.tensor(losses[: bottom + 1])
-    noise = noisy.diff().std() / 2**0.5  # of one batch: a difference has that of two
+    # Of one batch: half of all differences of two are larger than 0.95 of it. High rates swing wide, and do not count.
+    noise = noisy.diff().abs().median() / 0.95
     if way[0] - way[-1] <= NOISE * noise:
         return None
     return rates[int(torch.gradient(way)[0].argmin())]

@@ -49,10 +49,9 @@ class Run:
         self.train = self.machine.share(self.data.train, training=True)
         self.val = self.machine.share(self.data.val, training=False)
         self.rates: tuple[float, ...] = ()
-        self.begun: dict[
-            str, Any
-        ] = {}  # the random numbers at the beginning of the epoch, from which its order follows
-        self.resumed: dict[str, Any] = {}  # those at the step where a checkpoint was made
+        # Random numbers: at the beginning of the epoch, from which its order follows, and at a resumed step.
+        self.begun: dict[str, Any] = {}
+        self.resumed: dict[str, Any] = {}
         self.clear()
 
     @property
@@ -83,7 +82,9 @@ class Run:
         """Yield the batches of each optimizer step of an epoch; a resumed epoch goes on where it was left."""
         self.clock = time.perf_counter()
         if not self.done:
-            self.begun = random_state(self.data)
+            self.begun = self.machine.gather(random_state(self.data))[0]
+            if self.machine.several:  # all must go through the images in the order of the first
+                set_random_state(self.begun, self.data)
         batches = iter(self.train)
         if self.done:  # a checkpoint was made within this epoch: pass over what came before it
             deque(islice(batches, self.done * self.accumulate), maxlen=0)
@@ -91,6 +92,8 @@ class Run:
         while window := list(islice(batches, self.accumulate)):
             self.rates = tuple(group["lr"] for group in self.optimizer.param_groups)  # before a schedule moves them
             yield window
+        self.machine.finish()
+        self.seconds += time.perf_counter() - self.clock
 
     def advance(self) -> None:
         """Note that a step was made, and save the run if it is time to."""
@@ -118,7 +121,10 @@ class Run:
         if not seen:
             raise ValueError("There is no image to train on: the training loader is empty.")
         if not math.isfinite(loss_sum):
-            raise FloatingPointError(f"The training loss of epoch {number} is {loss_sum}. Use a lower learning rate.")
+            folder = "" if self.checkpoints is None else " and a new folder for its checkpoints"
+            raise FloatingPointError(
+                f"The training loss of epoch {number} is {loss_sum}. Use a lower learning rate{folder}."
+            )
         train = (loss_sum / seen, right / seen)
         epoch = Epoch(number, *train, val.loss, val.accuracy, max(self.rates), self.seconds, int(seen), self.rates)
         self.history.epochs.append(epoch)

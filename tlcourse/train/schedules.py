@@ -8,7 +8,6 @@ function here puts the groups back to it first. torch remembers it as `initial_l
 
 import copy
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -201,14 +200,16 @@ def _made(make: Callable[[Optimizer], Schedule | LRScheduler], lr: float | Seque
 
 
 def _twin(schedule: Schedule | LRScheduler, lr: float | Sequence[float] | None) -> Schedule:
-    """Copy a schedule together with an optimizer of its kind that holds one number a group and no state."""
+    """Copy a schedule for an optimizer with the same groups, which hold one number each."""
     if lr is not None:
         raise ValueError(f"lr={lr}: this schedule has an optimizer with rates of its own; give lr with a function.")
     schedule = as_schedule(schedule)
     optimizer = schedule.scheduler.optimizer
-    stand_ins = {id(group["params"]): [torch.zeros(1, requires_grad=True)] for group in optimizer.param_groups}
-    # `deepcopy` takes what it finds under an id for the finished copy.
-    return copy.deepcopy(schedule, {id(optimizer.state): defaultdict(dict), **stand_ins})
+    stand_in = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    stand_in.defaults = copy.deepcopy(optimizer.defaults)
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    stand_in.param_groups = [{"params": [torch.zeros(1)], **copy.deepcopy(group)} for group in settings]
+    return copy.deepcopy(schedule, {id(optimizer): stand_in})  # what is found under an id is taken for its copy
 
 
 def _by_step(optimizer: Optimizer, share: Callable[[int], float]) -> Schedule:
