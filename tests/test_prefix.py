@@ -1,6 +1,8 @@
 """Frozen work done once: where networks are cut, and that training on what is kept is training the network."""
 
 import copy
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import frozen
@@ -17,6 +19,11 @@ from tlcourse._kept import Activations, ViewSampler
 from tlcourse.data import ImageSet, Splits
 from tlcourse.data.transforms import Preprocessing
 from tlcourse.prefix import precompute, split_frozen
+
+
+def files_in(folder):
+    """The files of kept activations; half-written ones too, but no locks."""
+    return sorted(file for file in folder.iterdir() if file.suffix != ".lock")
 
 
 def model_of(name, stage="head", **options):
@@ -341,7 +348,7 @@ def test_images_are_computed_once(splits, tmp_path):
     assert np.array_equal(first.train.rows, again.train.rows)
     assert first.train.rows.dtype == np.float16
     assert first.train.rows.shape == (26, 8, 8, 128)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(files_in(tmp_path)) == 3
     batch, labels = next(iter(again.loaders(8).val))
     assert batch.dtype == torch.float32
     assert batch.shape == (9, 128, 8, 8)
@@ -355,7 +362,7 @@ def test_images_are_computed_once(splits, tmp_path):
 def test_nothing_stale_is_read(splits, tmp_path):
     def files(model, data=splits, **options):
         precompute(model, data, cache=tmp_path, **options)
-        return len(list(tmp_path.iterdir()))
+        return len(files_in(tmp_path))
 
     model = model_of("tl_resnet")
     assert files(model) == 3
@@ -382,7 +389,7 @@ def test_addresses_are_no_part_of_the_key(splits, tmp_path):
     for thing in (object(), object()):
         model.layer1.extra_repr = lambda thing=thing: f"made by {thing!r}"
         precompute(model, splits, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(files_in(tmp_path)) == 3
 
 
 def test_code_of_ones_own_is_part_of_the_key(splits, tmp_path, monkeypatch):
@@ -397,7 +404,7 @@ def test_code_of_ones_own_is_part_of_the_key(splits, tmp_path, monkeypatch):
     before = precompute(model, splits, cache=tmp_path).val.rows
     monkeypatch.setattr(Flat, "forward", shifted)
     assert np.abs(precompute(model, splits, cache=tmp_path).val.rows - before - 1).max() < 0.01
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(files_in(tmp_path)) == 6
 
 
 class Flat(nn.Module):
@@ -423,12 +430,12 @@ def one_bit(data):
 def test_damaged_files_are_computed_anew(splits, tmp_path, damage):
     model = model_of("tl_resnet")
     good = precompute(model, splits, cache=tmp_path)
-    whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    whole = {file: file.read_bytes() for file in files_in(tmp_path)}
     for file, data in whole.items():
         file.write_bytes(damage(data))
     again = precompute(model, splits, cache=tmp_path)
     assert np.array_equal(good.train.rows, again.train.rows)
-    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
+    assert {file: file.read_bytes() for file in files_in(tmp_path)} == whole
 
 
 def ready(*blocks):
@@ -444,7 +451,7 @@ def test_values_too_large_for_float16_stay_float32(tmp_path):
     for bad in (float("inf"), float("nan")):
         with pytest.raises(FloatingPointError, match="Row 2 of 3"):
             _rows.computed_once(tmp_path / "b.npy", (3, 1), ready([[1.0], [2.0]], [[bad]]))
-    assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
+    assert [file.name for file in files_in(tmp_path)] == ["a.npy"]
 
 
 def test_activations_too_large_for_float16(splits):
@@ -470,7 +477,22 @@ def test_too_few_rows_and_too_little_room(tmp_path, monkeypatch):
     monkeypatch.setattr(_rows.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"6 bytes.* 5 free.*fewer views"):
         _rows.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0], [3.0]]))
-    assert not list(tmp_path.iterdir())
+    assert not files_in(tmp_path)
+
+
+def test_processes_that_want_the_same_file_compute_it_once(tmp_path):
+    """Threads stand for them: each has a lock of its own."""
+    computed = []
+
+    def compute():
+        computed.append(1)
+        time.sleep(0.2)
+        yield torch.ones(3, 2)
+
+    with ThreadPoolExecutor(3) as pool:
+        kept = list(pool.map(lambda _: _rows.computed_once(tmp_path / "a.npy", (3, 2), compute), range(3)))
+    assert all(np.array_equal(rows, np.ones((3, 2))) for rows in kept)
+    assert computed == [1]
 
 
 def test_large_files_stay_on_disk(splits, tmp_path, monkeypatch):
@@ -635,11 +657,11 @@ def test_an_untraceable_model_is_kept_too(splits, tmp_path):
     with torch.no_grad():
         model.fc.weight.add_(1)
     assert np.array_equal(precompute(model, splits, cache=tmp_path).train.rows, cached.train.rows)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(files_in(tmp_path)) == 3
     with torch.no_grad():
         model.body.weight.add_(1)
     precompute(model, splits, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(files_in(tmp_path)) == 6
 
 
 @pytest.mark.parametrize("stage", ["head", "layer4"])

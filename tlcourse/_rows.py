@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from tlcourse.files import whole_or_nothing
 
@@ -28,8 +29,17 @@ def computed_once(file: Path | None, shape: tuple[int, ...], compute: Compute) -
         OSError: the disk has too little room.
         FloatingPointError: a value is infinite or not a number.
     """
-    if file is not None and (kept := _read(file, shape)) is not None:
-        return kept
+    if file is None:
+        return _widened(None, shape, compute)
+    if (kept := _read(file, shape)) is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name(f".{file.name}.lock")):  # the processes of one training want the same file
+            if (kept := _read(file, shape)) is None:
+                kept = _widened(file, shape, compute)
+    return kept
+
+
+def _widened(file: Path | None, shape: tuple[int, ...], compute: Compute) -> np.ndarray:
     try:
         return _computed(file, shape, compute, np.float16)
     except OverflowError:
@@ -102,7 +112,6 @@ def _is_whole(file: Path) -> bool:
 
 
 def _check_room(file: Path, needed: int, count: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(file.parent).free
     if needed > free:
         raise OSError(
