@@ -30,7 +30,7 @@ FLOORS = [
     "data.catalog",
     *("models.tl_resnet", "models.heads", "models.loading", "models.zoo"),
     *("models.outline", "models.stages", "models.groups", "models.freezing"),
-    *("evaluate", "quiet", "features", "transfer"),
+    *("evaluate", "quiet", "features", "_trace", "_cut", "_rows", "_kept", "prefix", "transfer"),
     *("train._shares", "train.schedules", "train.history", "train.checkpoints", "train._chance", "train._machine"),
     *("train.run", "train.loop", "train.rates", "train.phases", "strategies"),
     *("predict", "_figures", "_curves", "plots", "_execute", "notebooks"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:  # What a name stands for is imported when it is first used: importing the package stays quick.
-    from tlcourse import data, doctor, evaluate, features, models, plots, predict, train, transfer
+    from tlcourse import data, doctor, evaluate, features, models, plots, predict, prefix, train, transfer
     from tlcourse.claims import ClaimError, claim
     from tlcourse.doctor import examine
     from tlcourse.runtime import Runtime, current, setup
@@ -27,6 +27,7 @@ __all__ = [
     "models",
     "plots",
     "predict",
+    "prefix",
     "setup",
     "train",
     "transfer",
