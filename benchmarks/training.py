@@ -29,7 +29,7 @@ import tlcourse as tl
 from tlcourse.assets import OfflineError
 
 HERE = Path(__file__).parent
-ACCURACY = Work("tl_resnet", size=64, train=480, val=200, test=400, batch=32, epochs=6, lr=0.01)
+ACCURACY = Work("tl_resnet", size=64, train=480, val=200, test=400, batch=32, epochs=5, lr=0.003)
 TARGET = 0.8  # validation accuracy
 MAX_WORKERS = 8  # on a GPU: more do not help one GPU
 
