@@ -74,9 +74,12 @@ def initial(model: str, classes: int, file: Path, seed: int) -> str:
     """Store the weights that everybody starts from, and say what they are."""
     torch.manual_seed(seed)
     try:
-        network, kind = tl.models.create(model, classes), "pre-trained"
+        network, kind = tl.models.create(model, classes), "pre-trained weights"
     except OfflineError:
-        network, kind = tl.models.create(model, classes, weights=None), "random, for want of pre-trained ones here"
+        network, kind = (
+            tl.models.create(model, classes, weights=None),
+            "random weights: no pre-trained ones are on this machine",
+        )
     torch.save(network.state_dict(), file)
     return kind
 

@@ -26,14 +26,19 @@ evaluations out. Checkpoints, logs and progress bars are off; memory is that of 
 included."""
 # title -> which of a contestant's runs belong to the comparison
 COMPARISONS: dict[str, Callable[[dict], bool]] = {
-    "Everybody in float32": lambda run: run["computed"].startswith("float32") and not _own_default(run),
+    "Everybody in float32": lambda run: _told(run) == "float32",
     "Everybody's own defaults": lambda run: run["precision"] == "default",
-    "Everybody in bfloat16": lambda run: run["computed"].startswith("bfloat16"),
+    "Everybody in bfloat16": lambda run: _told(run) == "bfloat16",
 }
 
 
-def _own_default(run: dict) -> bool:
-    return run["name"] == "tlcourse" and run["precision"] == "default"
+def _told(run: dict) -> str:
+    """Return the precision whose comparison a run belongs to; none when a switch had no effect."""
+    computed = run["computed"].partition(",")[0]
+    if run["precision"] != "default":
+        return computed if computed == run["precision"] else ""
+    # This package is told float32 in a run of its own, so its default counts only where it is something else.
+    return "" if run["name"] == "tlcourse" and computed == "float32" else computed
 
 
 def machine(now: Runtime) -> dict[str, str]:
@@ -52,7 +57,9 @@ def machine(now: Runtime) -> dict[str, str]:
             continue
     device = torch.cuda.get_device_name(now.device) if now.device.type == "cuda" else "no GPU used"
     fast = "bfloat16 in hardware" if now.bf16 else "no bfloat16 in hardware"
-    processor = f"{model}, {cores} cores, {torch.get_num_threads()} threads; {device}; {fast}"
+    processor = f"{model}, cores: {cores}, threads: {torch.get_num_threads()}; {device}; {fast}"
+    if hasattr(os, "getloadavg"):
+        processor += f"; load before the first run: {os.getloadavg()[0]:.1f}"
     return {"machine": processor, "versions": ", ".join(versions)}
 
 
@@ -116,6 +123,14 @@ def markdown(record: dict) -> str:
         lines += write(record)
     if record["missing"]:
         lines += ["", "Not installed: " + ", ".join(CONTESTANTS[name].title for name in record["missing"]) + "."]
+    deaf = {
+        run["name"] for run in record["runs"] if run.get("computed") and not _told(run) and run["name"] != "tlcourse"
+    }
+    if deaf:
+        lines += [
+            "",
+            "The switch to bfloat16 has no effect here: " + ", ".join(CONTESTANTS[n].title for n in deaf) + ".",
+        ]
     failed = {(run["name"], run["failed"]) for run in record["runs"] if "failed" in run}
     lines += [f"\nFailed: {name}: {reason}" for name, reason in sorted(failed)]
     return "\n".join(lines) + "\n"
@@ -124,7 +139,7 @@ def markdown(record: dict) -> str:
 def _work(record: dict, section: str) -> str:
     work = record["works"][section]
     return (
-        f"All of `{work['model']}` ({record['weights'][section]} weights) at {work['size']} pixels, {work['train']:,} "
+        f"All of `{work['model']}` ({record['weights'][section]}) at {work['size']} pixels, {work['train']:,} "
         f"photos, batches of {work['batch']}, {work['epochs']} epochs, rate {work['lr']}."
     )
 
@@ -147,7 +162,7 @@ def _speed(record: dict) -> list[str]:
         for name, runs in table.items():
             columns = [spread([rates(run)[key] for run in runs]) for key in ("whole", "first", "later")]
             form = runs[0]["computed"]
-            share = f"{median(rates(run)['later'] for run in runs) / median(bare[form]):.2f}" if form in bare else "–"
+            share = f"{_share(runs, bare[form]):.2f}" if form in bare else "–"
             lines.append(_row(name, runs, form, *columns, share, _memory(runs)))
     if bare:
         lines += ["", "### Bare compute on a batch that is already in memory", "", "Images a second.", ""]
@@ -158,13 +173,18 @@ def _speed(record: dict) -> list[str]:
     return lines
 
 
+def _share(runs: list[dict], bare: list[float]) -> float:
+    """Return later epochs' images a second as a share of the bare compute's in the same repeat, median."""
+    return median(rates(run)["later"] / bare[run["repeat"]] for run in runs)
+
+
 def _overhead(record: dict, bare: dict[str, list[float]]) -> list[str]:
     lines = []
     for precision in ("float32", "default"):
         runs = compare(record, "speed", lambda run, p=precision: run["precision"] == p).get("tlcourse", [])
         if runs and (form := runs[0]["computed"]) in bare:
-            share = median(rates(run)["later"] for run in runs) / median(bare[form])
-            lines.append(f"- tlcourse, {precision} ({form}): overhead over bare forward and backward {1 - share:.1%}")
+            over = 1 - _share(runs, bare[form])
+            lines.append(f"- tlcourse, {precision} ({form}): overhead over bare forward and backward {over:.1%}")
     return lines
 
 
@@ -218,7 +238,7 @@ def plot(record: dict, path: Path) -> None:
                 ax.annotate(f"{median(values):,.0f}", end, (4, 0), textcoords="offset points", va="center", fontsize=9)
             fastest = max((median(values) for form, values in bare.items() if form.startswith(dtype)), default=None)
             if fastest and table:
-                ax.axvline(fastest, color=shades[dtype], ls=":", lw=1.5)
+                ax.axvline(fastest, color=shades[dtype], ls=":", lw=1.5, zorder=0)
                 ax.annotate(
                     f"bare\n{dtype}", (fastest, -0.55), ha="center", va="bottom", color=shades[dtype], fontsize=9
                 )

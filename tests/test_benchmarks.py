@@ -46,7 +46,7 @@ def spec(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the runs of a section have in common."""
     folder = tmp_path_factory.mktemp("section")
     classes = training.prepare(photos, WORK, folder / "photos")
-    assert training.initial(WORK.model, classes, folder / "initial.pt", seed=0) == "pre-trained"
+    assert training.initial(WORK.model, classes, folder / "initial.pt", seed=0) == "pre-trained weights"
     return {
         **{"work": vars(WORK), "folder": str(folder / "photos"), "initial": str(folder / "initial.pt")},
         **{"device": "cpu", "seed": 0, "workers": 0},
@@ -78,6 +78,7 @@ def record(runs: dict[str, dict]) -> dict:
     ]
     others = [base | {"name": "plain", "seconds": [2.5, 2.5]}, base | {"name": "fastai", "seconds": [4.0, 4.0]}]
     others.append(base | {"name": "plain", "seconds": [1.5, 1.5], "precision": "bfloat16", **fast})
+    others.append(base | {"name": "fastai", "seconds": [0.1, 0.1], "precision": "bfloat16"})  # its switch did nothing
     forms = {"float32, contiguous": 4.0, "bfloat16, channels-last": 20.0}
     measured = {"name": "bare", "section": "speed", "bare": forms, "synthetic": dict.fromkeys(forms, 3.5)}
     again = [run | {"section": "accuracy"} for run in (*mine, *others[:2])]
@@ -204,6 +205,7 @@ def test_the_report_says_what_was_measured(record: dict, tmp_path: Path) -> None
     assert "tlcourse / fastest peer: 2.50" in text
     assert "tlcourse, default (bfloat16, channels-last): overhead over bare forward and backward 20.0%" in text
     assert "| plain loop | 0 | float32, contiguous | 5.0 | 3.2 | 0.900 | 0.850 |" in text
+    assert "The switch to bfloat16 has no effect here: fastai's Learner." in text
     assert "Not installed: timm's loop." in text
     assert "Failed: lightning: ImportError: no such thing" in text
     plot(record, tmp_path / "plot.png")
