@@ -23,12 +23,11 @@ from pathlib import Path
 import torch
 from peers import CONTESTANTS
 from training_report import machine, markdown, plot
-from training_work import Job, Watch, Work, bare
+from training_work import Job, Watch, Work, bare, memory
 
 import tlcourse as tl
 from tlcourse.assets import OfflineError
 
-HERE = Path(__file__).parent
 ACCURACY = Work("tl_resnet", size=64, train=480, val=200, test=400, batch=32, epochs=5, lr=0.003)
 TARGET = 0.8  # validation accuracy
 MAX_WORKERS = 8  # on a GPU: more do not help one GPU
@@ -103,17 +102,6 @@ def one(spec: dict) -> dict:
     return seen | {"test_accuracy": int(sum(right)) / work.test}
 
 
-def memory(device: torch.device) -> float | None:
-    """Return the most memory this process held so far, in megabytes: the GPU's on a GPU, else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    try:
-        import resource
-    except ImportError:
-        return None  # Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
 def launch(spec: dict) -> dict:
     """Run `one` in a new process with an empty cache; a failure is returned with its reason."""
     with tempfile.TemporaryDirectory() as cache:
@@ -171,8 +159,10 @@ def measure(name: str, common: dict, entries: list[tuple[str, str]], options: ar
 
 def workers(who: str, options: argparse.Namespace) -> int | None:
     """Return how many processes load for a contestant; None lets it choose."""
-    if who == "bare" or options.workers is not None or options.device == "cpu" or who == "tlcourse":
-        return options.workers if options.workers is not None or who == "bare" else CONTESTANTS[who].workers
+    if options.workers is not None or who == "bare":
+        return options.workers
+    if options.device == "cpu" or who == "tlcourse":
+        return CONTESTANTS[who].workers
     return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
@@ -191,7 +181,7 @@ def main() -> int:
             result = one(json.loads(options.one))
         print(json.dumps(result))
         return 0
-    stem = options.out / ("training" if options.device == "cpu" else f"training_{options.device}")
+    stem = options.out / ("training" if options.device == "cpu" else "training_gpu")
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.report:
         everything(options, stem.with_suffix(".json"))
@@ -231,7 +221,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     real = os.environ.get("TLCOURSE_REAL")
-    parser.add_argument("--photos", type=Path, default=Path(real, "dogs-vs-cats") if real else None)
+    parser.add_argument("--photos", type=Path, default=real and Path(real, "dogs-vs-cats"))
     parser.add_argument("--sections", default="speed,accuracy", help="speed, accuracy, or both")
     parser.add_argument("--model", help="of the speed section, like the next four")
     for option in ("--size", "--images", "--batch", "--epochs", "--workers"):
@@ -240,12 +230,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"some of {','.join(CONTESTANTS)}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for runs, table and plot")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for runs, table and plot")
     parser.add_argument("--report", action="store_true", help="table and plot anew, of the runs that are kept there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.photos is None and not options.one and not options.report:
+    if not (options.photos or options.one or options.report):
         parser.error("name a folder of photos: --photos FOLDER, or set TLCOURSE_REAL")
+    for given, known in ((options.sections, ("speed", "accuracy")), (options.only or "plain", CONTESTANTS)):
+        if unknown := set(given.split(",")) - set(known):
+            parser.error(f"{', '.join(sorted(unknown))}: choose among {', '.join(known)}")
     return options
 
 

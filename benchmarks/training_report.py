@@ -4,7 +4,8 @@ import math
 import os
 import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,7 @@ takes the same steps of SGD (momentum 0.9). Numbers of images and steps, shapes,
 optimizer's settings, the pixels' mean and deviation and how far the weights moved are compared in each run; the \
 command ends when they differ. Time begins after the imports, with the preparation of the data, and leaves \
 evaluations out. Checkpoints, logs and progress bars are off; memory is that of the main process, libraries \
-included."""
+included; `loaders` counts processes that load photos."""
 # title -> which of a contestant's runs belong to the comparison
 COMPARISONS: dict[str, Callable[[dict], bool]] = {
     "Everybody in float32": lambda run: _told(run) == "float32",
@@ -49,12 +50,7 @@ def machine(now: Runtime) -> dict[str, str]:
         lines = described.read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = []
-    for name in LIBRARIES:
-        try:
-            versions.append(f"{name} {version(name).partition('+')[0]}")
-        except PackageNotFoundError:
-            continue
+    versions = [f"{name} {version(name).partition('+')[0]}" for name in LIBRARIES if find_spec(name)]
     device = torch.cuda.get_device_name(now.device) if now.device.type == "cuda" else "no GPU used"
     fast = "bfloat16 in hardware" if now.bf16 else "no bfloat16 in hardware"
     processor = f"{model}, cores: {cores}, threads: {torch.get_num_threads()}; {device}; {fast}"
@@ -123,14 +119,9 @@ def markdown(record: dict) -> str:
         lines += write(record)
     if record["missing"]:
         lines += ["", "Not installed: " + ", ".join(CONTESTANTS[name].title for name in record["missing"]) + "."]
-    deaf = {
-        run["name"] for run in record["runs"] if run.get("computed") and not _told(run) and run["name"] != "tlcourse"
-    }
-    if deaf:
-        lines += [
-            "",
-            "The switch to bfloat16 has no effect here: " + ", ".join(CONTESTANTS[n].title for n in deaf) + ".",
-        ]
+    switched = [run for run in record["runs"] if run.get("precision") == "bfloat16" and "computed" in run]
+    if deaf := {CONTESTANTS[run["name"]].title for run in switched if not _told(run)}:
+        lines += ["", f"The switch to bfloat16 has no effect here: {', '.join(sorted(deaf))}."]
     failed = {(run["name"], run["failed"]) for run in record["runs"] if "failed" in run}
     lines += [f"\nFailed: {name}: {reason}" for name, reason in sorted(failed)]
     return "\n".join(lines) + "\n"
@@ -155,9 +146,7 @@ def _speed(record: dict) -> list[str]:
         lines += ["", f"### {title}", ""]
         if ahead is not None:
             lines += [f"tlcourse / fastest peer: {ahead:.2f} in images a second over the whole run.", ""]
-        lines += [
-            "| | loader processes | computed in | whole run | first epoch | later epochs | later / bare | memory, MB |"
-        ]
+        lines += ["| | loaders | computed in | whole run | first epoch | later epochs | later / bare | memory, MB |"]
         lines += ["|---|--:|---|--:|--:|--:|--:|--:|"]
         for name, runs in table.items():
             columns = [spread([rates(run)[key] for run in runs]) for key in ("whole", "first", "later")]
@@ -175,27 +164,27 @@ def _speed(record: dict) -> list[str]:
 
 def _share(runs: list[dict], bare: list[float]) -> float:
     """Return later epochs' images a second as a share of the bare compute's in the same repeat, median."""
-    return median(rates(run)["later"] / bare[run["repeat"]] for run in runs)
+    return median(rates(run)["later"] / bare[run["repeat"]] for run in runs if run["repeat"] < len(bare))
 
 
 def _overhead(record: dict, bare: dict[str, list[float]]) -> list[str]:
-    lines = []
+    lines, full = [], bare_rates(record, "synthetic")
     for precision in ("float32", "default"):
         runs = compare(record, "speed", lambda run, p=precision: run["precision"] == p).get("tlcourse", [])
         if runs and (form := runs[0]["computed"]) in bare:
-            over = 1 - _share(runs, bare[form])
-            lines.append(f"- tlcourse, {precision} ({form}): overhead over bare forward and backward {over:.1%}")
+            over, share = 1 - _share(runs, bare[form]), _share(runs, full[form])
+            lines.append(
+                f"- tlcourse, {precision} ({form}), later epochs: overhead over bare forward and backward {over:.1%}; "
+                f"{share:.2f} of the throughput on such a batch with the optimizer's step"
+            )
     return lines
 
 
 def _accuracy(record: dict) -> list[str]:
     target = record["target"]
     lines = ["## Time to an accuracy", "", _work(record, "accuracy")]
-    lines += [
-        f"The target is {target} of the validation photos; the test photos are seen once, by the model as it is left.",
-        "",
-    ]
-    lines += [f"| | loader processes | computed in | seconds to {target} | images a second | last validation | test |"]
+    lines += [f"The target is {target} of the validation photos; the test photos are for the model as it is left.", ""]
+    lines += [f"| | loaders | computed in | seconds to {target} | images a second | last validation | test |"]
     lines += ["|---|--:|---|--:|--:|--:|--:|"]
     for wanted in (lambda run: run["precision"] == "default", lambda run: run["precision"] == "float32"):
         for name, runs in compare(record, "accuracy", wanted).items():
@@ -239,19 +228,16 @@ def plot(record: dict, path: Path) -> None:
             fastest = max((median(values) for form, values in bare.items() if form.startswith(dtype)), default=None)
             if fastest and table:
                 ax.axvline(fastest, color=shades[dtype], ls=":", lw=1.5, zorder=0)
-                ax.annotate(
-                    f"bare\n{dtype}", (fastest, -0.55), ha="center", va="bottom", color=shades[dtype], fontsize=9
-                )
+                ax.text(fastest, -0.55, f"bare\n{dtype}", ha="center", va="bottom", color=shades[dtype], fontsize=9)
         ax.set_yticks(range(len(names)), [CONTESTANTS[name].title for name in names])
         ax.set_ylim(len(names) - 0.5, -0.55)
         work = record["works"]["speed"]
         ax.set_xlabel(
-            f"training images a second, {work['model']} at {work['size']} pixels; full colour: the own default"
+            f"training images a second, {work['model']} at {work['size']} pixels, median and range\n"
+            "blue: float32, orange: bfloat16; full colour: the own default, pale: when told"
         )
         ahead = lead(default)
-        message = (
-            "" if ahead is None else f"tlcourse trains {ahead:.2f} × as fast as the fastest peer, everybody's defaults"
-        )
+        message = f"With everybody's defaults, tlcourse is {ahead:.2f} × as fast as the fastest peer" if ahead else ""
         ax.set_title(message, pad=30)
         figure.savefig(path)
         plt.close(figure)

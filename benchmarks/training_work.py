@@ -1,6 +1,7 @@
 """What everybody does in `training.py`, what each run is given, and the watch that sees what it does with it."""
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -70,7 +71,13 @@ class Watch:
         return optimizer
 
     def report(self) -> dict:
-        """Return what was seen; what has to be the same for all is under `same`."""
+        """Return what was seen; what has to be the same for all is under `same`.
+
+        Raises:
+            RuntimeError: the optimizer did not take the steps that the work has.
+        """
+        if self.steps != (planned := self.work.steps * self.work.epochs):
+            raise RuntimeError(f"{self.steps} optimizer steps were taken, the work has {planned}")
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         keys = ("lr", "momentum", "weight_decay", "nesterov")
         rules = sorted({tuple(float(group[key]) for key in keys) for group in groups})
@@ -92,8 +99,7 @@ class Watch:
             self.val_images += len(images)
             return
         if not self.images:
-            before = _now(self.device)
-            values = images.detach().float()
+            before, values = _now(self.device), images.detach().float()
             self.first |= {"start": digest(model), "pixels": [values.mean().item(), values.std().item()]}
             self._began += _now(self.device) - before  # looking is no part of the work
         self.images += len(images)
@@ -159,13 +165,12 @@ class Job:
 
     def loader(self, part: str) -> torch.utils.data.DataLoader:
         """Return PyTorch's loader of a part."""
-        workers = self.workers or 0
         return torch.utils.data.DataLoader(
             self.dataset(part),
             batch_size=self.work.batch,
             shuffle=part == "train",
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            num_workers=self.workers or 0,
+            persistent_workers=bool(self.workers),
             pin_memory=self.device.type == "cuda",
         )
 
@@ -192,6 +197,17 @@ class Contestant:
     def installed(self) -> bool:
         """Whether its library can be imported here."""
         return find_spec(self.module) is not None
+
+
+def memory(device: torch.device) -> float | None:
+    """Return the most memory this process held so far, in megabytes: the GPU's on a GPU, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:
+        return None  # Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 BARE = {

@@ -170,6 +170,17 @@ def test_evaluation_is_no_training_time(spec: dict, monkeypatch: pytest.MonkeyPa
     assert watch.report()["computed"] == "float32, contiguous"
 
 
+def test_a_run_that_is_cut_short_is_no_run() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Flatten())
+    watch = Watch(model, WORK, torch.device("cpu"))
+    watch.start()
+    optimizer = watch.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    model(torch.randn(2, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="1 optimizer steps were taken, the work has 4"):
+        watch.report()
+
+
 def test_bare_compute_has_every_form() -> None:
     model = tl.models.create("tl_resnet", 2, weights=None)
     measured = bare(model, WORK, torch.device("cpu"))
@@ -203,13 +214,22 @@ def test_the_report_says_what_was_measured(record: dict, tmp_path: Path) -> None
     text = markdown(record)
     assert "| tlcourse | 0 | bfloat16, channels-last | 8.0 | 5.3 | 16.0 | 0.80 | 500 |" in text
     assert "tlcourse / fastest peer: 2.50" in text
-    assert "tlcourse, default (bfloat16, channels-last): overhead over bare forward and backward 20.0%" in text
+    assert (
+        "default (bfloat16, channels-last), later epochs: overhead over bare forward and backward 20.0%; 4.57" in text
+    )
     assert "| plain loop | 0 | float32, contiguous | 5.0 | 3.2 | 0.900 | 0.850 |" in text
     assert "The switch to bfloat16 has no effect here: fastai's Learner." in text
     assert "Not installed: timm's loop." in text
     assert "Failed: lightning: ImportError: no such thing" in text
     plot(record, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["training.py", "--photos", "photos", "--only", "plain,keras"])
+    with pytest.raises(SystemExit):
+        training.arguments()
+    assert "keras: choose among tlcourse, plain" in capsys.readouterr().err
 
 
 def test_what_is_not_installed_is_left_out(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
