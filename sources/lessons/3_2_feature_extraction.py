@@ -572,6 +572,8 @@ tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
 # %% [markdown]
 # `tl.features.extract` does this for any model. It keeps the features on disk under a key made of the backbone's weights,
 # the pictures and the transform, so a second call reads instead of computing, and never reads something stale.
+# When some stages train and those below are frozen, `tl.prefix.precompute` keeps what the frozen part gives,
+# and the rest trains on that.
 #
 # ## Look at the features
 #
