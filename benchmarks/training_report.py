@@ -172,11 +172,16 @@ def _overhead(record: dict, bare: dict[str, list[float]]) -> list[str]:
     for precision in ("float32", "default"):
         runs = compare(record, "speed", lambda run, p=precision: run["precision"] == p).get("tlcourse", [])
         if runs and (form := runs[0]["computed"]) in bare:
-            over, share = 1 - _share(runs, bare[form]), _share(runs, full[form])
+            of_bare, of_steps = _share(runs, bare[form]), _share(runs, full[form])
             lines.append(
-                f"- tlcourse, {precision} ({form}), later epochs: overhead over bare forward and backward {over:.1%}; "
-                f"{share:.2f} of the throughput on such a batch with the optimizer's step"
+                f"- tlcourse, {precision} ({form}), later epochs: {of_bare:.2f} of the bare forward and backward, "
+                f"{of_steps:.2f} of it with the optimizer's step"
             )
+    if lines:
+        lines += [
+            "",
+            "These shares compare processes that ran minutes apart. [overhead.md](overhead.md) compares in turns.",
+        ]
     return lines
 
 

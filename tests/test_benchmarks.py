@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import overhead
 import pytest
 import torch
 import training
@@ -214,9 +215,7 @@ def test_the_report_says_what_was_measured(record: dict, tmp_path: Path) -> None
     text = markdown(record)
     assert "| tlcourse | 0 | bfloat16, channels-last | 8.0 | 5.3 | 16.0 | 0.80 | 500 |" in text
     assert "tlcourse / fastest peer: 2.50" in text
-    assert (
-        "default (bfloat16, channels-last), later epochs: overhead over bare forward and backward 20.0%; 4.57" in text
-    )
+    assert "default (bfloat16, channels-last), later epochs: 0.80 of the bare forward and backward, 4.57 of it" in text
     assert "| plain loop | 0 | float32, contiguous | 5.0 | 3.2 | 0.900 | 0.850 |" in text
     assert "The switch to bfloat16 has no effect here: fastai's Learner." in text
     assert "Not installed: timm's loop." in text
@@ -245,3 +244,22 @@ def test_what_is_not_installed_is_left_out(photos: Path, tmp_path: Path, monkeyp
     assert [(run["name"], run["same"]["images"]) for run in kept["runs"]] == [("plain", 32)]
     assert "Not installed: tlcourse, fastai's Learner" in (tmp_path / "training.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in json.dumps(kept)
+
+
+def test_the_overhead_is_measured_beside_bare_compute(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, value in (("SIZE", 32), ("BATCH", 8), ("IMAGES", 16), ("REPORT", tmp_path / "overhead.md")):
+        monkeypatch.setattr(overhead, name, value)
+    monkeypatch.setattr("sys.argv", ["overhead.py", "--photos", str(photos), "--rounds", "2"])
+    monkeypatch.setattr(overhead, "pairs", lambda loaders, precision, rounds: [(2.0, 1.9)] * rounds)
+    assert overhead.main() == 0
+    monkeypatch.setattr(overhead, "pairs", lambda loaders, precision, rounds: [(2.0, 1.8)] * rounds)
+    assert overhead.main() == 1
+    assert "| float32 | 8.0 | 8.9 | 10.0% (10.0% to 10.0%) |" in (tmp_path / "overhead.md").read_text()
+    monkeypatch.undo()
+    monkeypatch.setattr(overhead, "BATCH", 8)
+    pets = tl.data.from_folder(photos, model=tl.data.transforms.Preprocessing(32, 36)).take(train=16, val=2, test=2)
+    measured = overhead.pairs(pets.loaders(8), "float32", 2)
+    assert len(measured) == 2
+    assert all(fit > 0 and bare > 0 for fit, bare in measured)
