@@ -4,8 +4,8 @@
 
 Speeds of one machine differ by a tenth from minute to minute, and the overhead is a twentieth. So each epoch of `fit`
 stands beside as many steps of forward and backward on a batch in memory, right before and right after it. The first
-epoch, which decodes the photos, is left out. Loading, augmentation, the optimizer's step and all counting are in the time
-of `fit`; measuring on the validation part is not.
+epoch, which decodes the photos, is left out. Loading, augmentation, the optimizer's step and all counting are in the
+time of `fit`; measuring on the validation part is not.
 """
 
 import argparse
