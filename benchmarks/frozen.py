@@ -7,7 +7,7 @@ Four contenders start from the same weights, see the same images in the same ord
 a plain loop in float32; `fit` on images; and `fit` on kept activations in both precisions.
 An epoch is all training images and one evaluation on the validation part, without augmentation. The plain loop decodes
 every image in every epoch; `fit` decodes it once, in its first pass, which starts from an empty cache.
-Writes benchmarks/frozen.md.
+Writes benchmarks/frozen.md, or the file that --out names.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import tlcourse as tl
-from tlcourse import runtime
+from tlcourse import prefix, runtime
 from tlcourse.data import Splits, _pixels
 from tlcourse.evaluate import Evaluation, evaluate
 
@@ -105,7 +105,7 @@ def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
     """The package's loop on what the frozen part makes of each image once. Its first pass starts from the files."""
     forget_images()
     start = time.perf_counter()
-    cached = tl.prefix.precompute(model, splits, precision=precision)
+    cached = prefix.precompute(model, splits, precision=precision)
     first = time.perf_counter() - start
     data, optimizer = cached.loaders(BATCH, seed=0), optimizer_of(cached.rest)
 
@@ -182,6 +182,7 @@ def main() -> int:
     parser.add_argument("--stage", default="layer4", help="trained beside the head in the second comparison")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=REPORT)
     given = parser.parse_args()
     tl.setup()
     model = tl.models.create(given.model, 2, weights=given.weights)
@@ -208,7 +209,7 @@ def main() -> int:
             "",
         ]
     )
-    REPORT.write_text(text, encoding="utf-8")
+    given.out.write_text(text, encoding="utf-8")
     print(text)
     reached = [
         contenders[0].total / contenders[-1].total >= NEEDED["head" if stage == "head" else "more"]

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="torchrun's store is not in PyTorch's Windows builds"),
 ]
 HERE = Path(__file__).parent
-SETTINGS = ["plain", "more", "unseeded", "stream", "pets"]
+SETTINGS = ["plain", "more", "unseeded", "stream", "pets", "kept"]
 
 
 @pytest.fixture(scope="module")

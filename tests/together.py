@@ -5,6 +5,7 @@ torchrun --nproc_per_node 2 tests/together.py FOLDER
 
 import os
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -58,9 +59,9 @@ def frozen_body() -> nn.Module:
 
 
 def _network() -> nn.Module:
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 2)
-    )
+    layers = {"conv": nn.Conv2d(3, 8, 3), "norm": nn.BatchNorm2d(8), "act": nn.ReLU(), "deep": nn.Conv2d(8, 8, 3)}
+    layers |= {"flat": nn.Flatten(), "head": nn.Linear(8 * 16, 2)}
+    model = nn.Sequential(OrderedDict(layers))
     model[:2].requires_grad_(False)
     return model
 
@@ -71,9 +72,9 @@ def settings(folder: Path) -> dict[str, dict]:
     return {"plain": {}, "more": {"accumulate": 2, "clip": 0.5, "ema": 0.9, "checkpoints": checkpoints}}
 
 
-def run(data, **options):
+def run(data, model=None, **options):
     """Train; return weights, history and accuracy."""
-    model = frozen_body()
+    model = model or frozen_body()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
     history = tl.train.fit(model, data, optimizer, epochs=3, scheduler=scheduler, precision="float32", **options)
@@ -93,6 +94,8 @@ def main(folder: Path) -> None:
     results["stream"] = run(StreamedData())
     pets = tl.data.load("toypets", model=tl.data.transforms.Preprocessing(8, 9)).take(train=37, val=21, seed=0)
     results["pets"] = run(pets.loaders(8, seed=0))
+    kept = tl.prefix.precompute(frozen_body(), pets, cache=False)  # what the frozen part makes of them
+    results["kept"] = run(kept.loaders(8, seed=0), kept.rest)
     torch.save(results, folder / f"rank-{os.environ.get('RANK', 'alone')}.pt")
 
 
