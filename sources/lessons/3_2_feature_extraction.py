@@ -424,8 +424,8 @@ def train(model, loaders, optimizer, epochs):
 
 
 # %% [markdown]
-# `tl.train.fit` is the same loop, made for long runs: it keeps a history, saves itself, shares work among processes,
-# computes in a lower precision where that is faster. Its core is no longer than this. Find the lines of the loop above in it.
+# `tl.train.fit` is the same loop, made for long runs. It keeps a history, saves itself, shares work among processes,
+# and computes in a lower precision where that is faster. This is its core. Find the lines of the loop above in it.
 
 # %%
 core = inspect.getsource(tl.train.loop.loop)

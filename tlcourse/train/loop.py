@@ -122,7 +122,7 @@ def loop(run: Run, net: nn.Module, how: How, pressed: list[bool]) -> None:
     with run.progress(how.epochs) as bar:
         while not run.over(how.epochs, how.patience):
             train_mode(run.model, frozen_norms=how.frozen_norms)
-            for window in run.windows():  # the batches of one step; more than one where gradients are accumulated
+            for window in run.windows():  # the batches of one optimizer step
                 optimizer.zero_grad()
                 for i, batch in enumerate(window, start=1):
                     images, labels = machine.to_device(batch)
