@@ -1,7 +1,7 @@
 """The same training with this package and with its peers, side by side: images a second, memory, time to an accuracy.
 
     python benchmarks/training.py --photos FOLDER      # everything; writes training.json, .md and .png
-    python benchmarks/training.py --only tlcourse,plain --repeats 1 --out /tmp/trial
+    python benchmarks/training.py --only tlcourse,plain --repeats 1 --out runs/trial
 
 The folder has `train`, `val` and `test`, with a folder for each class in them; without `--photos` it is dogs-vs-cats in
 the folder that TLCOURSE_REAL names. Every run is a process of its own. In each repeat everybody runs once, in an order
