@@ -72,6 +72,13 @@ def spied(monkeypatch, act=None):
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Images of which nobody knows how many there are."""
+
+    def __iter__(self):
+        yield from ()
+
+
 def test_each_phase_trains_its_stages_at_its_rates(monkeypatch):
     calls = spied(monkeypatch)
     model = staged()
@@ -383,7 +390,9 @@ def test_a_plan_for_another_network_is_refused_before_anything_trains(monkeypatc
         gradual(model, Data(), optimizer, [])
     assert calls == []
     assert len(optimizer.param_groups) == 1
-    data = Data()
-    data.train = iter(data.train)
-    with pytest.raises(ValueError, match="training loader has no length"):
-        gradual(model, data, optimizer, THREE, schedule=schedules.cosine)
+    stream = torch.utils.data.DataLoader(Stream())  # it has a `__len__`, which raises
+    for loader in (iter(Data().train), stream):
+        data = Data()
+        data.train = loader
+        with pytest.raises(ValueError, match="training loader has no length"):
+            gradual(model, data, optimizer, THREE, schedule=schedules.cosine)

@@ -178,6 +178,11 @@ def _stop_button(machine: Machine) -> Iterator[list[bool]]:
 def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer) -> None:
     if not (hasattr(data, "train") and hasattr(data, "val")) or hasattr(data, "loaders"):
         raise ValueError("data needs loaders `train` and `val`: pass `splits.loaders(batch_size=32)`.")
+    check_optimizer(model, optimizer)
+
+
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError unless an optimizer holds something of this model that trains."""
     mine = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(p.requires_grad and id(p) in mine for p in held):

@@ -15,6 +15,7 @@ from tlcourse.models.groups import NO_DECAY, extend_optimizer
 from tlcourse.models.stages import stages, unfreeze_from
 from tlcourse.train.history import History
 from tlcourse.train.loop import HasLoaders, fit
+from tlcourse.train.run import steps_an_epoch
 from tlcourse.train.schedules import Schedule
 
 
@@ -178,9 +179,10 @@ def _weight_decay(optimizer: torch.optim.Optimizer) -> float | None:
 
 
 def _steps(phase: Phase, data: HasLoaders, options: Mapping[str, Any]) -> int:
-    if not hasattr(data.train, "__len__"):
+    each = steps_an_epoch(data.train, options.get("accumulate", 1))
+    if each is None:
         raise ValueError("A schedule needs the number of steps, and the training loader has no length.")
-    return phase.epochs * math.ceil(len(data.train) / (options.get("accumulate") or 1))
+    return phase.epochs * each
 
 
 def _for_phase(number: int, options: Mapping[str, Any]) -> dict[str, Any]:

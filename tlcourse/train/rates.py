@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tlcourse.models.heads import bare
 from tlcourse.models.stages import train_mode
 from tlcourse.quiet import same_order, same_random_numbers
+from tlcourse.train.loop import check_optimizer
 
 FEWEST = 10  # steps: with fewer, a slope is noise
 WORSE = 4.0  # times the lowest loss, and above the first one: the run has diverged
@@ -159,8 +160,6 @@ def _steepest(rates: list[float], losses: list[float], smoothed: list[float]) ->
 
 
 def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    mine = {id(p) for p in model.parameters() if p.requires_grad}
-    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("The optimizer holds no trainable parameter of this model: build it from the model's own.")
+    check_optimizer(model, optimizer)
     if not max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups) > 0:
         raise ValueError("Every group's rate is 0: give them the ratio that the test shall keep.")

@@ -68,8 +68,7 @@ class Run:
 
     def progress(self, epochs: int) -> tqdm:
         """Return a bar of optimizer steps, which counts what was done before a checkpoint too."""
-        batches = _length(self.train)
-        steps = None if batches is None else epochs * -(-batches // self.accumulate)
+        steps = None if (each := steps_an_epoch(self.train, self.accumulate)) is None else epochs * each
         quiet = {} if self.machine.main else {"disable": True}  # TQDM_DISABLE decides where nobody says
         return tqdm(total=steps, initial=self.step, desc="steps", leave=False, **quiet)
 
@@ -178,7 +177,7 @@ class Run:
             "position": {"step": self.step, "done": self.done, "seconds": self.seconds, "rates": list(self.rates)},
             "sums": [self.loss_sum, self.right, self.seen],
             "random": self.machine.gather({"begun": self.begun if self.done else now, "now": now}),
-            "batches": {"an epoch": _length(self.train), "a step": self.accumulate},
+            "batches": {"an epoch": steps_an_epoch(self.train, 1), "a step": self.accumulate},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -220,10 +219,10 @@ def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
     return None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def _length(loader: Any) -> int | None:
-    """Return the number of batches, or None of a stream, whose loader has a length but cannot tell it."""
+def steps_an_epoch(loader: Any, accumulate: int) -> int | None:
+    """Return the number of optimizer steps, or None of a stream, whose loader has a length but cannot tell it."""
     try:
-        return len(loader)
+        return -(-len(loader) // accumulate)
     except TypeError:
         return None
 
