@@ -27,7 +27,7 @@ from torch import nn
 from torchvision.models.regnet import BlockParams
 
 import tlcourse as tl
-from tlcourse.models.stages import NORMS
+from tlcourse.models.stage import NORMS
 
 CLASSES = 7  # no network has seven of anything else, so that a layer of seven outputs is a classifier
 REPORT = Path(__file__).with_suffix(".md")
@@ -199,9 +199,9 @@ def _groups(model: nn.Module) -> Iterator[str]:
 
 
 def _joined(model: nn.Module) -> Iterator[str]:
-    fine, coarse = tl.models.stages(model), tl.models.stages(model, at_most=6)
+    fine, coarse = tl.models.stages(model), tl.models.stages(model, max_stages=6)
     if len(coarse) != min(6, len(fine)):
-        yield f"at_most=6 gives {len(coarse)} stages of {len(fine)}"
+        yield f"max_stages=6 gives {len(coarse)} stages of {len(fine)}"
     if [n for part in fine for n in part.parameters] != [n for part in coarse for n in part.parameters]:
         yield "joined stages hold other parameters, or in another order"
 

@@ -29,9 +29,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import tlcourse as tl
-from tlcourse import prefix, runtime
-from tlcourse.data import Splits, _pixels
-from tlcourse.evaluate import Evaluation, evaluate
+from tlcourse import runtime
+from tlcourse.data import Splits
+from tlcourse.data.loading import pixel_cache as _pixels
+from tlcourse.evaluation import Evaluation, evaluate
+from tlcourse.features import frozen_part as prefix
 
 REPORT = Path(__file__).with_suffix(".md")
 BATCH = 32
@@ -66,7 +68,7 @@ class PlainLoaders:
     def __init__(self, splits: Splits):
         batches = splits.loaders(BATCH, seed=0).train.batch_sampler
         # The seed that a plain loader draws for its workers comes from elsewhere: else the order would be another.
-        common = {"num_workers": tl.current().workers, "generator": torch.Generator()}
+        common = {"num_workers": tl.get_runtime().workers, "generator": torch.Generator()}
         self.train = DataLoader(splits.train, batch_sampler=batches, **common)
         self.val = DataLoader(splits.val, 2 * BATCH, **common)
 
@@ -118,13 +120,13 @@ def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
 def forget_images() -> None:
     """Let no contender find what another has decoded."""
     _pixels._remembered.clear()
-    shutil.rmtree(tl.current().cache / "pixels", ignore_errors=True)
+    shutil.rmtree(tl.get_runtime().cache / "pixels", ignore_errors=True)
 
 
 @contextmanager
 def cache_of_its_own() -> Iterator[None]:
     """Put the cache into a temporary folder: what the user has kept is neither found nor deleted."""
-    now = tl.current()
+    now = tl.get_runtime()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         runtime._current = replace(now, cache=Path(folder))
         try:
@@ -139,7 +141,7 @@ def compare(model: nn.Module, stage: str, splits: Splits, epochs: int) -> list[C
     tl.models.unfreeze_from(model, stage)
     with torch.no_grad():
         model(torch.stack([splits.val[i][0] for i in range(8)]))  # libraries choose their kernels at first use
-    other = "bfloat16" if tl.current().bf16 else "float32"
+    other = "bfloat16" if tl.get_runtime().bf16 else "float32"
     with cache_of_its_own():
         contenders = [
             plain_loop(copy.deepcopy(model), splits),
@@ -186,11 +188,11 @@ def main() -> int:
     given = parser.parse_args()
     tl.setup()
     model = tl.models.create(given.model, 2, weights=given.weights)
-    prepared = tl.data.transforms.Preprocessing(given.size, given.size)
+    prepared = tl.preprocessing.Preprocessing(given.size, given.size)
     splits = tl.data.load(given.data, model=prepared, train=given.train, val=given.val, test=2, augment=False)
     found = {stage: compare(copy.deepcopy(model), stage, splits, given.epochs) for stage in ("head", given.stage)}
     trained = {stage: stage if stage == "head" else f"{stage} to head" for stage in found}
-    device = tl.current().device
+    device = tl.get_runtime().device
     text = "\n".join(
         [
             "# Frozen work done once",

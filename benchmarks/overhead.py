@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from training_report import machine
 
 import tlcourse as tl
-from tlcourse.data.transforms import Preprocessing
+from tlcourse.preprocessing import Preprocessing
 
 REPORT = Path(__file__).with_suffix(".md")
 SIZE, BATCH, IMAGES = 128, 64, 256

@@ -18,7 +18,7 @@ def tlcourse(job: Job) -> list[float]:
 
     job.watch.start()
     tl.setup(device=job.device, seed=job.seed)
-    preprocessing = tl.data.transforms.Preprocessing(job.work.size, resize(job.work.size), MEAN, STD)
+    preprocessing = tl.preprocessing.Preprocessing(job.work.size, resize(job.work.size), MEAN, STD)
     splits = tl.data.from_folder(job.folder, model=preprocessing, augment={"scale": SCALE})
     loaders = splits.loaders(job.work.batch, workers=job.workers, seed=job.seed)
     told = {} if job.precision == "default" else {"precision": job.precision}

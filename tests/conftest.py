@@ -41,9 +41,9 @@ def small_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     package = folder / "tlcourse"
     package.mkdir()
-    for name in ("claims.py", "cli.py", "notebooks.py", "_execute.py"):
-        shutil.copy(ROOT / "tlcourse" / name, package / name)
+    shutil.copy(ROOT / "tlcourse" / "cli.py", package / "cli.py")
+    shutil.copytree(ROOT / "tlcourse" / "lessons", package / "lessons", ignore=shutil.ignore_patterns("__pycache__"))
     (package / "__init__.py").write_text(
-        "from .claims import claim\n\n\ndef setup():\n    print('profile mini')\n", encoding="utf-8"
+        "from .lessons import claim\n\n\ndef setup():\n    print('profile mini')\n", encoding="utf-8"
     )
     return folder

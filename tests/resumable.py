@@ -61,7 +61,7 @@ def train(checkpoints: tl.train.Checkpoints | None, *, workers: int = 0, own: bo
         [{"params": model[0].parameters(), "lr": 1e-3}, {"params": model[1:].parameters(), "lr": 1e-2}]
     )
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, [1e-3, 1e-2], total_steps=EPOCHS * BATCHES)
-    options = {"ema": 0.9, "clip": 1.0, "precision": "float32"} | options
+    options = {"ema_decay": 0.9, "clip_grad_norm": 1.0, "precision": "float32"} | options
     history = tl.train.fit(
         model,
         Data(workers=workers, own=own),

@@ -7,8 +7,8 @@ import torch
 
 import tlcourse as tl
 from tlcourse import cli
-from tlcourse.evaluate import mean_and_error
-from tlcourse.features import Features, extract_splits, linear_probe
+from tlcourse.evaluation import mean_and_error
+from tlcourse.features.extraction import Features, extract_splits, linear_probe
 from tlcourse.predict import load_checkpoint
 
 
@@ -25,7 +25,7 @@ def pets():
 def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, decay=1.0):
     """Train everything on n pictures, mirrored at random; return test accuracy and the rows used."""
     images, labels, _ = pets
-    precision = "bfloat16" if tl.current().bf16 else "float32"
+    precision = "bfloat16" if tl.get_runtime().bf16 else "float32"
     torch.manual_seed(seed)
     rows = torch.cat([(labels["train"] == c).nonzero().flatten()[torch.randperm(500)[: n // 2]] for c in (0, 1)])
     order = torch.cat([rows[torch.randperm(n)] for _ in range(steps * 32 // n + 1)]).split(32)[:steps]

@@ -38,7 +38,7 @@ class Backwards(nn.Module):
         super().__init__()
         self.late, self.middle, self.early, self.fc = (nn.Linear(3, 3) for _ in range(4))
         self.register_buffer("forgotten", torch.zeros(1))
-        self.preprocessing = tl.data.Preprocessing(4, 4)
+        self.preprocessing = tl.preprocessing.Preprocessing(4, 4)
 
     def forward(self, x):
         return self.fc(self.late(self.middle(self.early(x.mean((2, 3))))))

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tlcourse import assets, runtime
+from tlcourse import runtime
+from tlcourse.data import downloads as assets
 
 CONTENT = bytes(range(256)) * 8000  # 2 MB: several pieces
 

@@ -259,7 +259,7 @@ def test_the_overhead_is_measured_beside_bare_compute(
     assert "| float32 | 8.0 | 8.9 | 10.0% (10.0% to 10.0%) |" in (tmp_path / "overhead.md").read_text()
     monkeypatch.undo()
     monkeypatch.setattr(overhead, "BATCH", 8)
-    pets = tl.data.from_folder(photos, model=tl.data.transforms.Preprocessing(32, 36)).take(train=16, val=2, test=2)
+    pets = tl.data.from_folder(photos, model=tl.preprocessing.Preprocessing(32, 36)).take(train=16, val=2, test=2)
     measured = overhead.pairs(pets.loaders(8), "float32", 2)
     assert len(measured) == 2
     assert all(fit > 0 and bare > 0 for fit, bare in measured)

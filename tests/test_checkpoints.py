@@ -71,7 +71,7 @@ def test_whatever_draws_the_random_numbers(tmp_path, monkeypatch, options):
 
 
 def test_accumulated_steps_resume_too(tmp_path, monkeypatch):
-    options = {"accumulate": 3, "ema": None}
+    options = {"accumulate": 3, "ema_decay": None}
     assert same(die_and_resume(tmp_path, monkeypatch, at=5, **options)[0], resumable.train(None, **options)[0])
 
 
@@ -127,7 +127,7 @@ def test_a_gradual_run_resumes_in_the_phase_it_was_in(tmp_path, monkeypatch, at)
         optimizer = torch.optim.Adam(model.parameters())
         phases = [tl.train.Phase({"head": 1e-2}, 2), tl.train.Phase({"stem": 1e-3, "head": 1e-2}, 2)]
         options = {"schedule": tl.train.schedules.cosine, "checkpoints": checkpoints}
-        history = tl.train.gradual(model, resumable.Data(), optimizer, phases, **options)
+        history = tl.train.fit_gradual(model, resumable.Data(), optimizer, phases, **options)
         return model.state_dict(), history
 
     weights, history = run(None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tlcourse.claims import CLAIM_MIME, ClaimError, claim
+from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
 
 TRUE = [True, np.bool_(True), np.float32(2) > 1, torch.tensor(True), torch.tensor(2.0) > 1]
 FALSE = [False, np.bool_(False), torch.tensor(False), torch.tensor(0.5) > 1]

@@ -17,12 +17,13 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from tlcourse import data, runtime
-from tlcourse.data._choose import shuffled, stratify
-from tlcourse.data._images import ZipMember, read_image, to_rgb
+from tlcourse.data.images import ZipMember, read_image, to_rgb
+from tlcourse.data.sampling import shuffled, stratify
+from tlcourse.preprocessing import Preprocessing, get_preprocessing
 
-# `tlcourse.data.catalog` is the function; the module of that name hides behind it.
-catalog = importlib.import_module("tlcourse.data.catalog")
-SMALL = data.Preprocessing(16, 20)
+# `tlcourse.data.registry` is the function; the module of that name hides behind it.
+catalog = importlib.import_module("tlcourse.data.registry")
+SMALL = Preprocessing(16, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -70,28 +71,28 @@ def splits():
     ],
 )
 def test_evaluation_is_what_the_weights_were_measured_with(weights, photo):
-    ours = data.preprocessing(weights).evaluation()(photo)
+    ours = get_preprocessing(weights).evaluation()(photo)
     torch.testing.assert_close(ours, weights.transforms()(photo), atol=1e-5, rtol=0)
 
 
 def test_resnet50_v2_reads_232_and_224():
-    assert data.preprocessing(models.ResNet50_Weights.IMAGENET1K_V2) == data.Preprocessing(224, 232)
+    assert get_preprocessing(models.ResNet50_Weights.IMAGENET1K_V2) == Preprocessing(224, 232)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50.a1_in1k", "vit_base_patch16_siglip_224"])
 def test_evaluation_is_timms_own(name, photo):
     config = timm.get_pretrained_cfg(name)
     theirs = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
-    torch.testing.assert_close(data.preprocessing(config).evaluation()(photo), theirs(photo), atol=1e-5, rtol=0)
+    torch.testing.assert_close(get_preprocessing(config).evaluation()(photo), theirs(photo), atol=1e-5, rtol=0)
 
 
 def test_timm_model_and_carried_preprocessing():
     model = timm.create_model("resnet18.a1_in1k", pretrained=False)
-    assert data.preprocessing(model) == data.Preprocessing(224, 235, interpolation="bicubic")
+    assert get_preprocessing(model) == Preprocessing(224, 235, interpolation="bicubic")
     carrier = nn.Linear(1, 1)
     carrier.preprocessing = SMALL
-    assert data.preprocessing(carrier) is SMALL
-    assert data.preprocessing(SMALL) is SMALL
+    assert get_preprocessing(carrier) is SMALL
+    assert get_preprocessing(SMALL) is SMALL
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_timm_model_and_carried_preprocessing():
 )
 def test_sources_without_a_usable_preprocessing(source, message):
     with pytest.raises(ValueError, match=message):
-        data.preprocessing(source)
+        get_preprocessing(source)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_sources_without_a_usable_preprocessing(source, message):
 )
 def test_impossible_preprocessing(wrong, message):
     with pytest.raises(ValueError, match=message):
-        data.Preprocessing(**wrong)
+        Preprocessing(**wrong)
 
 
 def test_undo_gives_the_colours_back(photo):
@@ -149,8 +150,8 @@ def test_rotation_fills_the_corners_with_the_mean():
 
 
 def test_transforms_are_named_by_their_values():
-    assert repr(SMALL.evaluation()) == repr(data.Preprocessing(16, 20).evaluation())
-    for other in (data.Preprocessing(16, 21), data.Preprocessing(16, 20, interpolation="bicubic")):
+    assert repr(SMALL.evaluation()) == repr(Preprocessing(16, 20).evaluation())
+    for other in (Preprocessing(16, 21), Preprocessing(16, 20, interpolation="bicubic")):
         assert repr(SMALL.evaluation()) != repr(other.evaluation())
         assert hash(SMALL) != hash(other)
 
@@ -328,7 +329,7 @@ def test_only_training_is_augmented(splits):
 
 
 def test_for_model_keeps_the_augmentation(splits):
-    other = splits.take(30).for_model(data.Preprocessing(8, 8))
+    other = splits.take(30).for_model(Preprocessing(8, 8))
     assert other.train[0][0].shape == other.test[0][0].shape == (3, 8, 8)
     assert "Random" in repr(other.train.transform)
     assert len(other.train) == 30
@@ -572,7 +573,7 @@ def test_digits_are_never_mirrored():
 
 def test_the_full_profile_loads_large(monkeypatch):
     monkeypatch.setenv("TLCOURSE_PROFILE", "full")
-    assert data.load("digits").preprocessing == data.Preprocessing(224, 232)
+    assert data.load("digits").preprocessing == Preprocessing(224, 232)
     assert data.load("digits", model=SMALL).preprocessing == SMALL
 
 

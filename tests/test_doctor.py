@@ -15,10 +15,11 @@ from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import tlcourse as tl
-from tlcourse.data import ImageSet, Preprocessing
-from tlcourse.doctor import memory
-from tlcourse.evaluate import Evaluation
-from tlcourse.models.heads import bare
+from tlcourse.data import ImageSet
+from tlcourse.doctor import snapshots as memory
+from tlcourse.evaluation import Evaluation
+from tlcourse.models.heads import unwrap_model
+from tlcourse.preprocessing import Preprocessing
 from tlcourse.train import Epoch, History
 
 LOOK = Preprocessing(32, 32)
@@ -859,7 +860,7 @@ def fails(case):
 @fires("check-failed", "note")
 def a_check_that_stumbles():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("tlcourse.doctor.examine"), "CHECKS", (fails,))
+        patch.setattr(importlib.import_module("tlcourse.doctor.examination"), "CHECKS", (fails,))
         return tl.examine(Small())
 
 
@@ -988,10 +989,10 @@ def test_models_are_forgotten():
 
 def test_wrappers_are_taken_off():
     model = Small()
-    assert bare(nn.DataParallel(model)) is model
+    assert unwrap_model(nn.DataParallel(model)) is model
     compiled = nn.Module()  # torch.compile's own takes seconds to import
     compiled._orig_mod = model
-    assert bare(nn.DataParallel(compiled)) is model
+    assert unwrap_model(nn.DataParallel(compiled)) is model
     report = tl.examine(nn.DataParallel(model), SGD(model.parameters(), lr=0.1), pets())
     assert report, report
 

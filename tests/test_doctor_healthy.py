@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as schedules
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
 import tlcourse as tl
-from tlcourse.data import Preprocessing
+from tlcourse.preprocessing import Preprocessing
 from tlcourse.train import Schedule
 
 LOOK = Preprocessing(32, 32)
@@ -354,7 +354,7 @@ def a_gradual_run():
     model = Net()
     optimizer, loaders = AdamW(model.parameters()), pets().loaders(8)
     plan = [tl.train.Phase({"head": 1e-3}, 2), tl.train.Phase({"layer1": 1e-4, "head": 1e-3}, 1)]
-    history = tl.train.gradual(model, loaders, optimizer, plan, schedule=tl.train.schedules.cosine)
+    history = tl.train.fit_gradual(model, loaders, optimizer, plan, schedule=tl.train.schedules.cosine)
     schedule = tl.train.schedules.cosine(optimizer, 4)
     return tl.models.train_mode(model), optimizer, loaders, schedule, {"history": history, "epochs": 2}
 
@@ -376,7 +376,7 @@ def a_run_and_its_evaluation():
             loss.backward()
             optimizer.step()
         losses.append(loss.item())
-    evaluation = tl.evaluate.evaluate(model.eval(), loaders["val"])
+    evaluation = tl.evaluation.evaluate(model.eval(), loaders["val"])
     return model, optimizer, loaders, None, {"history": losses, "evaluation": evaluation, "evaluating": True}
 
 

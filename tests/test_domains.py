@@ -10,11 +10,13 @@ import torch
 from domain_difficulty import histogram, simple_accuracy, thumbnail
 
 from tlcourse import data
-from tlcourse.data import domains
-from tlcourse.data._images import read_image
+from tlcourse.data.images import read_image
+from tlcourse.data.registry import DOMAIN_COUNTS
+from tlcourse.preprocessing import Preprocessing
+from tlcourse.synthetic import domains
 
 EVERY = [(name, label) for name, module in domains.DOMAINS.items() for label in module.CLASSES]
-ONE = data.Preprocessing(64, 64)
+ONE = Preprocessing(64, 64)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -54,9 +56,9 @@ def test_a_size_changes_the_resolution_and_not_the_scene():
 
 
 def test_the_named_functions_draw_their_domains():
-    assert np.array_equal(domains.radiograph("opacity", 7), domains.generate("radiographs", "opacity", 7))
-    assert np.array_equal(domains.surface("dent", 7), domains.generate("surfaces", "dent", 7))
-    assert np.array_equal(domains.landuse("town", 7), domains.generate("landuse", "town", 7))
+    assert np.array_equal(domains.generate("radiographs", "opacity", 7), domains.generate("radiographs", "opacity", 7))
+    assert np.array_equal(domains.generate("surfaces", "dent", 7), domains.generate("surfaces", "dent", 7))
+    assert np.array_equal(domains.generate("landuse", "town", 7), domains.generate("landuse", "town", 7))
 
 
 @pytest.mark.parametrize(
@@ -98,20 +100,22 @@ def test_an_opacity_changes_a_place_in_the_lungs_and_nothing_else():
     assert 0 < share.min() <= share.max() < 0.35
     assert np.median(largest) > 20
     for seed in range(12):
-        clear, opacity = (domains.radiograph(label, seed).astype(int) for label in ("clear", "opacity"))
+        clear, opacity = (domains.generate("radiographs", label, seed).astype(int) for label in ("clear", "opacity"))
         assert (opacity - clear).min() >= -12, "tissue in the path makes it lighter; scatter may darken by a little"
 
 
 def test_the_heart_is_on_the_right_side_of_the_picture():
     """So a mirror image is another chest, though of the same class."""
-    mean = np.mean([domains.radiograph("clear", seed) for seed in range(20)], axis=0)
+    mean = np.mean([domains.generate("radiographs", "clear", seed) for seed in range(20)], axis=0)
     lower = mean[48:66]
     assert lower[:, 50:66].mean() > lower[:, 30:46].mean() + 8
 
 
 def test_land_use_has_no_up():
     """Detail along x and along y is alike on average, and so is light from all four sides."""
-    pictures = [domains.landuse(label, seed) for label in domains.DOMAINS["landuse"].CLASSES for seed in range(50)]
+    pictures = [
+        domains.generate("landuse", label, seed) for label in domains.DOMAINS["landuse"].CLASSES for seed in range(50)
+    ]
     grey = np.stack(pictures).mean(3)
     right, down = np.diff(grey, axis=2), np.diff(grey, axis=1)
     energy_x, energy_y = (right**2).mean((1, 2)), (down**2).mean((1, 2))
@@ -126,12 +130,12 @@ def test_sets_of_any_size_are_balanced_and_share_no_seed():
     for name, module in domains.DOMAINS.items():
         splits = data.load(name, model=ONE)
         parts = [splits.train, splits.val, splits.test]
-        assert tuple(len(images) for images in parts) == domains.COUNTS
+        assert tuple(len(images) for images in parts) == DOMAIN_COUNTS
         assert splits.classes == list(module.CLASSES)
         for images in parts:
             assert max(images.counts()) == min(images.counts())
             assert [splits.classes[label] for label in images.labels] == [source.label for source in images.sources]
-        more = domains.images(name, 41)
+        more = data.synthetic_images(name, 41)
         assert max(more.counts()) - min(more.counts()) <= 1
         seeds = [source.seed for images in (*parts, more) for source in images.sources]
         assert len(set(seeds)) == len(seeds)
@@ -139,20 +143,22 @@ def test_sets_of_any_size_are_balanced_and_share_no_seed():
 
 def test_sets_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="count=3: surfaces have 4 classes"):
-        domains.images("surfaces", 3)
+        data.synthetic_images("surfaces", 3)
     with pytest.raises(ValueError, match="no domain 'cats'"):
-        domains.images("cats", 30)
+        data.synthetic_images("cats", 30)
 
 
 def test_a_set_draws_what_is_looked_at():
-    images = domains.images("surfaces", 20_000)
+    images = data.synthetic_images("surfaces", 20_000)
     drawn = np.asarray(images.raw(5))
-    assert np.array_equal(drawn, domains.surface("scratch", 3_000_005))
-    grey = domains.images("radiographs", 2)
-    assert np.array_equal(np.asarray(grey.raw(1)), np.repeat(domains.radiograph("opacity", 3_000_001)[..., None], 3, 2))
+    assert np.array_equal(drawn, domains.generate("surfaces", "scratch", 3_000_005))
+    grey = data.synthetic_images("radiographs", 2)
+    assert np.array_equal(
+        np.asarray(grey.raw(1)), np.repeat(domains.generate("radiographs", "opacity", 3_000_001)[..., None], 3, 2)
+    )
     again = pickle.loads(pickle.dumps(grey))
     assert np.array_equal(np.asarray(again.raw(1)), np.asarray(grey.raw(1)))
-    assert again.fingerprint == grey.fingerprint != domains.images("radiographs", 2, first_seed=0).fingerprint
+    assert again.fingerprint == grey.fingerprint != data.synthetic_images("radiographs", 2, first_seed=0).fingerprint
     with pytest.raises(ValueError, match="the generated image hole, seed 3"):
         read_image(images.sources[0]._replace(label="hole", seed=3))
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import tlcourse as tl
-from tlcourse.features import Features, extract, linear_probe, put_into_head
+from tlcourse.features.extraction import Features, extract, linear_probe, put_into_head
 
 
 class Pictures(TensorDataset):

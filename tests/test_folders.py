@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from tlcourse import data, runtime
-from tlcourse.data import _layout, folders
+from tlcourse.data import folder_layout as _layout
+from tlcourse.data import folders
+from tlcourse.preprocessing import Preprocessing
 
-SMALL = data.Preprocessing(16, 20)
+SMALL = Preprocessing(16, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +195,7 @@ def test_load_takes_a_path(root, monkeypatch):
     fill(root)
     assert len(data.load(root, model=SMALL, train=6, seed=2).train) == 6
     monkeypatch.chdir(root.parent)
-    assert data.load("photos").preprocessing == data.Preprocessing(64, 64)
+    assert data.load("photos").preprocessing == Preprocessing(64, 64)
 
 
 # Folders that do not work

@@ -11,15 +11,15 @@ from timm.models.deit import VisionTransformerDistilled
 from torch.nn import functional as F
 
 import tlcourse as tl
-from tlcourse.models.stages import NORMS
-from tlcourse.strategies import Recipe, run
+from tlcourse.models.stage import NORMS
+from tlcourse.recipes import Recipe, run
 
 STEPS = 20
 
 
 def with_groups():
     model = timm.create_model("tl_resnet", num_classes=2, norm_layer=partial(GroupNorm, num_groups=8))
-    model.preprocessing = tl.data.preprocessing(model)
+    model.preprocessing = tl.preprocessing.get_preprocessing(model)
     return model
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.evaluate import evaluate
-from tlcourse.train import CHAPTER_PLAN, Epoch, History, Phase, gradual, phases, plan, schedules
+from tlcourse.evaluation import evaluate
+from tlcourse.train import CHAPTER_PLAN, Epoch, History, Phase, fit_gradual, plan, schedules
+from tlcourse.train import gradual as phases
 from tlcourse.train.loop import fit
 
 
@@ -82,7 +83,7 @@ class Stream(torch.utils.data.IterableDataset):
 def test_each_phase_trains_its_stages_at_its_rates(monkeypatch):
     calls = spied(monkeypatch)
     model = staged()
-    history = gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
+    history = fit_gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
     assert [call["rates"] for call in calls] == [
         {"head": 0.1},
         {"top": 0.01, "head": 0.05},
@@ -107,7 +108,7 @@ def test_the_optimizer_keeps_what_it_knows_of_what_trained_before(monkeypatch, k
     calls = spied(monkeypatch)
     model = tl.models.freeze(staged())
     optimizer = kind(tl.models.param_groups(model, 1.0, weight_decay=weight_decay))
-    gradual(model, Data(), optimizer, THREE)
+    fit_gradual(model, Data(), optimizer, THREE)
     states = [call["tensors"] for call in calls] + [{n: optimizer.state.get(p) for n, p in model.named_parameters()}]
     values = [call["state"] for call in calls]
     for number, names in ((1, ("4.weight", "4.bias")), (2, ("2.0.weight", "4.weight", "4.bias"))):
@@ -131,7 +132,7 @@ def test_the_optimizer_keeps_what_it_knows_of_what_trained_before(monkeypatch, k
 def test_the_run_equals_its_phases_written_out():
     ours, theirs = staged(), staged()
     data = Data()
-    gradual(ours, data, torch.optim.AdamW(ours.parameters()), THREE[:2], schedule=schedules.cosine)
+    fit_gradual(ours, data, torch.optim.AdamW(ours.parameters()), THREE[:2], schedule=schedules.cosine)
     optimizer = torch.optim.AdamW(theirs.parameters())
     for stage, rates, epochs in (("head", [0.1], 2), ("top", [0.01, 0.05], 1)):
         tl.models.unfreeze_from(theirs, stage)
@@ -152,11 +153,11 @@ def test_every_phase_has_a_schedule_of_its_own_length(monkeypatch):
 
     calls = spied(monkeypatch, lambda *args, epochs, scheduler, accumulate=1: History())
     model = staged()
-    gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, schedule=schedule)
+    fit_gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, schedule=schedule)
     assert made == [([0.1], 6), ([0.01, 0.05], 3), ([1e-4, 1e-4, 1e-3, 1e-2], 6)]
     assert [call["options"]["scheduler"].interval for call in calls] == ["step"] * 3
     made.clear()
-    gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, schedule=schedule, accumulate=2)
+    fit_gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, schedule=schedule, accumulate=2)
     assert [steps for _, steps in made] == [4, 2, 4]
 
 
@@ -172,7 +173,7 @@ def test_each_phase_has_a_folder_of_its_own_and_options_reach_fit(monkeypatch, t
     model = staged()
     checkpoints = Checkpoints(tmp_path, every=7)
     options = {"checkpoints": checkpoints, "patience": 3}
-    gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE, **options)
+    fit_gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE, **options)
     assert [call["options"]["checkpoints"] for call in calls] == [
         replace(checkpoints, folder=tmp_path / f"phase-{number}") for number in (1, 2, 3)
     ]
@@ -217,7 +218,7 @@ def weights(model):
 def test_the_model_ends_with_the_weights_that_the_history_calls_best(monkeypatch, accuracies, epoch, phase):
     spied(monkeypatch, scripted(accuracies))
     model = staged()
-    history = gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
+    history = fit_gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
     assert history.best is history.epochs[epoch - 1]
     assert history.best.epoch == epoch
     assert weights(model) == phase
@@ -234,7 +235,7 @@ def test_the_model_ends_with_the_weights_that_the_history_calls_best(monkeypatch
 def test_ctrl_c_ends_the_run_after_the_phase_and_keeps_everything(monkeypatch, accuracies, phase, boundaries):
     calls = spied(monkeypatch, scripted(accuracies, interrupt=[2]))
     model = staged()
-    history = gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
+    history = fit_gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
     assert len(calls) == 2
     assert history.interrupted
     assert history.phases == boundaries
@@ -265,7 +266,7 @@ def test_ctrl_c_with_the_real_loop(at, epochs, boundaries):
     model, data = staged(), Data()
     data.train = Pressed(data.train, at)
     optimizer, options = torch.optim.AdamW(model.parameters()), {"precision": "float32"}
-    history = gradual(model, data, optimizer, THREE, schedule=schedules.one_cycle, **options)
+    history = fit_gradual(model, data, optimizer, THREE, schedule=schedules.one_cycle, **options)
     assert history.interrupted
     assert history.column("epoch") == list(range(1, epochs + 1))
     assert history.phases == boundaries
@@ -275,7 +276,7 @@ def test_ctrl_c_with_the_real_loop(at, epochs, boundaries):
 def test_ctrl_c_before_anything_was_measured(monkeypatch):
     spied(monkeypatch, scripted({1: []}, interrupt=[1]))
     model = staged()
-    history = gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
+    history = fit_gradual(model, Data(), torch.optim.AdamW(model.parameters()), THREE)
     assert (history.epochs, history.best, history.phases, history.interrupted) == ([], None, [], True)
 
 
@@ -293,7 +294,7 @@ def test_a_ruined_last_phase_does_not_cost_the_best_weights():
         )
 
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, lr=1.0)
-    history = gradual(model, data, optimizer, three, schedule=uphill, precision="float32")
+    history = fit_gradual(model, data, optimizer, three, schedule=uphill, precision="float32")
     assert history.best.epoch <= 9
     assert history.epochs[-1].val_loss > history.best.val_loss + 1
     measured = evaluate(model, data.val)
@@ -310,7 +311,7 @@ def test_the_chapters_plan_on_the_chapters_model(monkeypatch):
         model = tl.models.create("resnet50", 2, weights=None)
     trained = []
     for number in range(1, 5):
-        gradual(model, Data(), torch.optim.Adam(model.parameters()), CHAPTER_PLAN[:number])
+        fit_gradual(model, Data(), torch.optim.Adam(model.parameters()), CHAPTER_PLAN[:number])
         trained.append(tl.models.count(p for p in model.parameters() if p.requires_grad))
     assert trained == [4_098, 14_968_834, 22_067_202, 23_512_130]
     assert [call["rates"] for call in calls[-4:]] == [
@@ -335,23 +336,23 @@ def test_plans_fit_a_resnet():
 
 
 @pytest.mark.parametrize(
-    ("name", "at_most"),
+    ("name", "max_stages"),
     [("vit_tiny_patch16_224", 5), ("efficientnet_b0", 4), ("convnext_tiny", None), ("swin_t", 6), ("squeezenet1_1", 5)],
 )
-def test_plans_fit_any_architecture(monkeypatch, name, at_most):
+def test_plans_fit_any_architecture(monkeypatch, name, max_stages):
     """Joined stages or not, the rates of `param_groups`, and each parameter in one group."""
     calls = spied(monkeypatch, lambda *args, **options: History())
     with torch.device("meta"):
         model = tl.models.create(name, 2, weights=None)
-    made = plan(model, 3, decay=0.5, at_most=at_most)
+    made = plan(model, 3, decay=0.5, max_stages=max_stages)
     optimizer = torch.optim.AdamW(model.parameters())
-    gradual(model, Data(), optimizer, made)
+    fit_gradual(model, Data(), optimizer, made)
     rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    expected = tl.models.param_groups(model, 1e-3, decay=0.5, at_most=at_most)
+    expected = tl.models.param_groups(model, 1e-3, decay=0.5, max_stages=max_stages)
     assert rate_of == pytest.approx({id(p): group["lr"] for group in expected for p in group["params"]})
-    starts = tl.models.gradual_plan(model, 3, at_most=at_most)
+    starts = tl.models.gradual_plan(model, 3, max_stages=max_stages)
     for start, call in zip(starts, calls, strict=True):
-        tl.models.unfreeze_from(model, start, at_most=at_most)
+        tl.models.unfreeze_from(model, start, max_stages=max_stages)
         assert call["trainable"] == [name for name, p in model.named_parameters() if p.requires_grad]
 
 
@@ -385,9 +386,9 @@ def test_a_plan_for_another_network_is_refused_before_anything_trains(monkeypatc
     model = staged()
     optimizer = torch.optim.AdamW(model.parameters())
     with pytest.raises(ValueError, match="Phase 2 names 'layer4', which this model does not have"):
-        gradual(model, Data(), optimizer, CHAPTER_PLAN)
+        fit_gradual(model, Data(), optimizer, CHAPTER_PLAN)
     with pytest.raises(ValueError, match="There is no phase"):
-        gradual(model, Data(), optimizer, [])
+        fit_gradual(model, Data(), optimizer, [])
     assert calls == []
     assert len(optimizer.param_groups) == 1
     stream = torch.utils.data.DataLoader(Stream())  # it has a `__len__`, which raises
@@ -395,4 +396,4 @@ def test_a_plan_for_another_network_is_refused_before_anything_trains(monkeypatc
         data = Data()
         data.train = loader
         with pytest.raises(ValueError, match="training loader has no length"):
-            gradual(model, data, optimizer, THREE, schedule=schedules.cosine)
+            fit_gradual(model, data, optimizer, THREE, schedule=schedules.cosine)

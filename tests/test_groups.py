@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.models.groups import NO_DECAY
+from tlcourse.models.optimizer_groups import NO_DECAY
 
 
 def test_rates_fall_towards_the_stem_by_the_formula():
@@ -177,10 +177,10 @@ def test_gradual_plans_go_from_the_head_down():
         vit = tl.models.create("vit_tiny_patch16_224", 2, weights=None)
     assert tl.models.gradual_plan(resnet, 4) == ["head", "layer4", "layer3", "stem"]
     assert tl.models.gradual_plan(resnet, 2) == ["head", "stem"]
-    plan = tl.models.gradual_plan(vit, 3, at_most=5)
+    plan = tl.models.gradual_plan(vit, 3, max_stages=5)
     assert plan == ["head", "blocks.9-norm", "stem"]
     for stage, trainable in zip(plan, (1, 5, 15), strict=True):
-        tl.models.unfreeze_from(vit, stage, at_most=5)
+        tl.models.unfreeze_from(vit, stage, max_stages=5)
         assert sum(part.trainable > 0 for part in tl.models.stages(vit)) == trainable
     for steps in (1, 7):
         with pytest.raises(ValueError, match=f"steps={steps}: give 2 to 6"):

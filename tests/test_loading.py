@@ -19,13 +19,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from tlcourse import data, runtime
-from tlcourse.data import _pixels
-from tlcourse.data._augment import ANGLE, COLUMNS, FLIP, ORDER, crop_box, cut, finish, recipe
-from tlcourse.data._images import Generated, ZipMember
-from tlcourse.data._loader import PixelLoader
-from tlcourse.data._shard import shard
+from tlcourse.data.images import Generated, ZipMember
+from tlcourse.data.loading import pixel_cache as _pixels
+from tlcourse.data.loading.augmentation import ANGLE, COLUMNS, FLIP, ORDER, crop_box, cut, finish, recipe
+from tlcourse.data.loading.loader import PixelLoader
+from tlcourse.data.loading.shard import shard_loader
+from tlcourse.preprocessing import Preprocessing
 
-SMALL = data.Preprocessing(16, 20)
+SMALL = Preprocessing(16, 20)
 STRONG = {"scale": (0.3, 1.0), "rotation": 30, "colour": 0.4}
 
 
@@ -110,7 +111,7 @@ def odd_files(tmp_path):
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_evaluation_is_to_the_bit_what_the_transform_gives(odd_files, interpolation, squash):
-    preprocessing = data.Preprocessing(16, 21, (0.3, 0.5, 0.7), (0.2, 0.1, 0.3), interpolation, squash)
+    preprocessing = Preprocessing(16, 21, (0.3, 0.5, 0.7), (0.2, 0.1, 0.3), interpolation, squash)
     parts = data.Splits("odd", odd_files, odd_files, odd_files, odd_files.classes, preprocessing)
     loaders = parts.loaders(5)
     for part, loader in zip((parts.train, parts.val), loaders, strict=False):
@@ -208,7 +209,7 @@ def test_where_no_crop_fits_it_is_torchvisions_central_one(height, width):
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (9, 12), (1, 30)])
 def test_a_crop_is_resized_as_torchvision_does(interpolation, height, width):
-    how = recipe(data.Preprocessing(16, 20, interpolation=interpolation).training()).augmentation
+    how = recipe(Preprocessing(16, 20, interpolation=interpolation).training()).augmentation
     image = np.asarray(picture(height, width))
     rows = torch.rand(20, COLUMNS, generator=torch.Generator().manual_seed(0))
     for row in rows.tolist():
@@ -261,7 +262,7 @@ def test_colours_change_as_torchvisions_do():
 
 
 def test_all_in_all_the_images_are_spread_as_torchvisions():
-    larger, n = data.Preprocessing(48, 56), 400
+    larger, n = Preprocessing(48, 56), 400
     image = np.asarray(picture(160, 220, 3))
     images = data.ImageSet([image] * n, [0] * n, ["a"], larger.training(scale=(0.3, 1.0), rotation=15, colour=0.4))
     torch.manual_seed(0)
@@ -280,7 +281,7 @@ def test_a_crop_is_as_sharp_as_one_of_the_original():
         grey = np.asarray(image, dtype=float).mean(2)
         return (np.diff(grey, axis=0) ** 2).mean() + (np.diff(grey, axis=1) ** 2).mean()
 
-    how = recipe(data.Preprocessing(48, 56).training())
+    how = recipe(Preprocessing(48, 56).training())
     grain = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     small = np.asarray(how.keep(Image.fromarray(grain)))
     assert small.shape == (72, 96, 3)
@@ -293,7 +294,7 @@ def test_a_crop_is_as_sharp_as_one_of_the_original():
 
 
 def test_large_images_are_kept_no_larger_than_crops_need():
-    keep = recipe(data.Preprocessing(128, 146).training(scale=(0.6, 1))).keep
+    keep = recipe(Preprocessing(128, 146).training(scale=(0.6, 1))).keep
     assert keep(picture(400, 600)).size == (286, 191)
     assert keep(picture(100, 300)).size == (300, 100), "never enlarged"
     assert keep(picture(1, 500)).size == (500, 1)
@@ -311,7 +312,7 @@ def test_finishing_never_waits_for_the_device():
 def test_a_device_gets_its_batches_ahead_of_time(monkeypatch):
     parts = splits()
     expected = [labels.tolist() for _, labels in parts.loaders(4).train]
-    monkeypatch.setattr(runtime, "_current", replace(runtime.current(), device=torch.device("meta")))
+    monkeypatch.setattr(runtime, "_current", replace(runtime.get_runtime(), device=torch.device("meta")))
     batches = list(parts.loaders(4).train)
     assert [labels.tolist() for _, labels in batches] == expected
     assert {images.device.type for images, _ in batches} == {"meta"}
@@ -598,7 +599,7 @@ def test_the_files_unused_for_longest_give_way(in_files, monkeypatch):
 
 def test_sets_in_memory_are_forgotten_from_the_oldest_on(decoded, monkeypatch):
     monkeypatch.setattr(_pixels, "REMEMBERED", 2 * 10 * 16 * 16 * 3)
-    parts = [splits(10, augmentation=None, preprocessing=data.Preprocessing(16, size)) for size in (16, 17, 18)]
+    parts = [splits(10, augmentation=None, preprocessing=Preprocessing(16, size)) for size in (16, 17, 18)]
     for part in parts:
         list(part.loaders(4).val)
     assert decoded.total() == 30
@@ -634,7 +635,7 @@ def test_odd_images_are_augmented(odd_files):
 
 
 def parts_of(loader, count, whole_small):
-    return [shard(loader(), index, count, whole_small=whole_small) for index in range(count)]
+    return [shard_loader(loader(), index, count, whole_small=whole_small) for index in range(count)]
 
 
 def plain_loader(batch_size=6, workers=0, drop_last=False):
@@ -685,14 +686,14 @@ def test_small_batches_go_whole_to_every_process_or_to_those_they_suffice_for(ki
 @pytest.mark.parametrize("batch_size", [2, 5, 6])
 def test_the_length_of_a_part_is_right(batch_size, whole_small, drop_last):
     for index in range(4):
-        part = shard(plain_loader(batch_size, drop_last=drop_last), index, 4, whole_small=whole_small)
+        part = shard_loader(plain_loader(batch_size, drop_last=drop_last), index, 4, whole_small=whole_small)
         assert len(part) == len(list(part))
 
 
 def test_a_part_continues_where_the_generator_stands():
     one, other = splits().loaders(6).train, splits().loaders(6).train
     list(one)
-    part = shard(other, 1, 2, whole_small=True)
+    part = shard_loader(other, 1, 2, whole_small=True)
     list(part)
     assert torch.equal(one.generator.get_state(), part.generator.get_state())
     part.generator.set_state(one.generator.get_state())
@@ -705,12 +706,12 @@ def test_settings_of_a_plain_loader_are_kept():
 
     numbers = TensorDataset(torch.arange(8), torch.arange(8))
     loader = DataLoader(numbers, 4, collate_fn=collate, num_workers=1, prefetch_factor=3, timeout=20)
-    part = shard(loader, 1, 2, whole_small=True)
+    part = shard_loader(loader, 1, 2, whole_small=True)
     assert type(part) is DataLoader
     assert (part.num_workers, part.prefetch_factor, part.timeout) == (1, 3, 20)
     assert [word for word, _ in part] == ["mine", "mine"]
     batches = BatchSampler(torch.utils.data.SequentialSampler(numbers), 3, False)
-    own = shard(DataLoader(numbers, batch_sampler=batches), 0, 2, whole_small=True)
+    own = shard_loader(DataLoader(numbers, batch_sampler=batches), 0, 2, whole_small=True)
     assert [labels.tolist() for _, labels in own] == [[0, 2], [3, 5], [6]]
 
 
@@ -723,16 +724,16 @@ def test_streams_and_subclasses_are_cut_batch_by_batch():
         def __iter__(self):
             return ((2 * images, labels) for images, labels in super().__iter__())
 
-    part = shard(DataLoader(Stream(), batch_size=4), 1, 2, whole_small=True)
+    part = shard_loader(DataLoader(Stream(), batch_size=4), 1, 2, whole_small=True)
     assert [labels.tolist() for _, labels in part] == [[1, 3], [5]]
     numbers = TensorDataset(torch.arange(8), torch.arange(8))
-    doubled = shard(Doubled(numbers, batch_size=4), 1, 2, whole_small=True)
+    doubled = shard_loader(Doubled(numbers, batch_size=4), 1, 2, whole_small=True)
     assert [images.tolist() for images, _ in doubled] == [[2, 6], [10, 14]]
     assert len(doubled) == 2
 
 
 def test_one_process_reads_the_loader_itself():
     loader = plain_loader()
-    assert shard(loader, 0, 1, whole_small=True) is loader
+    assert shard_loader(loader, 0, 1, whole_small=True) is loader
     with pytest.raises(ValueError, match="index is 2 and count 2"):
-        shard(loader, 2, 2, whole_small=True)
+        shard_loader(loader, 2, 2, whole_small=True)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import tlcourse as tl
-from tlcourse.evaluate import Evaluation
+from tlcourse.evaluation import Evaluation
 from tlcourse.train import Epoch, History, RangeTest
 
 

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import tlcourse as tl
-from tlcourse import _rows
-from tlcourse._cut import HeadInput
-from tlcourse._kept import Activations, ViewSampler
 from tlcourse.data import ImageSet, Splits
-from tlcourse.data.transforms import Preprocessing
-from tlcourse.prefix import precompute, split_frozen
+from tlcourse.features import array_store as _rows
+from tlcourse.features.activations import Activations, ViewSampler
+from tlcourse.features.cut import HeadInput
+from tlcourse.features.frozen_part import precompute, split_frozen
+from tlcourse.preprocessing import Preprocessing
 
 
 def files_in(folder):
@@ -292,7 +292,7 @@ def test_training_the_rest_is_training_the_model(name, stage):
     before = tensors(model)
     batches = [(torch.randn(8, 3, 64, 64), torch.randint(3, (8,))) for _ in range(4)]
     prefix, rest = split_frozen(model, batches[0][0])
-    with torch.no_grad(), tl.evaluate.evaluation_mode(prefix):
+    with torch.no_grad(), tl.evaluation.evaluation_mode(prefix):
         kept = [(prefix(x), labels) for x, labels in batches]
     written_out(rest, kept)
     written_out(twin, batches)
@@ -517,7 +517,7 @@ def test_order_and_batches_are_those_of_the_images(splits):
     for _ in range(2):
         for (x, labels), (images, others) in zip(ours.train, theirs.train, strict=True):
             assert torch.equal(labels, others)
-            with torch.no_grad(), tl.evaluate.evaluation_mode(prefix):
+            with torch.no_grad(), tl.evaluation.evaluation_mode(prefix):
                 torch.testing.assert_close(x, prefix(images), rtol=1e-3, atol=1e-4)
     assert [len(y) for _, y in ours.test] == [len(y) for _, y in theirs.test] == [7]
     assert [len(y) for _, y in cached.loaders(5).train] == [5] * 5
@@ -528,7 +528,7 @@ def numbered(n, views):
     """Activations that say which image and view they are of."""
     rows = np.arange(n * views, dtype=np.float32)[:, None]
     part = Activations(rows, torch.arange(n), False)
-    return tl.prefix.Precomputed(nn.Linear(1, 2), part, part, part).loaders(16, seed=2).train
+    return tl.features.Precomputed(nn.Linear(1, 2), part, part, part).loaders(16, seed=2).train
 
 
 def epoch(loader):
@@ -603,8 +603,8 @@ def test_evaluation_knows_the_rest(splits):
     """`evaluate` on activations gives what it gives on images."""
     model = model_of("tl_resnet", "layer4")
     cached = precompute(model, splits, cache=False)
-    ours = tl.evaluate.evaluate(cached.rest, cached.loaders(8).test)
-    theirs = tl.evaluate.evaluate(model, splits.loaders(8).test)
+    ours = tl.evaluation.evaluate(cached.rest, cached.loaders(8).test)
+    theirs = tl.evaluation.evaluate(model, splits.loaders(8).test)
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-2, atol=1e-2)
     assert torch.equal(ours.labels, theirs.labels)
 
@@ -630,7 +630,7 @@ def test_training_on_kept_activations_resumes(splits, tmp_path):
         model = model_of("tl_resnet", "layer4")
         cached = precompute(model, splits, views=3, cache=tmp_path / "kept")
         optimizer = torch.optim.AdamW(tl.models.param_groups(cached.rest, lr=1e-3))
-        tl.train.fit(cached.rest, cached.loaders(8), optimizer, epochs=3, ema=0.9, checkpoints=checkpoints)
+        tl.train.fit(cached.rest, cached.loaders(8), optimizer, epochs=3, ema_decay=0.9, checkpoints=checkpoints)
         return tensors(model)
 
     whole = train(None)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 
 import tlcourse as tl
-from tlcourse.train import range_test
-from tlcourse.train.rates import _smooth, _steepest
+from tlcourse.train import lr_range_test
+from tlcourse.train.lr_finder import _smooth, _steepest
 
 
 class Noisy(Dataset):
@@ -135,7 +135,7 @@ def test_everything_is_as_it_was_and_training_goes_on_bit_for_bit(loader, kind):
         given = set_up(loader, kind)
         if tested:
             before = everything(*given)
-            result = range_test(
+            result = lr_range_test(
                 *given[:3], lowest=1e-4, highest=1.0, steps=15
             )  # more steps than the loader has batches
             assert len(result.losses) > 6
@@ -165,7 +165,7 @@ def test_everything_is_as_it_was_after_an_interruption(error):
     loader = DataLoader(Failing(error), 4, shuffle=True, generator=torch.Generator().manual_seed(1))
     before = everything(model, loader, optimizer, schedule)
     with pytest.raises(type(error)):
-        range_test(model, loader, optimizer, steps=20)
+        lr_range_test(model, loader, optimizer, steps=20)
     assert loader.dataset.left[0] < 0
     assert everything(model, loader, optimizer, schedule) == before
 
@@ -180,7 +180,7 @@ def test_workers_that_live_long_do_not_notice():
         model = net()
         first = [images for images, _ in loader]
         if tested:
-            range_test(model, loader, torch.optim.SGD(model.parameters(), lr=1.0), steps=10)
+            lr_range_test(model, loader, torch.optim.SGD(model.parameters(), lr=1.0), steps=10)
         found.append(torch.cat(first + [images for images, _ in loader]))
     assert torch.equal(*found)
 
@@ -199,7 +199,7 @@ def test_the_suggested_rate_trains_and_the_last_one_does_not():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
     start, data = copy.deepcopy(model), separable()
-    result = range_test(model, data, torch.optim.SGD(model.parameters(), lr=1.0), lowest=1e-4, highest=1e4)
+    result = lr_range_test(model, data, torch.optim.SGD(model.parameters(), lr=1.0), lowest=1e-4, highest=1e4)
     assert result.diverged
     assert len(result.rates) == len(result.losses) == len(result.smoothed) < 100
     assert all(math.isfinite(loss) for loss in result.losses)
@@ -231,7 +231,7 @@ def test_rates_rise_by_one_factor_and_groups_keep_their_ratio():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = Watched([{"params": model[0].parameters(), "lr": 0.02}, {"params": model[1].parameters(), "lr": 0.2}])
     tl.train.schedules.warm_up_cosine(optimizer, 100)  # moves the rates, but not their ratio
-    result = range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=31)
+    result = lr_range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=31)
     assert list(result.rates) == pytest.approx([10 ** (-3 + i / 10) for i in range(31)])
     torch.testing.assert_close(torch.tensor(seen), torch.tensor([[rate / 10, rate] for rate in result.rates]))
     assert not result.diverged
@@ -272,20 +272,20 @@ def test_bad_arguments(options, message):
     model = nn.Linear(3, 2)
     given = {"loader": separable(), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)} | options
     with pytest.raises(ValueError, match=message):
-        range_test(model, given.pop("loader"), given.pop("optimizer"), **given)
+        lr_range_test(model, given.pop("loader"), given.pop("optimizer"), **given)
 
 
 def test_rates_of_zero_have_no_ratio():
     model = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="Every group's rate is 0"):
-        range_test(model, separable(), torch.optim.SGD(model.parameters(), lr=0.0))
+        lr_range_test(model, separable(), torch.optim.SGD(model.parameters(), lr=0.0))
 
 
 def test_a_loss_that_is_no_number_is_reported():
     model = nn.Linear(3, 2)
     nn.init.constant_(model.weight, torch.nan)
     with pytest.raises(FloatingPointError, match="first batch is nan"):
-        range_test(model, separable(), torch.optim.SGD(model.parameters(), lr=0.1))
+        lr_range_test(model, separable(), torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 class Outer(torch.optim.Optimizer):
@@ -308,7 +308,7 @@ def test_an_optimizer_of_ones_own_with_hooks_and_a_scheduler():
     optimizer.register_step_post_hook(lambda *_: stepped.append(1))
     schedule = tl.train.schedules.cosine(optimizer, 100)  # puts a `step` of its own into the optimizer
     before = copy.deepcopy(model.state_dict())
-    result = range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=20)
+    result = lr_range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=20)
     assert result.smoothed[-1] < result.smoothed[0]
     assert (optimizer.steps, stepped) == ([0], [])
     assert not optimizer.inner.state
@@ -324,7 +324,7 @@ def test_wrapped_models_and_frozen_stages():
     model[0].register_forward_hook(lambda module, inputs, output: stem.append(module.weight.detach().clone()))
     norms = []
     model[1].register_forward_hook(lambda module, inputs, output: norms.append((module.training, module.running_mean)))
-    range_test(compiled, DataLoader(Noisy(), 4), optimizer, steps=10)
+    lr_range_test(compiled, DataLoader(Noisy(), 4), optimizer, steps=10)
     assert len(stem) > 1
     assert all(torch.equal(weights, stem[0]) for weights in stem)
     assert {training for training, _ in norms} == {False}

@@ -11,7 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tlcourse import cli, notebooks
+from tlcourse import cli
+from tlcourse.lessons import run as notebooks
 
 SETUP = "import os, sys\nimport tlcourse as tl\nprint(os.environ['TLCOURSE_PROFILE'], sys.executable)"
 MIXED = [
@@ -24,7 +25,7 @@ MIXED = [
 ]
 BROKEN = [SETUP, "tl.claim('before the fault', True)", "broken = {}['missing']", "print('never runs')"]
 SILENT = ["print('nothing claimed')"]
-UNDECLARED = ["import tlcourse.claims as c\nraise c.ClaimError('raised, not shown')"]
+UNDECLARED = ["import tlcourse.lessons.claims as c\nraise c.ClaimError('raised, not shown')"]
 SLOW = [SETUP, "tl.claim('it started', True)", "import time\ntime.sleep(60)"]
 
 

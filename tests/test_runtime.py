@@ -68,7 +68,7 @@ def test_unknown_profile_names_the_choices(monkeypatch):
         runtime.setup("big")
     monkeypatch.setenv("TLCOURSE_PROFILE", "FULL")
     with pytest.raises(ValueError, match=r"'FULL' \(TLCOURSE_PROFILE\).*mini, full"):
-        runtime.current()
+        runtime.get_runtime()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
@@ -87,7 +87,7 @@ def test_a_failed_setup_leaves_the_last_one(capsys):
     chosen = runtime.setup("full", workers=1)
     with pytest.raises(ValueError, match="workers"):
         runtime.setup(workers=-1)
-    assert runtime.current() is chosen
+    assert runtime.get_runtime() is chosen
 
 
 def test_setup_seeds_all_three(capsys):
@@ -102,7 +102,7 @@ def test_current_before_setup_chooses_quietly_and_seeds_nothing(capsys):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    assert runtime.current().profile == "mini"
+    assert runtime.get_runtime().profile == "mini"
     assert torch.equal(torch.rand(1), expected)
     assert capsys.readouterr().out == ""
 
@@ -110,7 +110,7 @@ def test_current_before_setup_chooses_quietly_and_seeds_nothing(capsys):
 def test_current_after_setup_is_that_one(monkeypatch, capsys):
     chosen = runtime.setup("full", device="cpu", workers=2)
     monkeypatch.setenv("TLCOURSE_PROFILE", "mini")
-    assert runtime.current() is chosen
+    assert runtime.get_runtime() is chosen
 
 
 def test_full_has_up_to_eight_workers_but_none_in_a_notebook_without_fork(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.models.stages import NORMS
+from tlcourse.models.stage import NORMS
 
 FAMILIES = {
     "tl_resnet": ["stem", "layer1", "layer2", "layer3", "layer4", "head"],
@@ -45,16 +45,16 @@ def test_a_transition_belongs_to_the_block_behind_it():
 
 def test_deep_networks_are_grouped_on_request():
     model = meta_model("vit_tiny_patch16_224")
-    assert names(model, at_most=5) == ["stem", "blocks.0-3", "blocks.4-8", "blocks.9-norm", "head"]
-    assert names(model, at_most=100) == names(model)
-    assert names(meta_model("tl_resnet"), at_most=4) == ["stem", "layer1-layer2", "layer3-layer4", "head"]
-    assert [row["stage"] for row in tl.models.summary(model, at_most=3)] == ["stem", "blocks.0-norm", "head", "all"]
-    tl.models.unfreeze_from(model, "blocks.9-norm", at_most=5)
+    assert names(model, max_stages=5) == ["stem", "blocks.0-3", "blocks.4-8", "blocks.9-norm", "head"]
+    assert names(model, max_stages=100) == names(model)
+    assert names(meta_model("tl_resnet"), max_stages=4) == ["stem", "layer1-layer2", "layer3-layer4", "head"]
+    assert [row["stage"] for row in tl.models.summary(model, max_stages=3)] == ["stem", "blocks.0-norm", "head", "all"]
+    tl.models.unfreeze_from(model, "blocks.9-norm", max_stages=5)
     assert [s.name for s in tl.models.stages(model) if s.trainable] == [*names(model)[10:]]
-    groups = tl.models.param_groups(model, 1.0, decay=0.1, at_most=5)
+    groups = tl.models.param_groups(model, 1.0, decay=0.1, max_stages=5)
     assert [(g["name"], g["lr"]) for g in groups] == [("blocks.9-norm", 0.1), ("head", 1.0)]
-    with pytest.raises(ValueError, match="at_most is 2"):
-        tl.models.stages(model, at_most=2)
+    with pytest.raises(ValueError, match="max_stages is 2"):
+        tl.models.stages(model, max_stages=2)
 
 
 class Own(nn.Module):
@@ -204,7 +204,7 @@ def test_a_plain_loop_moves_the_statistics_of_a_frozen_body():
     before = copy.deepcopy(model.state_dict())
     batches = Loaders([(torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1]))])
     optimizer = torch.optim.SGD(tl.models.head(model).parameters(), lr=0.1)
-    tl.train.fit(model, batches, optimizer, epochs=1, frozen_norms="train")
+    tl.train.fit(model, batches, optimizer, epochs=1, frozen_bn="train")
     moved = [k for k, v in model.state_dict().items() if "running" in k and not torch.equal(v, before[k])]
     assert len(moved) == len([k for k in before if "running" in k])
     assert torch.equal(model.layer1[0].conv1.weight, before["layer1.0.conv1.weight"])
@@ -220,8 +220,8 @@ def test_train_mode_follows_what_is_frozen():
             module = model.get_submodule(name)
             assert isinstance(module, NORMS)
             assert module.training == (stage.name in ("layer3", "layer4"))
-    with pytest.raises(ValueError, match="frozen_norms"):
-        tl.models.train_mode(model, frozen_norms="off")
+    with pytest.raises(ValueError, match="frozen_bn"):
+        tl.models.train_mode(model, frozen_bn="off")
 
 
 def test_freezing_drops_gradients_left_behind():

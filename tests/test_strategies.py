@@ -6,7 +6,7 @@ import torch
 import tlcourse as tl
 from tlcourse import cli
 from tlcourse.predict import load_checkpoint
-from tlcourse.strategies import Recipe, run
+from tlcourse.recipes import Recipe, run
 
 
 @pytest.fixture(scope="module")

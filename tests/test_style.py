@@ -1,6 +1,7 @@
 """The house's rules that a machine can hold: lint, format, floors, lengths, dependencies, no machine's paths."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -18,29 +19,11 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the ground up. A module imports only modules that stand before it; a package stands where its last module does.
-FLOORS = [
-    *("runtime", "assets", "claims", "files", "table"),
-    *("data.transforms", "data._images", "data._layout", "data._choose"),
-    *("data._augment", "data._pixels", "data._loader", "data._shard", "data._splits", "data.folders", "data.leaks"),
-    *("data._draws", "data._tracer", "data._solids", "data._scenery", "data._appearance"),
-    *("data._breeds", "data._sculptor", "data._heads", "data._anatomy"),
-    *("data._shading", "data._styles", "data.toypets"),
-    *("data._patterns", "data._radiographs", "data._surfaces", "data._covers", "data._landuse", "data.domains"),
-    "data.catalog",
-    *("models.tl_resnet", "models.heads", "models.loading", "models.zoo"),
-    *("models.outline", "models.stages", "models.groups", "models.freezing"),
-    *("evaluate", "quiet", "features", "_trace", "_cut", "_rows", "_kept", "prefix", "transfer"),
-    *("train._shares", "train.schedules", "train.history", "train.checkpoints", "train._chance", "train._machine"),
-    *("train.run", "train.loop", "train.rates", "train.phases", "strategies"),
-    *("predict", "_figures", "_curves", "plots", "_execute", "notebooks"),
-    *("doctor.report", "doctor.memory", "doctor.parts", "doctor.case"),
-    *("doctor.checks_model", "doctor.checks_optimizer", "doctor.checks_schedule", "doctor.checks_plateau"),
-    *("doctor.checks_images", "doctor.checks_data", "doctor.checks_results", "doctor.examine"),
-    *("doctor.script", "doctor.rules_loop", "doctor.rules_schedule", "doctor.rules_setup", "doctor.rules_data"),
-    "doctor.files",
-    "cli",
-]
+# From the ground up, each room or file of the top level on a floor of its own: a file imports only from floors below,
+# or from its own room.
+GROUND = ["runtime", "table", "atomic_write", "evaluation", "preprocessing", "side_effects"]
+ROOMS = ["synthetic", "data", "models", "features", "train", "plots", "lessons"]
+FLOORS = [*GROUND, *ROOMS, "recipes", "predict", "doctor", "cli"]
 
 # Import names that differ from the names of what is installed.
 DISTRIBUTIONS = {
@@ -95,29 +78,57 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def floor(name: str) -> int:
-    """Return how high a name of the package stands; -1 for a name that is no module (a function, say)."""
-    name = name.removeprefix("tlcourse.")
-    inside = [index for index, module in enumerate(FLOORS) if module == name or module.startswith(f"{name}.")]
-    return max(inside, default=-1)
+def top(name: str) -> str:
+    """Return the room, or the file of the top level, in which a module or a name of the package lives."""
+    return name.removeprefix("tlcourse.").split(".")[0]
 
 
-def test_modules_import_only_from_floors_below() -> None:
+def test_rooms_and_files_import_only_from_floors_below() -> None:
     wrong = []
     for path in module_files():
-        module = ".".join(path.relative_to(ROOT / "tlcourse").with_suffix("").parts)
-        if module.endswith("__init__"):
-            continue  # A package's own file shows what its modules made.
-        assert module in FLOORS, f"{module} has no floor: add it to FLOORS in {Path(__file__).name}"
-        names = {name for name in imports(path) if name.startswith("tlcourse.") and floor(name) >= 0}
-        # `from tlcourse.data import _images` names a module: the package on the way to it does not count.
-        names -= {name.rpartition(".")[0] for name in names}
-        wrong += [f"{module} imports {name}" for name in names if floor(name) >= FLOORS.index(module)]
+        own = path.relative_to(ROOT / "tlcourse").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue  # the package's own file shows what its modules made
+        assert own in FLOORS, f"{own} has no floor: add it to FLOORS in {Path(__file__).name}"
+        others = {top(name) for name in imports(path) if name.startswith("tlcourse.")} - {own}
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {name}" for name in others if name not in FLOORS[: FLOORS.index(own)]
+        ]
     assert wrong == []
 
 
-def test_the_floor_table_has_no_module_that_is_gone() -> None:
-    assert [name for name in FLOORS if not (ROOT / "tlcourse" / f"{name.replace('.', '/')}.py").exists()] == []
+def test_rooms_are_entered_by_their_door() -> None:
+    wrong = []
+    for path in module_files():
+        own = path.relative_to(ROOT / "tlcourse").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tlcourse."):
+                room, inside = top(node.module), node.module.count(".") > 1
+                if room in FLOORS and room != own and inside:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} goes past the door of {room}: {node.module}")
+    assert wrong == []
+
+
+def test_what_a_door_shows_is_there() -> None:
+    for room in [*ROOMS, "doctor"]:
+        door = importlib.import_module(f"tlcourse.{room}")
+        assert [name for name in door.__all__ if not hasattr(door, name)] == [], room
+
+
+def test_no_file_has_a_name_with_an_underscore_in_front() -> None:
+    assert [path.name for path in module_files() if path.name.startswith("_") and path.stem != "__init__"] == []
+
+
+def test_no_module_is_hidden_by_a_function_of_its_name() -> None:
+    hidden = []
+    for path in module_files():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.stem in ("__init__", "cli"):
+            continue
+        module = importlib.import_module(name)
+        shown = getattr(sys.modules[name.rpartition(".")[0]], path.stem)
+        hidden += [name] if shown is not module else []
+    assert hidden == []
 
 
 def requirements(names: list[str]) -> dict[str, str]:

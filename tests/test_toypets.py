@@ -17,10 +17,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-from tlcourse.data import toypets
-from tlcourse.data._tracer import Field
-from tlcourse.data.toypets import Difficulty, render, sample
+from toypets import renderer as toypets
+from toypets.renderer import Difficulty, render, sample
+from toypets.tracer import Field
 
 ROOT = Path(__file__).parents[1]
 PACKED = ROOT / "tlcourse" / "data" / "toypets.zip"
@@ -75,7 +74,7 @@ def test_another_number_of_threads_or_another_processor_moves_a_hair_at_most(tmp
     here = render([sample(i % 2, i) for i in range(2)])
     for name, threads, kernels in (("threads", "2", {}), ("plain", "1", PLAIN)):
         code = (
-            f"import torch; torch.set_num_threads({threads}); from tlcourse.data.toypets import render, sample; "
+            f"import torch; torch.set_num_threads({threads}); from toypets.renderer import render, sample; "
             f"torch.save(render([sample(i % 2, i) for i in range(2)]), {str(tmp_path / name)!r})"
         )
         environment = {**os.environ, **kernels, "PYTHONPATH": str(ROOT)}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.evaluate import Evaluation, evaluate, mean_and_error, wilson
+from tlcourse.evaluation import Evaluation, evaluate, mean_and_error, wilson
 from tlcourse.train.loop import loop
 
 
@@ -124,7 +124,7 @@ def test_gradients_are_clipped(data):
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     one_step = Loaders([(100 * data.train[0][0], data.train[0][1])], data.val)
-    tl.train.fit(model, one_step, optimizer, epochs=1, clip=0.01, precision="float32")
+    tl.train.fit(model, one_step, optimizer, epochs=1, clip_grad_norm=0.01, precision="float32")
     moved = torch.cat([(model.state_dict()[name] - before[name]).flatten() for name in before])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
@@ -138,7 +138,7 @@ def test_training_stops_when_patience_runs_out(data):
 
 
 def test_the_average_of_the_weights_is_measured_and_kept(data):
-    ours, history = weights_after(data, ema=0.5)
+    ours, history = weights_after(data, ema_decay=0.5)
     model, average = net(), None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     accuracies = []
@@ -289,7 +289,7 @@ def test_bad_arguments(data):
         tl.train.fit(model, data.train, optimizer, epochs=1)
     with pytest.raises(ValueError, match="training loader is empty"):
         tl.train.fit(model, Loaders([], data.val), optimizer, epochs=1)
-    for name, value in (("accumulate", 0), ("clip", 0.0), ("patience", 0), ("ema", 1.0)):
+    for name, value in (("accumulate", 0), ("clip_grad_norm", 0.0), ("patience", 0), ("ema_decay", 1.0)):
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             tl.train.fit(model, data, optimizer, epochs=1, **{name: value})
     with pytest.raises(ValueError, match="precision"):

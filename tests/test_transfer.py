@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tlcourse as tl
-from tlcourse import transfer
-from tlcourse.features import extract
+from tlcourse.features import domain_distance as transfer
+from tlcourse.features.extraction import extract
 
 
 def noise(n=64, *, mean=0.0, deviation=1.0, seed=0):

@@ -69,7 +69,7 @@ def _network() -> nn.Module:
 def settings(folder: Path) -> dict[str, dict]:
     """Name -> keywords of `fit`."""
     checkpoints = tl.train.Checkpoints(folder / "checkpoints", every=2)
-    return {"plain": {}, "more": {"accumulate": 2, "clip": 0.5, "ema": 0.9, "checkpoints": checkpoints}}
+    return {"plain": {}, "more": {"accumulate": 2, "clip_grad_norm": 0.5, "ema_decay": 0.9, "checkpoints": checkpoints}}
 
 
 def run(data, model=None, **options):
@@ -92,9 +92,9 @@ def main(folder: Path) -> None:
     unseeded.train = DataLoader(blobs(N_TRAIN, 0), BATCH, shuffle=True)
     results["unseeded"] = run(unseeded)
     results["stream"] = run(StreamedData())
-    pets = tl.data.load("toypets", model=tl.data.transforms.Preprocessing(8, 9)).take(train=37, val=21, seed=0)
+    pets = tl.data.load("toypets", model=tl.preprocessing.Preprocessing(8, 9)).take(train=37, val=21, seed=0)
     results["pets"] = run(pets.loaders(8, seed=0))
-    kept = tl.prefix.precompute(frozen_body(), pets, cache=False)  # what the frozen part makes of them
+    kept = tl.features.precompute(frozen_body(), pets, cache=False)  # what the frozen part makes of them
     results["kept"] = run(kept.loaders(8, seed=0), kept.rest)
     torch.save(results, folder / f"rank-{os.environ.get('RANK', 'alone')}.pt")
 

@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:  # What a name stands for is imported when it is first used: importing the package stays quick.
-    from tlcourse import data, doctor, evaluate, features, models, plots, predict, prefix, train, transfer
-    from tlcourse.claims import ClaimError, claim
+    from tlcourse import (
+        data,
+        doctor,
+        evaluation,
+        features,
+        lessons,
+        models,
+        plots,
+        predict,
+        preprocessing,
+        recipes,
+        synthetic,
+        train,
+    )
     from tlcourse.doctor import examine
-    from tlcourse.runtime import Runtime, current, setup
+    from tlcourse.lessons import ClaimError, claim
+    from tlcourse.runtime import Runtime, get_runtime, setup
     from tlcourse.table import Table
 
 __version__ = "0.1.0"
@@ -18,27 +31,29 @@ __all__ = [
     "Runtime",
     "Table",
     "claim",
-    "current",
     "data",
     "doctor",
-    "evaluate",
+    "evaluation",
     "examine",
     "features",
+    "get_runtime",
+    "lessons",
     "models",
     "plots",
     "predict",
-    "prefix",
+    "preprocessing",
+    "recipes",
     "setup",
+    "synthetic",
     "train",
-    "transfer",
 ]
 
 _HOMES = {
-    "ClaimError": "claims",
+    "ClaimError": "lessons",
     "Runtime": "runtime",
     "Table": "table",
-    "claim": "claims",
-    "current": "runtime",
+    "claim": "lessons",
+    "get_runtime": "runtime",
     "examine": "doctor",
     "setup": "runtime",
 }

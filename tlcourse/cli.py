@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `tlcourse --help` answers at once.
-    from tlcourse.notebooks import Run, Step
+    from tlcourse.lessons import LessonResult, Step
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,10 +60,10 @@ def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tlcourse import notebooks
+    from tlcourse import lessons
 
-    result = notebooks.run(
-        notebooks.find(arguments.section),
+    result = lessons.run_lesson(
+        lessons.find(arguments.section),
         arguments.out,
         profile=arguments.profile,
         timeout=arguments.timeout,
@@ -88,7 +88,7 @@ def progress(tty: bool) -> Callable[[Step], None]:
     return show
 
 
-def summary(result: Run) -> str:
+def summary(result: LessonResult) -> str:
     """Return what a run found: the error if there was one, the table of claims, the time and the path."""
     lines = [""]
     if result.error:
@@ -140,7 +140,7 @@ def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from tlcourse import data, models, predict, runtime, strategies
+    from tlcourse import data, models, predict, recipes, runtime
 
     now = runtime.setup(device=arguments.device, seed=arguments.seed)
     name = Path(arguments.data).resolve().name if Path(arguments.data).exists() else arguments.data
@@ -150,7 +150,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
     if out.exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
-    recipe = strategies.Recipe(
+    recipe = recipes.Recipe(
         strategy=arguments.strategy,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
@@ -166,7 +166,7 @@ def _train(arguments: argparse.Namespace) -> int:
     model = models.create(arguments.model, len(splits.classes), weights=weights).to(now.device)
     splits = splits.for_model(model)
     print(splits)
-    result = strategies.run(model, splits, recipe)
+    result = recipes.run(model, splits, recipe)
     facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
     predict.save_checkpoint(out, model, splits.classes, strategy=recipe.strategy, seed=recipe.seed, **facts)
     if result.history:

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from tlcourse.data import Preprocessing
-from tlcourse.data._images import EXTENSIONS, read_image
-from tlcourse.evaluate import evaluation_mode
-from tlcourse.files import whole_or_nothing
+from tlcourse.atomic_write import atomic_write
+from tlcourse.data import EXTENSIONS, read_image
+from tlcourse.evaluation import evaluation_mode
 from tlcourse.models import create, head
+from tlcourse.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {"architecture": model.architecture, "classes": list(classes), **facts}
     about["preprocessing"] = asdict(model.preprocessing)
-    with whole_or_nothing(file) as part:
+    with atomic_write(file) as part:
         save_file(state, part, metadata={"tlcourse": json.dumps(about)})
     return file
 

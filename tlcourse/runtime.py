@@ -17,6 +17,10 @@ PROFILES = ("mini", "full")
 MAX_WORKERS = 8  # decoding photos keeps up with one GPU from about here; more only costs memory
 
 
+class OfflineError(RuntimeError):
+    """A file could not be had: no network, a server that is down, or content that is not what it should be."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """The choices of one run.
@@ -56,7 +60,7 @@ def setup(
     return runtime
 
 
-def current() -> Runtime:
+def get_runtime() -> Runtime:
     """Return the runtime that `setup` chose last; before any `setup`, what it would choose, without seeding."""
     return _current if _current is not None else _choose(None, None, 0, None)[0]
 

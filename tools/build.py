@@ -105,9 +105,8 @@ def _ends_opening(cell: NotebookNode) -> bool:
 
 def build(root: Path, source: Path) -> int:
     """Build one notebook; return 1, and leave the old one as it was, when a cell fails or its output is unfit."""
-    from tlcourse._execute import execute
     from tlcourse.cli import progress
-    from tlcourse.notebooks import claims_in, write
+    from tlcourse.lessons import claims_in, execute, write
 
     target = _notebook(root, source)
     nb = assemble(root, source)
@@ -222,7 +221,7 @@ def _orphans(root: Path, sources: list[Path]) -> list[str]:
 
 def set_address(root: Path, address: str) -> int:
     """Set the repository's address ("" unsets it) in every file that holds it; nothing is executed."""
-    from tlcourse.notebooks import replace_text, write
+    from tlcourse.lessons.run import replace_text, write
 
     # Everything is made before anything is written: a file that does not fit leaves the whole tree as it was.
     texts = _address.texts(root, address)

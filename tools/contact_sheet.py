@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-
-from tlcourse.data.toypets import BREEDS, POSES, STYLES, Difficulty, Pet, render, sample
+from toypets.renderer import BREEDS, POSES, STYLES, Difficulty, Pet, render, sample
 
 OUT = Path(__file__).parents[1] / "docs" / "toypets.png"
 SIDE, GAP, LINE = 96, 4, 17  # a picture, the space beside it, the height of a line of text

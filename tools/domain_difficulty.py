@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tlcourse as tl
-from tlcourse.data.domains import DOMAINS, generate
-from tlcourse.features import extract_splits, linear_probe
+from tlcourse.features.extraction import extract_splits, linear_probe
+from tlcourse.synthetic.domains import DOMAINS, generate
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = DOCS / "domains.md"

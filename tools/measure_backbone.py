@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 import tlcourse as tl
-from tlcourse import transfer
-from tlcourse.evaluate import mean_and_error
-from tlcourse.features import extract_splits, linear_probe
+from tlcourse.evaluation import mean_and_error
+from tlcourse.features import domain_distance as transfer
+from tlcourse.features.extraction import extract_splits, linear_probe
 
 CARD = transfer.MEASURED.with_name("README.md")
 PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")
@@ -60,7 +60,7 @@ def probe(kind, name, seed, options):
 def trained(kind, name, seed, options):
     """Test accuracy after training all of it, at the rate that does best on the validation part."""
     results = []
-    precision = "bfloat16" if tl.current().bf16 else "float32"
+    precision = "bfloat16" if tl.get_runtime().bf16 else "float32"
     for lr in RATES[kind]:
         model, splits = build(kind, load(name, options.photos, seed), seed)
         loaders = splits.loaders(32, seed=seed)
@@ -141,7 +141,7 @@ def report(facts):
             markdown(gains),
             "Test accuracy of a linear probe on each stage's output:",
             markdown(depth),
-            "Domain gap by stage (`tl.transfer.domain_gap`):",
+            "Domain gap by stage (`tl.features.domain_gap`):",
             markdown(gaps),
         )
     )

@@ -220,7 +220,7 @@ def main():
 
     root = args.data
     if root is None:
-        from tlcourse.assets import fetch_archive
+        from tlcourse.data.downloads import fetch_archive
 
         root = fetch_archive(ARCHIVE, ARCHIVE_HASH) / "tiny-imagenet-200"
     wnids, train_files, val_files = list_images(root)

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-
-from tlcourse.data import toypets
+from toypets import renderer as toypets
 
 OUT = Path(__file__).parents[1] / "tlcourse" / "data" / "toypets.zip"
 QUALITY = 82  # WebP: the whole set in 4 MB, and no blocks to be seen

@@ -292,7 +292,7 @@ tl.claim(
 
 
 # %% tags=["nbval-ignore-output"]
-def head_accuracy(frozen_norms, seed):
+def head_accuracy(frozen_bn, seed):
     """Train a new head for a few epochs; return its accuracy on the test pictures."""
     model = tl.models.freeze(copy.deepcopy(backbone))
     torch.manual_seed(seed)
@@ -303,15 +303,13 @@ def head_accuracy(frozen_norms, seed):
         .loaders(batch_size=8, seed=seed)
     )
     optimizer = torch.optim.Adam(model.fc.parameters(), lr=3e-3)
-    tl.train.fit(
-        model, loaders, optimizer, epochs=3, precision=PRECISION, frozen_norms=frozen_norms
-    )
+    tl.train.fit(model, loaders, optimizer, epochs=3, precision=PRECISION, frozen_bn=frozen_bn)
     return tl.train.evaluate(model, loaders.test, precision=PRECISION).accuracy
 
 
 cost = {mode: [head_accuracy(mode, seed) for seed in SEEDS] for mode in ("eval", "train")}
 differences = [kept - moving for kept, moving in zip(cost["eval"], cost["train"], strict=True)]
-mean, error = tl.evaluate.mean_and_error(differences)
+mean, error = tl.evaluation.mean_and_error(differences)
 print("statistics kept:  ", *(f"{a:.3f}" for a in cost["eval"]))
 print("statistics moving:", *(f"{a:.3f}" for a in cost["train"]))
 verdict = (
@@ -500,7 +498,7 @@ def choose_and_report(seed, epochs=30):
 
 pool = features.test
 optimism = [val - test for val, test in map(choose_and_report, range(100))]
-mean, error = tl.evaluate.mean_and_error(optimism)
+mean, error = tl.evaluation.mean_and_error(optimism)
 print(
     f"best validation accuracy minus test accuracy of that epoch: {mean:+.3f} ± {error:.3f} over {len(optimism)} runs"
 )
@@ -572,7 +570,7 @@ tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
 # %% [markdown]
 # `tl.features.extract` does this for any model. It keeps the features on disk under a key made of the backbone's weights,
 # the pictures and the transform, so a second call reads instead of computing, and never reads something stale.
-# When some stages train and those below are frozen, `tl.prefix.precompute` keeps what the frozen part gives,
+# When some stages train and those below are frozen, `tl.features.precompute` keeps what the frozen part gives,
 # and the rest trains on that.
 #
 # ## Look at the features
@@ -622,8 +620,8 @@ tl.claim(
 def neighbours(rows, k=3):
     """Return the k nearest other rows of each row, by cosine, `(N, k)`."""
     unit = nn.functional.normalize(rows - rows.mean(0), dim=1)
-    likeness = unit @ unit.T
-    return likeness.fill_diagonal_(-2).topk(k).indices
+    correlation = unit @ unit.T
+    return correlation.fill_diagonal_(-2).topk(k).indices
 
 
 def agreement(nearest):
@@ -755,7 +753,7 @@ tl.plots.accuracy_by_size(
 # %% tags=["nbval-ignore-output"]
 for n in SIZE["passes"]:
     (a, a_error), (b, b_error) = (
-        tl.evaluate.mean_and_error(accuracy[name][n]) for name in ("frozen", "scratch")
+        tl.evaluation.mean_and_error(accuracy[name][n]) for name in ("frozen", "scratch")
     )
     a_time, b_time = (
         sum(run[2] for run in runs[name][n]) / len(SEEDS) for name in ("frozen", "scratch")
@@ -858,7 +856,7 @@ took = {name: sum(run[2] for run in group) / len(SEEDS) for name, group in compa
 def lead(first, second):
     """Mean difference of two approaches over the seeds, and its standard error."""
     pairs = zip(test_accuracy[first], test_accuracy[second], strict=True)
-    return tl.evaluate.mean_and_error([a - b for a, b in pairs])
+    return tl.evaluation.mean_and_error([a - b for a, b in pairs])
 
 
 gain, gain_error = lead("fine-tuned", "frozen")
@@ -872,7 +870,7 @@ tl.plots.bars(
 
 # %% tags=["nbval-ignore-output"]
 for name, values in overfit.items():
-    mean, error = tl.evaluate.mean_and_error(values)
+    mean, error = tl.evaluation.mean_and_error(values)
     print(
         f"{name:10}  training minus test accuracy {mean:.3f} ± {error:.3f}, {took[name]:.1f} s a run"
     )
@@ -948,10 +946,10 @@ tl.claim(
 
 # %% tags=["nbval-ignore-output"]
 OTHERS = ("toypets-silhouette", "radiographs", "surfaces", "landuse", "digits")
-gaps = {"pets": tl.transfer.domain_gap(backbone, few.plain().train)[-1]["gap"]}
+gaps = {"pets": tl.features.domain_gap(backbone, few.plain().train)[-1]["gap"]}
 for name in OTHERS:
     other = tl.data.load(name, model=backbone, train=100).plain()
-    gaps[name] = tl.transfer.domain_gap(backbone, other.train)[-1]["gap"]
+    gaps[name] = tl.features.domain_gap(backbone, other.train)[-1]["gap"]
 tl.plots.bars(
     {name: [gap] for name, gap in sorted(gaps.items(), key=lambda pair: pair[1])},
     xlabel="domain gap, mean of the stages (deviations)",
@@ -972,7 +970,7 @@ tl.claim(
 # the best?
 
 # %% tags=["nbval-ignore-output"]
-stored = tl.transfer.measured()
+stored = tl.features.measured()
 chance = {name: 1 / n for name, n in stored["classes"].items()}
 shown = ("dogs-vs-cats", "toypets", "radiographs", "surfaces", "landuse", "digits")
 profile = {name: stored["profile"][name] for name in shown}

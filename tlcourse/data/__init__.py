@@ -1,20 +1,31 @@
 """Image sets: by name or from any folder, split, and transformed as a model wants them."""
 
-from tlcourse.data import domains, leaks
-from tlcourse.data.catalog import catalog, load
-from tlcourse.data.folders import ImageSet, Loaders, Splits, export_folder, from_folder
-from tlcourse.data.transforms import Preprocessing, preprocessing
+from tlcourse.data import duplicates, folder_layout
+from tlcourse.data.duplicates import find_duplicates
+from tlcourse.data.folder_layout import PART_NAMES
+from tlcourse.data.folders import from_folder
+from tlcourse.data.images import EXTENSIONS, ImageSet, find_unreadable, read_image
+from tlcourse.data.loading import make_loader, shard_loader
+from tlcourse.data.registry import catalog, load, synthetic_images
+from tlcourse.data.splits import PARTS, Loaders, Splits, export_folder
 
 __all__ = [
+    "EXTENSIONS",
+    "PARTS",
+    "PART_NAMES",
     "ImageSet",
     "Loaders",
-    "Preprocessing",
     "Splits",
     "catalog",
-    "domains",
+    "duplicates",
     "export_folder",
+    "find_duplicates",
+    "find_unreadable",
+    "folder_layout",
     "from_folder",
-    "leaks",
     "load",
-    "preprocessing",
+    "make_loader",
+    "read_image",
+    "shard_loader",
+    "synthetic_images",
 ]

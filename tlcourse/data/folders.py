@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tlcourse import runtime
-from tlcourse.data import _layout
-from tlcourse.data._choose import stratify
-from tlcourse.data._images import ImageSet, ZipMember, find_unreadable, read_image
-from tlcourse.data._splits import Loaders, Splits, export_folder
-from tlcourse.data.transforms import Preprocessing, preprocessing
+from tlcourse.data import folder_layout
+from tlcourse.data.images import ImageSet, ZipMember, find_unreadable, read_image
+from tlcourse.data.sampling import stratify
+from tlcourse.data.splits import Loaders, Splits, export_folder
+from tlcourse.preprocessing import Preprocessing, get_preprocessing
 
 __all__ = ["ImageSet", "Loaders", "Splits", "ZipMember", "export_folder", "from_folder", "read_image"]
 
@@ -53,14 +53,14 @@ def from_folder(
     if val + test >= 1:
         raise ValueError(f"val={val} and test={test} leave nothing to train on; together they must stay below 1.")
     root = Path(folder).expanduser().absolute()
-    layout = _layout.scan(root)
+    layout = folder_layout.scan(root)
     parts = _complete(_readable(layout, skip_unreadable), layout, (val, test), seed)
     sets = {
         part: ImageSet([path for _, path in files], [label for label, _ in files], layout.classes, root=root)
         for part, files in parts.items()
     }
     augmentation = (dict(augment) if isinstance(augment, Mapping) else {}) if augment else None
-    prepared = default_preprocessing() if model is None else preprocessing(model)
+    prepared = default_preprocessing() if model is None else get_preprocessing(model)
     return Splits(
         root.name, **sets, classes=layout.classes, preprocessing=prepared, notes=layout.notes, augmentation=augmentation
     )
@@ -68,10 +68,10 @@ def from_folder(
 
 def default_preprocessing() -> Preprocessing:
     """Return what the profile's usual backbones want: 64 pixels in `mini`, 224 in `full`."""
-    return Preprocessing(64, 64) if runtime.current().profile == "mini" else Preprocessing(224, 232)
+    return Preprocessing(64, 64) if runtime.get_runtime().profile == "mini" else Preprocessing(224, 232)
 
 
-def _readable(layout: _layout.Layout, skip: bool) -> dict[str, Files]:
+def _readable(layout: folder_layout.Layout, skip: bool) -> dict[str, Files]:
     files = [path for part in layout.parts.values() for _, path in part]
     faults = _faults(layout.root, files)
     if not faults:
@@ -106,7 +106,7 @@ def _faults(root: Path, files: list[Path]) -> dict[str, str]:
         return {name: faults[path] for name, path in zip(names, files, strict=True) if path in faults}
     stats = [path.stat() for path in files]
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
-    memory = runtime.current().cache / "checked" / f"{hashlib.sha256(repr(state).encode()).hexdigest()[:32]}.json"
+    memory = runtime.get_runtime().cache / "checked" / f"{hashlib.sha256(repr(state).encode()).hexdigest()[:32]}.json"
     if memory.is_file():
         return json.loads(memory.read_text(encoding="utf-8"))
     faults = find_unreadable(files)
@@ -119,7 +119,7 @@ def _faults(root: Path, files: list[Path]) -> dict[str, str]:
 
 
 def _complete(
-    parts: dict[str, Files], layout: _layout.Layout, shares: tuple[float, float], seed: int
+    parts: dict[str, Files], layout: folder_layout.Layout, shares: tuple[float, float], seed: int
 ) -> dict[str, Files]:
     """Split off the parts that the folder lacks, and note what was done."""
     val, test = shares
@@ -144,7 +144,7 @@ def _complete(
     return {"train": train, "val": new_val, "test": parts["val"]}
 
 
-def _split(files: Files, layout: _layout.Layout, shares: list[float], seed: int) -> list[Files]:
+def _split(files: Files, layout: folder_layout.Layout, shares: list[float], seed: int) -> list[Files]:
     labels = [label for label, _ in files]
     counts = Counter(labels)
     needed = len(shares) + 1

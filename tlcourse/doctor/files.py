@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tlcourse.data import _layout, leaks
-from tlcourse.data._images import find_unreadable
-from tlcourse.doctor import rules_data, rules_loop, rules_schedule, rules_setup
-from tlcourse.doctor.checks_data import MAJORITY
+from tlcourse.data import find_duplicates, find_unreadable, folder_layout
+from tlcourse.doctor.checks.data import MAJORITY
 from tlcourse.doctor.report import Finding, Report, listed, note, suspicious, wrong
-from tlcourse.doctor.script import Script, read_script
-from tlcourse.models.loading import read_weights
+from tlcourse.doctor.scripts import data as rules_data
+from tlcourse.doctor.scripts import loop as rules_loop
+from tlcourse.doctor.scripts import schedule as rules_schedule
+from tlcourse.doctor.scripts import setup as rules_setup
+from tlcourse.doctor.scripts.reader import Script, read_script
+from tlcourse.models import read_weights
 from tlcourse.predict import load_checkpoint
 from tlcourse.table import Table
 
@@ -61,7 +63,7 @@ def script(path: Path) -> Report:
 def folder(path: Path) -> Report:
     """Look at every image of a folder: can it be read, is it large enough, is it there twice, are classes balanced."""
     try:
-        layout = _layout.scan(path.absolute())
+        layout = folder_layout.scan(path.absolute())
     except ValueError as error:
         advice = "Sort the images into `train`, `val` and `test` folders with one folder for each class."
         return Report(str(path), Table(), [wrong("layout", "The folder cannot be used as it is.", str(error), advice)])
@@ -138,7 +140,7 @@ def _sizes(root: Path, files: list[Path]) -> Iterator[Finding]:
         yield note("long-images", "Images are far from square.", f"{len(long)} of {len(files):,}: {shown}", advice)
 
 
-def _balance(layout: _layout.Layout) -> Iterator[Finding]:
+def _balance(layout: folder_layout.Layout) -> Iterator[Finding]:
     for part, items in layout.parts.items():
         counts = Counter(label for label, _ in items)
         (top, most), (bottom, fewest) = counts.most_common()[0], counts.most_common()[-1]
@@ -153,7 +155,7 @@ def _balance(layout: _layout.Layout) -> Iterator[Finding]:
 
 
 def _copies(root: Path, classes: list[str], parts: dict[str, list[tuple[int, Path]]]) -> Iterator[Finding]:
-    pairs = leaks.duplicates({part: [file for _, file in items] for part, items in parts.items()}, within=True)
+    pairs = find_duplicates({part: [file for _, file in items] for part, items in parts.items()}, within=True)
     found = [(pair, *(parts[part][index] for part, index in (pair.first, pair.second))) for pair in pairs]
 
     def told(own: list) -> str:

@@ -17,10 +17,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from tlcourse.data._images import ImageSet
+from tlcourse.data import PART_NAMES, ImageSet
 
 LOOKED_AT = 32  # images of a part, spread evenly over it: channel means of photos are then good to about 0.05
-NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 KINDS = "splits, loaders, a mapping of names to loaders or data sets, (train, val), or one loader or data set"
 
 # Random transforms whose names do not say so.
@@ -129,9 +128,9 @@ def parts_of(data: Any) -> list[Part]:
     if isinstance(data, DataLoader | Dataset) or _batches(data):
         named = {"train": data}
     elif isinstance(data, Mapping):
-        named = {NAMES.get(str(name).lower(), str(name)): own for name, own in data.items()}
-    elif any(_is_data(getattr(data, name, None)) for name in NAMES):
-        named = {NAMES[name]: getattr(data, name) for name in NAMES if _is_data(getattr(data, name, None))}
+        named = {PART_NAMES.get(str(name).lower(), str(name)): own for name, own in data.items()}
+    elif any(_is_data(getattr(data, name, None)) for name in PART_NAMES):
+        named = {PART_NAMES[name]: getattr(data, name) for name in PART_NAMES if _is_data(getattr(data, name, None))}
     elif isinstance(data, Sequence) and not isinstance(data, str) and 1 <= len(data) <= 3:
         named = dict(zip(("train", "val", "test"), data, strict=False))
     else:

@@ -1,12 +1,12 @@
 """Models: create them by name, see their stages, freeze and unfreeze, and give each stage its rate."""
 
 from tlcourse.models import tl_resnet as _tl_resnet  # noqa: F401  (registers the embedded backbone with timm)
+from tlcourse.models.factory import create
 from tlcourse.models.freezing import gradual_plan, keep_frozen
-from tlcourse.models.groups import extend_optimizer, group_table, param_groups
-from tlcourse.models.heads import head, head_name, head_names, replace_head
-from tlcourse.models.loading import load_weights, read_weights
-from tlcourse.models.outline import outline
-from tlcourse.models.stages import (
+from tlcourse.models.heads import PARALLEL, head, head_name, head_names, replace_head, unwrap_model
+from tlcourse.models.optimizer_groups import NO_DECAY, extend_optimizer, group_table, param_groups
+from tlcourse.models.stage import (
+    NORMS,
     Stage,
     count,
     freeze,
@@ -16,9 +16,13 @@ from tlcourse.models.stages import (
     unfreeze,
     unfreeze_from,
 )
-from tlcourse.models.zoo import create
+from tlcourse.models.stage_rules import infer_stages
+from tlcourse.models.weights import load_weights, read_weights
 
 __all__ = [
+    "NORMS",
+    "NO_DECAY",
+    "PARALLEL",
     "Stage",
     "count",
     "create",
@@ -29,9 +33,9 @@ __all__ = [
     "head",
     "head_name",
     "head_names",
+    "infer_stages",
     "keep_frozen",
     "load_weights",
-    "outline",
     "param_groups",
     "read_weights",
     "replace_head",
@@ -40,4 +44,5 @@ __all__ = [
     "train_mode",
     "unfreeze",
     "unfreeze_from",
+    "unwrap_model",
 ]

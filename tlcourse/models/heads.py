@@ -10,7 +10,7 @@ ATTRIBUTES = ("fc", "heads", "head", "classifier")
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the model inside the wrappers of `torch.compile` and `DistributedDataParallel`."""
     while isinstance(model, PARALLEL) or "_orig_mod" in model._modules:
         model = model.module if isinstance(model, PARALLEL) else model._orig_mod
@@ -26,7 +26,7 @@ def head_names(model: nn.Module) -> list[str]:
     Raises:
         ValueError: the model has no classifier that can be recognised.
     """
-    model = bare(model)
+    model = unwrap_model(model)
     if plan := getattr(model, "stage_plan", None):
         found = [name for part in plan.get("head", ()) for name in _layers_in(model, part)[-1:]]
     else:
@@ -53,7 +53,7 @@ def head_name(model: nn.Module) -> str:
 
 def head(model: nn.Module) -> nn.Module:
     """Return the classifier itself; of several heads side by side, the first."""
-    return bare(model).get_submodule(head_name(model))
+    return unwrap_model(model).get_submodule(head_name(model))
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -62,7 +62,7 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     SqueezeNet's classifier is a 1 x 1 convolution followed by ReLU. The ReLU goes: it cuts off negative logits,
     which a thousand classes survive and two do not.
     """
-    inner = bare(model)
+    inner = unwrap_model(model)
     for name in head_names(inner):
         parent_name, _, last = name.rpartition(".")
         parent, old = inner.get_submodule(parent_name), inner.get_submodule(name)

@@ -7,7 +7,7 @@ from timm.models import build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-WEIGHTS = Path(__file__).parent / "weights" / "tl_resnet.safetensors"
+WEIGHTS = Path(__file__).parent / "pretrained" / "tl_resnet.safetensors"
 
 LAYERS = (1, 1, 2, 2)  # blocks in each stage
 

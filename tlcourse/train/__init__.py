@@ -1,12 +1,12 @@
 """Train a model: the loop and what it remembers, schedules of its rates, and plans that thaw it phase by phase."""
 
-from tlcourse.evaluate import evaluate
-from tlcourse.train import schedules
+from tlcourse.evaluation import evaluate
+from tlcourse.train import schedules, shares
 from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.gradual import CHAPTER_PLAN, Phase, fit_gradual, plan
 from tlcourse.train.history import Epoch, History
 from tlcourse.train.loop import fit
-from tlcourse.train.phases import CHAPTER_PLAN, Phase, gradual, plan
-from tlcourse.train.rates import RangeTest, range_test
+from tlcourse.train.lr_finder import RangeTest, lr_range_test
 from tlcourse.train.schedules import Schedule
 
 __all__ = [
@@ -19,8 +19,9 @@ __all__ = [
     "Schedule",
     "evaluate",
     "fit",
-    "gradual",
+    "fit_gradual",
+    "lr_range_test",
     "plan",
-    "range_test",
     "schedules",
+    "shares",
 ]

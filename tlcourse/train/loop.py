@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tlcourse.models.heads import bare
-from tlcourse.models.stages import train_mode
-from tlcourse.train._machine import Machine, fast_convolutions
+from tlcourse.models import train_mode, unwrap_model
 from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.device import Machine, fast_convolutions
 from tlcourse.train.history import History
-from tlcourse.train.run import Run, averaged
 from tlcourse.train.schedules import Schedule, as_schedule
+from tlcourse.train.state import Run, averaged
 
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -36,17 +35,19 @@ class How:
     epochs: int
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     accumulate: int
-    clip: float | None
+    clip_grad_norm: float | None
     patience: int | None
-    frozen_norms: str
+    frozen_bn: str
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}: train for at least one.")
         if self.accumulate < 1:
             raise ValueError(f"accumulate is {self.accumulate}: a step takes at least one batch.")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip is {self.clip}: the largest norm of the gradients must be positive.")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(
+                f"clip_grad_norm is {self.clip_grad_norm}: the largest norm of gradients must be positive."
+            )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}: wait for at least one epoch.")
 
@@ -61,11 +62,11 @@ def fit(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy,
     precision: str | None = None,
     accumulate: int = 1,
-    clip: float | None = None,
+    clip_grad_norm: float | None = None,
     patience: int | None = None,
-    ema: float | None = None,
+    ema_decay: float | None = None,
     checkpoints: Checkpoints | None = None,
-    frozen_norms: str = "eval",
+    frozen_bn: str = "eval",
 ) -> History:
     """Train a model, and leave it with the weights of its best epoch on the validation part.
 
@@ -83,23 +84,23 @@ def fit(
             `nn.CrossEntropyLoss(label_smoothing=0.1)`. Validation always measures cross-entropy.
         precision: `"float32"`, `"bfloat16"` or `"float16"`; without one, bfloat16 where it makes the device faster.
         accumulate: batches an optimizer step; their gradients are those of one large batch.
-        clip: largest norm of the gradients of a step.
+        clip_grad_norm: largest norm of the gradients of a step.
         patience: stop after so many epochs without a better one.
-        ema: share of the old in a running average of the weights, such as 0.999; the average is measured and kept.
+        ema_decay: share of the old in a running average of the weights, such as 0.999; the average is kept.
         checkpoints: where to save; a run that finds its checkpoint goes on from there, to the same end.
-        frozen_norms: `"train"` lets frozen batch norms move, as a plain loop does.
+        frozen_bn: `"train"` lets frozen batch norms move, as a plain loop does.
 
     Raises:
         ValueError: there is nothing to train, no image to train on, a setting out of range, or the checkpoint is of
             another run.
         FloatingPointError: the loss became infinite or not a number.
     """
-    how = How(epochs, loss, accumulate, clip, patience, frozen_norms)
+    how = How(epochs, loss, accumulate, clip_grad_norm, patience, frozen_bn)
     _check(model, data, optimizer)
-    _check_run(data, ema, checkpoints)
-    machine, inner = Machine(model, precision), bare(model)
+    _check_run(data, ema_decay, checkpoints)
+    machine, inner = Machine(model, precision), unwrap_model(model)
     with fast_convolutions(model):
-        net, average = machine.prepare(model), averaged(inner, ema)
+        net, average = machine.prepare(model), averaged(inner, ema_decay)
         run = Run(inner, optimizer, as_schedule(scheduler), machine, average, data, checkpoints, accumulate)
         try:
             run.resume()
@@ -121,7 +122,7 @@ def loop(run: Run, net: nn.Module, how: How, pressed: list[bool]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with run.progress(how.epochs) as bar:
         while not run.over(how.epochs, how.patience):
-            train_mode(run.model, frozen_norms=how.frozen_norms)
+            train_mode(run.model, frozen_bn=how.frozen_bn)
             for window in run.windows():  # the batches of one optimizer step
                 optimizer.zero_grad()
                 for i, batch in enumerate(window, start=1):
@@ -132,7 +133,7 @@ def loop(run: Run, net: nn.Module, how: How, pressed: list[bool]) -> None:
                             loss = how.loss(logits, labels)
                         machine.scaler.scale(loss * machine.share_of_step(labels, window)).backward()
                     run.count(loss, logits, labels)
-                machine.step(optimizer, parameters, how.clip)
+                machine.step(optimizer, parameters, how.clip_grad_norm)
                 if schedule is not None:
                     schedule.step("step")
                 if run.average is not None:
@@ -192,9 +193,9 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _check_run(data: HasLoaders, ema: float | None, checkpoints: Checkpoints | None) -> None:
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"ema is {ema}: the share of the old weights lies between 0 and 1, such as 0.999.")
+def _check_run(data: HasLoaders, ema_decay: float | None, checkpoints: Checkpoints | None) -> None:
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(f"ema_decay is {ema_decay}: the share of the old weights lies between 0 and 1, such as 0.999.")
     if checkpoints is not None and getattr(data.train, "persistent_workers", False):
         raise ValueError(
             "The training loader keeps its worker processes, and with them random numbers that no checkpoint holds. "

@@ -16,7 +16,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from tlcourse.train import _shares
+from tlcourse.train import shares
 
 INTERVALS = ("step", "epoch", "metric")
 
@@ -64,7 +64,7 @@ def as_schedule(scheduler: Schedule | LRScheduler | None) -> Schedule | None:
 
 def constant(optimizer: Optimizer) -> Schedule:
     """Keep every group at its base rate."""
-    return _by_step(optimizer, _shares.constant)
+    return _by_step(optimizer, shares.constant)
 
 
 def cosine(optimizer: Optimizer, steps: int, *, floor: float = 0.0, restarts: int = 0) -> Schedule:
@@ -87,7 +87,7 @@ def cosine(optimizer: Optimizer, steps: int, *, floor: float = 0.0, restarts: in
     _check(steps, floor=floor)
     if not 0 <= restarts < steps:
         raise ValueError(f"restarts={restarts}: give 0 or more, and fewer than the {steps} steps.")
-    return _by_step(optimizer, partial(_shares.cosine, steps=steps, floor=floor, waves=restarts + 1))
+    return _by_step(optimizer, partial(shares.cosine, steps=steps, floor=floor, waves=restarts + 1))
 
 
 def warm_up_cosine(optimizer: Optimizer, steps: int, *, warm_up: float = 0.1, floor: float = 0.0) -> Schedule:
@@ -108,7 +108,7 @@ def warm_up_cosine(optimizer: Optimizer, steps: int, *, warm_up: float = 0.1, fl
     """
     _check(steps, floor=floor, warm_up=warm_up)
     rise = min(round(warm_up * steps), steps - 1)
-    return _by_step(optimizer, partial(_shares.warm_up_cosine, steps=steps, rise=rise, floor=floor))
+    return _by_step(optimizer, partial(shares.warm_up_cosine, steps=steps, rise=rise, floor=floor))
 
 
 def one_cycle(
@@ -133,7 +133,7 @@ def one_cycle(
     """
     _check(steps, start=start, floor=floor, warm_up=warm_up)
     peak = max(warm_up * steps - 1, 0.0)
-    return _by_step(optimizer, partial(_shares.one_cycle, steps=steps, peak=peak, start=start, floor=floor))
+    return _by_step(optimizer, partial(shares.one_cycle, steps=steps, peak=peak, start=start, floor=floor))
 
 
 def plateau(optimizer: Optimizer, *, factor: float = 0.5, patience: int = 3) -> Schedule:

@@ -1,0 +1,1 @@
+"""The checks of a set-up in memory: each is a generator of findings in its module's `CHECKS`."""

@@ -1,0 +1,1 @@
+"""The rules for scripts and notebooks, which are read and never run."""

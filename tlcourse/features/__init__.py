@@ -1,0 +1,32 @@
+"""Frozen work, done once for each image: features, linear probes on them, and the activations of a frozen part."""
+
+from tlcourse.features.cut import Cut, split_frozen
+from tlcourse.features.domain_distance import depth_profile, domain_gap, measured, stage_features
+from tlcourse.features.extraction import (
+    Features,
+    FeatureSplits,
+    Probe,
+    extract,
+    extract_splits,
+    linear_probe,
+    put_into_head,
+)
+from tlcourse.features.frozen_part import Precomputed, precompute
+
+__all__ = [
+    "Cut",
+    "FeatureSplits",
+    "Features",
+    "Precomputed",
+    "Probe",
+    "depth_profile",
+    "domain_gap",
+    "extract",
+    "extract_splits",
+    "linear_probe",
+    "measured",
+    "precompute",
+    "put_into_head",
+    "split_frozen",
+    "stage_features",
+]

@@ -1,0 +1,150 @@
+"""Find a lesson's notebook, run it from a clean kernel, and say which of its claims held."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from tlcourse.lessons.claims import CLAIM_MIME
+from tlcourse.lessons.kernel import Step, execute
+
+SOURCE_TREE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim as one run measured it."""
+
+    statement: str
+    holds: bool
+    measured: str
+
+
+@dataclass
+class LessonResult:
+    """What came out of running a notebook; `error` is empty when no cell failed."""
+
+    path: Path
+    claims: list[Claim] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str = ""
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell ran and every claim held."""
+        return not self.error and not self.interrupted and all(claim.holds for claim in self.claims)
+
+
+def find(section: str) -> Path:
+    """Return the notebook meant by "3.2", "3_2", "3_2_feature_extraction" or a path.
+
+    It is looked for in `notebooks/` of the current folder, then beside the package's source tree.
+
+    Raises:
+        ValueError: no notebook, or more than one, fits; the message lists those there are.
+    """
+    if section.endswith(".ipynb"):
+        if Path(section).is_file():
+            return Path(section).resolve()
+        raise ValueError(f"There is no notebook at {section}. {_available()}")
+    name = section.replace(".", "_")
+    for folder in _folders():
+        found = [p for p in sorted(folder.glob("*.ipynb")) if p.stem == name or p.stem.startswith(f"{name}_")]
+        exact = [path for path in found if path.stem == name] or found
+        if len(exact) > 1:
+            names = ", ".join(path.stem for path in exact)
+            raise ValueError(f"{section!r} fits several notebooks: {names}. Give more of the name.")
+        if exact:
+            return exact[0]
+    raise ValueError(f"There is no notebook for section {section!r}. {_available()}")
+
+
+def _folders() -> list[Path]:
+    """Return the folders in which notebooks are looked for, the nearest first."""
+    folders = [Path.cwd() / "notebooks", SOURCE_TREE / "notebooks"]
+    return [folder.resolve() for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _available() -> str:
+    """Say which notebooks there are."""
+    names = sorted({path.stem for folder in _folders() for path in folder.glob("*.ipynb")})
+    if not names:
+        return "No notebooks were found: run this in a clone of the course's repository, or give a notebook's path."
+    return f"There are: {', '.join(names)}."
+
+
+def run_lesson(
+    source: Path,
+    out: Path,
+    *,
+    profile: str | None = None,
+    timeout: float | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> LessonResult:
+    """Run a notebook from a clean kernel and write it, executed, to the folder `out`; `source` stays as it is.
+
+    The executed notebook is written in every case, also after an error or an interruption. A false claim ends its cell
+    and not the run; any other error ends the run. `timeout` is in seconds per cell. The kernel works in `out`, so that
+    files that a lesson writes land there too.
+
+    Raises:
+        ValueError: the executed notebook would replace `source`, or `out` is no folder.
+    """
+    target = out / source.name
+    if target.resolve() == source.resolve():
+        raise ValueError(f"The executed notebook would replace {source}. Choose another folder than {out}.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file. Give a folder for the executed notebook.")
+    out.mkdir(parents=True, exist_ok=True)
+    nb = nbformat.read(source, as_version=4)
+    result = LessonResult(target)
+    start = time.perf_counter()
+    try:
+        result.error = execute(nb, cwd=out, env=_environment(profile), timeout=timeout, on_step=on_step)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    finally:
+        result.claims = claims_in(nb)
+        result.seconds = time.perf_counter() - start
+        write(nb, target)
+    return result
+
+
+def _environment(profile: str | None) -> dict[str, str]:
+    """Return this process's environment, with the profile where one was asked for."""
+    return os.environ | ({"TLCOURSE_PROFILE": profile} if profile else {})
+
+
+def claims_in(nb: NotebookNode) -> list[Claim]:
+    """Return the claims that a notebook's outputs carry, in order."""
+    outputs = [output for cell in nb.cells if cell.cell_type == "code" for output in cell.outputs]
+    records = [output.data[CLAIM_MIME] for output in outputs if CLAIM_MIME in output.get("data", {})]
+    return [Claim(record["statement"], record["holds"], record["measured"]) for record in records]
+
+
+def write(nb: NotebookNode, path: Path) -> None:
+    """Write a notebook atomically."""
+    replace_text(path, nbformat.writes(nb).rstrip("\n") + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that its path holds the old text or the whole new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)  # mkstemp's files are for their owner only.
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,130 @@
+"""Weights: read them from files without running code, check that they fit, and find them on this machine or the net."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+
+from tlcourse.models.heads import head_names, unwrap_model
+from tlcourse.runtime import OfflineError, weights_folder
+
+TIMEOUT = 5  # seconds to wait for a hub's first answer; its own client goes on trying for about a minute
+
+
+def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
+    """Read a file of weights without running any code that it may hold.
+
+    Wrappers (`state_dict`, `model`) and the prefixes of `DataParallel` and `torch.compile` are taken off.
+
+    Raises:
+        ValueError: the file is missing, damaged, or a pickle that holds more than weights.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f"There is no weights file {file}.")
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{file} could not be read as weights ({type(error).__name__}). Either it is damaged, or it is a pickle "
+            "of a whole model, which may run code and is refused: store `model.state_dict()` instead."
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"{file} holds no state dict (names with tensors).")
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in state.items()}
+
+
+def load_weights(model: nn.Module, file: str | Path, *, head: bool = True) -> None:
+    """Load a file of weights into the body and, on request, the head; nothing is changed when they do not fit.
+
+    Raises:
+        ValueError: names or shapes differ; the message lists them.
+    """
+    load_state(model, read_weights(file), str(file), head=head)
+
+
+def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str, *, head: bool = True) -> None:
+    """Load names with tensors as `load_weights` does; `source` is what a message calls them."""
+    model = unwrap_model(model)
+    own, classifier = model.state_dict(), tuple(f"{name}." for name in head_names(model))
+    if not head:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(classifier)}
+    needed = [n for n in own if (head or not n.startswith(classifier)) and not n.endswith("num_batches_tracked")]
+    problems = {
+        "missing in the file": [n for n in needed if n not in state],
+        "not in the model": [n for n in state if n not in own],
+        "of another shape": [
+            f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
+            for n in state
+            if n in own and state[n].shape != own[n].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"{len(v)} {k}: {', '.join(v[:4])}{', …' if len(v) > 4 else ''}" for k, v in problems.items() if v]
+        kind = getattr(model, "architecture", type(model).__name__)
+        raise ValueError(f"{source} does not fit {kind}. " + "; ".join(lines) + ". Is it the same architecture?")
+    model.load_state_dict(state, strict=False)
+
+
+def torchvision_state(entry: torchvision.models.WeightsEnum) -> dict[str, torch.Tensor]:
+    """Return torchvision's weights, from the user's folder, torch's cache or the net.
+
+    Raises:
+        OfflineError: they are nowhere; the message says which file to put where.
+    """
+    file, folder = entry.url.rpartition("/")[2], weights_folder()
+    if folder and (folder / file).is_file():
+        state = read_weights(folder / file)
+    else:
+        try:
+            state = entry.get_state_dict(progress=True, check_hash=True)
+        except OSError as error:
+            raise OfflineError(
+                f"The weights {entry} are not on this machine, and {entry.url} could not be reached. "
+                f"Put {file} into a folder and name it in TLCOURSE_WEIGHTS, or use `tl_resnet`, whose weights are here."
+            ) from error
+    # DenseNet's files are from a time when `norm.1` was a name.
+    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name): v for name, v in state.items()}
+
+
+def timm_file(name: str) -> Path | None:
+    """Return the file of a timm model's weights in the user's folder, if there is one."""
+    folder = weights_folder()
+    files = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth")] if folder else []
+    return next((file for file in files if file.is_file()), None)
+
+
+@contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """Let timm's hub use its cache alone where the net cannot be reached, instead of trying again and again.
+
+    With no network it took 50 s until a model without weights on this machine was given up; now it takes `TIMEOUT`
+    at most, and weights in the cache are used at once.
+    """
+    from huggingface_hub import constants  # takes a while to import, and only timm's downloads need it
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(address: str) -> bool:
+    try:
+        requests.head(address, timeout=TIMEOUT)
+    except requests.RequestException:
+        return False
+    return True

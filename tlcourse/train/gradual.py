@@ -1,0 +1,206 @@
+"""Gradual fine-tuning: a plan of phases as data, and one function that runs it."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlcourse.models import NO_DECAY, extend_optimizer, gradual_plan, stages, unfreeze_from
+from tlcourse.train.history import History
+from tlcourse.train.loop import HasLoaders, fit
+from tlcourse.train.schedules import Schedule
+from tlcourse.train.state import steps_an_epoch
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a plan: the rates of the stages that train, for how many epochs, and what to call it.
+
+    Training starts at the lowest stage named, and everything below is frozen. A rate holds from its stage up to the
+    next one named: `{"layer3": 5e-5, "head": 1e-3}` trains layer3 and layer4 at 5e-5. Without a name of its own the
+    phase is called after the first stage in it.
+
+    Raises:
+        ValueError: no stage, a rate that is not positive, or less than one epoch.
+    """
+
+    rates: Mapping[str, float]
+    epochs: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rates:
+            raise ValueError("A phase needs the rate of at least one stage, such as {'head': 1e-3}.")
+        if wrong := {stage: rate for stage, rate in self.rates.items() if not (rate > 0 and math.isfinite(rate))}:
+            raise ValueError(f"Rates must be positive numbers, not {wrong}; leave out the stages that are frozen.")
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}: a phase trains for at least one.")
+        object.__setattr__(self, "rates", dict(self.rates))  # a plan must not change when its author's dict does
+        object.__setattr__(self, "name", self.name or next(iter(self.rates)))
+
+
+# The source chapter's figures for a ResNet. It gives none for its optional last phase. Ours: half of layer3's rate for
+# everything below, and five epochs, as these stages have the least to learn.
+CHAPTER_PLAN = (
+    Phase({"head": 1e-3}, 5, "head"),
+    Phase({"layer4": 1e-4, "head": 1e-3}, 10, "layer4"),
+    Phase({"layer3": 5e-5, "layer4": 1e-4, "head": 1e-3}, 10, "layer3"),
+    Phase({"stem": 2.5e-5, "layer3": 5e-5, "layer4": 1e-4, "head": 1e-3}, 5, "all"),
+)
+
+
+def plan(
+    model: nn.Module,
+    steps: int = 4,
+    *,
+    lr: float = 1e-3,
+    decay: float = 0.3,
+    epochs: int | Sequence[int] = 5,
+    max_stages: int | None = None,
+) -> list[Phase]:
+    """Return a gradual plan for any architecture: the head first, a stage more with each phase, then everything.
+
+    Stage i of n has the rate `lr * decay ** (n - i)` in every phase that it trains in. The stages to start from are
+    those of `tl.models.gradual_plan`.
+
+    Args:
+        model: its stages decide.
+        steps: number of phases, at least 2.
+        lr: rate of the head.
+        decay: factor from each stage to the next one below.
+        epochs: of each phase, or one number for each.
+        max_stages: so many stages, as in `tl.models.stages`; for transformers with many blocks.
+
+    Raises:
+        ValueError: as `gradual_plan`, a rate or the decay is not positive, or epochs of another number of phases.
+    """
+    if lr <= 0 or decay <= 0:
+        raise ValueError(f"lr={lr} and decay={decay} must be positive.")
+    starts, parts = gradual_plan(model, steps, max_stages=max_stages), stages(model, max_stages=max_stages)
+    lengths = [epochs] * steps if isinstance(epochs, int) else list(epochs)
+    if len(lengths) != steps:
+        raise ValueError(f"epochs={epochs}: give one number, or one for each of the {steps} phases.")
+    # Joined stages are written as the first of their own, so that the plan holds without `max_stages`.
+    owner = {name: part.name for part in stages(model) for name in (*part.parameters, *part.buffers)}
+    first = {part.name: owner[next(iter((*part.parameters, *part.buffers)))] for part in parts}
+    rates = {part.name: lr * decay ** (len(parts) - i) for i, part in enumerate(parts, start=1)}
+    phases = []
+    for start, length in zip(starts, lengths, strict=True):
+        training = list(rates)[list(rates).index(start) :]
+        name = "all" if start == parts[0].name else first[start]
+        phases.append(Phase({first[stage]: rates[stage] for stage in training}, length, name))
+    return phases
+
+
+def fit_gradual(
+    model: nn.Module,
+    data: HasLoaders,
+    optimizer: torch.optim.Optimizer,
+    phases: Sequence[Phase],
+    *,
+    schedule: Callable[[torch.optim.Optimizer, int], Schedule] | None = None,
+    **options: Any,
+) -> History:
+    """Train phase by phase, each with more of the network, and leave the model with the best weights of all phases.
+
+    A phase starts from the best weights of the one before. The optimizer keeps what it knows of parameters that train
+    already; its groups become those of the phase, named after the stages. Ctrl-C ends the phase and the run, and
+    keeps everything. A run that was killed goes on where its checkpoints end: finished phases are not trained again.
+    Source: Howard and Ruder 2018 (ULMFiT), gradual unfreezing.
+
+    Args:
+        model: any that has stages.
+        data: has loaders `train` and `val`.
+        optimizer: built from the model's parameters, whichever; its kind, weight decay and state are kept.
+        phases: `CHAPTER_PLAN`, what `plan` returns, or your own.
+        schedule: makes the schedule of a phase from the optimizer and the steps of the phase, such as
+            `tl.train.schedules.cosine`; without it, the rates stay.
+        options: go to `fit` in every phase. Checkpoints go to a folder for each, `phase-1` and so on.
+
+    Returns:
+        One history, its epochs numbered through; `phases` has the first epoch and the name of each phase.
+
+    Raises:
+        ValueError: there is no phase, or one names a stage that the model does not have; or as `fit`.
+    """
+    _check(model, phases)
+    whole, best_state, weight_decay = History(), None, _weight_decay(optimizer)
+    for number, phase in enumerate(phases, start=1):
+        _enter(phase, model, optimizer, weight_decay)
+        scheduler = None if schedule is None else schedule(optimizer, _steps(phase, data, options))
+        part = fit(model, data, optimizer, epochs=phase.epochs, scheduler=scheduler, **_for_phase(number, options))
+        if improved := _append(whole, part, phase.name):
+            best_state = copy.deepcopy(model.state_dict())  # `fit` has put the phase's best weights into the model
+        if part.interrupted:
+            break
+    if best_state is not None and not improved:
+        model.load_state_dict(best_state)
+    return whole
+
+
+def _check(model: nn.Module, phases: Sequence[Phase]) -> None:
+    if not phases:
+        raise ValueError("There is no phase: give CHAPTER_PLAN, or what `plan(model)` returns.")
+    names = [part.name for part in stages(model)]
+    for number, phase in enumerate(phases, start=1):
+        if strange := [stage for stage in phase.rates if stage not in names]:
+            raise ValueError(
+                f"Phase {number} names {', '.join(map(repr, strange))}, which this model does not have. "
+                f"From stem to head: {', '.join(names)}. `plan(model)` makes phases for any model."
+            )
+
+
+def _enter(phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
+    """Thaw what the phase trains, and give each stage's groups their rate."""
+    names = [part.name for part in stages(model)]
+    unfreeze_from(model, next(name for name in names if name in phase.rates))
+    rates, rate = {}, 0.0
+    for name in names:
+        rates[name] = rate = phase.rates.get(name, rate)
+    extend_optimizer(optimizer, model, 1.0, weight_decay=weight_decay)
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["name"].removesuffix(NO_DECAY)]
+
+
+def _weight_decay(optimizer: torch.optim.Optimizer) -> float | None:
+    """Return the decay of the weights where norms and biases have groups without; None for the optimizer's own."""
+    names = [str(group.get("name", "")) for group in optimizer.param_groups]
+    if not any(name.endswith(NO_DECAY) for name in names):
+        return None
+    of = {name: group.get("weight_decay") for name, group in zip(names, optimizer.param_groups, strict=True)}
+    return next((decay for name, decay in of.items() if not name.endswith(NO_DECAY)), None)
+
+
+def _steps(phase: Phase, data: HasLoaders, options: Mapping[str, Any]) -> int:
+    each = steps_an_epoch(data.train, options.get("accumulate", 1))
+    if each is None:
+        raise ValueError("A schedule needs the number of steps, and the training loader has no length.")
+    return phase.epochs * each
+
+
+def _for_phase(number: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the phase a folder of its own for checkpoints, so that each one resumes its own run."""
+    checkpoints = options.get("checkpoints")
+    if checkpoints is None:
+        return dict(options)
+    folder = Path(checkpoints.folder) / f"phase-{number}"
+    return {**options, "checkpoints": replace(checkpoints, folder=folder)}
+
+
+def _append(whole: History, part: History, name: str) -> bool:
+    """Add a phase's epochs with new numbers; return whether its best is the best so far, by the rule of `fit`."""
+    done = len(whole.epochs)
+    numbered = [replace(epoch, epoch=done + i) for i, epoch in enumerate(part.epochs, start=1)]
+    whole.epochs += numbered
+    whole.interrupted = part.interrupted
+    if numbered:
+        whole.phases.append((done + 1, name))
+    if part.best is None or (whole.best is not None and part.best.score <= whole.best.score):
+        return False
+    whole.best = next(new for new, old in zip(numbered, part.epochs, strict=True) if old.epoch == part.best.epoch)
+    return True
