@@ -20,12 +20,12 @@ def agg():
 
 
 def test_images_of_every_kind_share_a_grid():
-    pictures = [Image.new("RGB", (8, 8)), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8) * 3 - 1]
-    tl.plots.images(pictures, ["a", "b", "c"], columns=2, title="Three")
+    shown = [Image.new("RGB", (8, 8)), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8) * 3 - 1]
+    tl.plots.images(shown, ["a", "b", "c"], columns=2, title="Three")
     axes = plt.gcf().axes
     assert [ax.get_title() for ax in axes] == ["a", "b", "c", ""]
     assert [len(ax.images) for ax in axes] == [1, 1, 1, 0]
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         tl.plots.images([])
 
 
@@ -98,6 +98,24 @@ def test_groups_far_apart_are_drawn_on_a_logarithmic_axis():
         tl.plots.schedules({"empty": torch.empty(0)})
     with pytest.raises(ValueError, match="at least one curve"):
         tl.plots.schedules({})
+
+
+def test_labels_at_line_ends_stay_apart_in_the_layout_that_is_drawn():
+    curves = {name: torch.tensor([[1e-5, 1.0], [1e-5, end]]) for name, end in (("a", 1e-3), ("b", 1.05e-3))}
+    tl.plots.schedules(curves, title="Two of nearly the same rate, on a logarithmic axis")
+    tl.plots.depth({name: {"stem": 0.5, "head": 0.9} for name in "cdefghijk"}, chance=dict.fromkeys("cdefghijk", 0.5))
+    for figure, count in zip(map(plt.figure, plt.get_fignums()), (2, 9), strict=True):
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        boxes = [text.get_window_extent() for text in ax.texts]
+        assert len(boxes) == count
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert boxes[0].y0 < ax.transData.transform(ax.texts[0].xy)[1] < boxes[0].y1  # the lowest stays at its line
+
+
+def test_the_title_is_the_figures_message():
+    tl.plots.bars({"frozen": [0.8]}, xlabel="accuracy", title="Frozen is enough")
+    assert plt.gcf().get_suptitle() == "Frozen is enough"
 
 
 def test_a_range_test_is_drawn_with_its_suggestion():

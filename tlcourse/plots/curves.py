@@ -1,42 +1,36 @@
-"""Curves of training: losses by epoch, rates by stage and by step, and the loss against the rate."""
+"""Curves of training: losses per epoch, rates per stage and per step, and the loss against the rate."""
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 
 from tlcourse.models import NO_DECAY
-from tlcourse.plots.style import COLOURS, GREY, OTHERS, end_label, spread_labels, style
+from tlcourse.plots.style import ALL_COLOURS, COLOURS, GREY, OTHERS, end_label, new_figure
 from tlcourse.train import History, RangeTest
 
 FEW = 40  # steps: with more, stairs are too fine to be seen as such
 
 
 def learning_curves(history: History, *, title: str = "") -> None:
-    """Draw loss and accuracy of training and validation by epoch, and mark the epoch whose weights were kept.
+    """Draw loss and accuracy of training and validation per epoch, and mark the epoch whose weights were kept.
 
-    Where the run had phases, thin lines stand between them, with their names above.
+    In a run with several phases, thin lines separate them, with their names above.
     """
     epochs = history.column("epoch")
-    with style():
-        figure, axes = plt.subplots(1, 2, figsize=(8, 2.9))
-        for ax, kind, unit in zip(axes, ("loss", "accuracy"), ("cross-entropy (nats)", "accuracy"), strict=True):
-            for part, shade in (("train", GREY), ("val", COLOURS["frozen"])):
+    with new_figure(8, 2.9, title=title, ncols=2) as ((loss, accuracy),):
+        for ax, kind, unit in ((loss, "loss", "cross-entropy (nats)"), (accuracy, "accuracy", "accuracy")):
+            for part, name, shade in (("train", "training", GREY), ("val", "validation", COLOURS["frozen"])):
                 values = history.column(f"{part}_{kind}")
                 ax.plot(epochs, values, "o-", ms=3, color=shade)
-                name = "validation" if part == "val" else "training"
                 end_label(ax, epochs[-1], values[-1], name, shade)
             ax.axvline(history.best.epoch, color=GREY, lw=0.8, ls=":")
-            _phases(ax, history)
             ax.set(xlabel="epoch", ylabel=unit)
             ax.xaxis.get_major_locator().set_params(integer=True)
-        spread_labels(axes[0])
-        spread_labels(axes[1])
+            if len(history.phases) > 1:
+                _phases(ax, history)
         note = f"dotted: the weights kept, epoch {history.best.epoch}"
-        axes[0].set_title(note, fontsize=9, color=GREY, pad=6 if len(history.phases) < 2 else 22)
-        if title:
-            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        loss.set_title(note, pad=22 if len(history.phases) > 1 else 6)
 
 
 def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str = "") -> None:
@@ -46,20 +40,17 @@ def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str
     rates = {name: rate for name, rate in named if rate > 0}
     if not rates:
         raise ValueError("No group has a positive learning rate: there is nothing to draw.")
-    with style():
-        _, ax = plt.subplots(figsize=(6.4, 0.3 * len(rates) + 1.1))
-        low = min(rates.values())
+    low, high = min(rates.values()), max(rates.values())
+    with new_figure(6.4, 0.3 * len(rates) + 1.1, title=title) as ((ax,),):
         for i, rate in enumerate(rates.values()):
             shade = COLOURS["fine-tuned"] if i < len(rates) - 1 else OTHERS[1]
             ax.hlines(i, low / 2, rate, color=shade, lw=1.2)
             ax.plot(rate, i, "o", color=shade, ms=6)
             ax.annotate(f"{rate:.1e}", (rate, i), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set_xscale("log")
-        ax.set_xlim(low / 2, max(rates.values()) * (max(rates.values()) / low) ** 0.15 * 1.6)
         ax.set_yticks(range(len(rates)), list(rates))
         ax.invert_yaxis()
+        ax.set(xscale="log", xlim=(low / 2, high * (high / low) ** 0.15 * 1.6))
         ax.set(xlabel="learning rate (log scale)", ylabel="stage, from the input up")
-        ax.set_title(title)
 
 
 def schedules(curves: Mapping[str, torch.Tensor], *, unit: str = "step", title: str = "") -> None:
@@ -81,12 +72,11 @@ def schedules(curves: Mapping[str, torch.Tensor], *, unit: str = "step", title: 
     if not tables or any(table.ndim != 2 or not table.numel() for table in tables.values()):
         shapes = {name: tuple(table.shape) for name, table in tables.items()}
         raise ValueError(f"Give at least one curve, (steps,) or (steps, groups); the shapes are {shapes}.")
-    with style():
-        _, ax = plt.subplots(figsize=(6.4, 3.4))
-        tops = [table.amax(0) for table in tables.values()]
-        logarithmic = any(top.max() > 10 * top[top > 0].min() for top in tops if (top > 0).any())
-        for position, (name, table) in enumerate(tables.items()):
-            shade, main = _shade(position), int(table.amax(0).argmax())
+    tops = [table.amax(0) for table in tables.values()]
+    logarithmic = any(top.max() > 10 * top[top > 0].min() for top in tops if (top > 0).any())
+    with new_figure(6.4, 3.4, title=title) as ((ax,),):
+        for i, (name, table) in enumerate(tables.items()):
+            shade, main = ALL_COLOURS[i % len(ALL_COLOURS)], int(table.amax(0).argmax())
             if logarithmic:
                 table = table.where(table > 0, torch.nan)  # a rate of 0 is below every logarithmic axis
             drawn = "steps-post" if len(table) <= FEW else "default"
@@ -98,48 +88,32 @@ def schedules(curves: Mapping[str, torch.Tensor], *, unit: str = "step", title: 
         if logarithmic:
             ax.set_yscale("log")
         else:
-            ax.set_ylim(bottom=-0.04 * max(table.max().item() for table in tables.values()))  # room for labels
+            ax.set_ylim(bottom=-0.04 * max(top.max().item() for top in tops))  # room for labels
         ax.set(xmargin=0.01, xlabel=unit, ylabel="learning rate" + " (log scale)" * logarithmic)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        spread_labels(ax)
-        ax.set_title(title)
 
 
 def range_test(result: RangeTest, *, title: str = "") -> None:
-    """Draw the loss of a range test against the rate: every step a dot, the smoothed loss a line, the suggestion."""
-    with style():
-        _, ax = plt.subplots(figsize=(6.4, 3.4))
+    """Draw the loss of a range test against the rate: a dot per step, the smoothed loss as a line, the suggestion."""
+    low, high, start = min(result.losses), max(result.losses), result.smoothed[0]
+    note = "the loss did not fall: no suggestion"
+    with new_figure(6.4, 3.4, title=title) as ((ax,),):
         ax.plot(result.rates, result.losses, ".", ms=4, color=GREY, alpha=0.6)
         ax.plot(result.rates, result.smoothed, color=COLOURS["frozen"], lw=1.8)
-        ax.set_xscale("log")
-        # One loss of a hundred at the end would press all others flat.
-        low, high, start = min(result.losses), max(result.losses), result.smoothed[0]
-        if high > start + 2 * (start - low):
+        if high > start + 2 * (start - low):  # one loss of a hundred at the end would press all others flat
             ax.set_ylim(low - 0.08 * (start - low), start + max(start - low, 0.1 * start))
-        if result.suggestion is None:
-            ax.set_title("the loss did not fall: no suggestion", fontsize=9, color=GREY)
-        else:
+        if result.suggestion is not None:
             ax.axvline(result.suggestion, color=GREY, lw=0.8, ls=":")
             note = f"dotted: the loss falls fastest at a rate of {result.suggestion:.1e}, a place to start"
-            ax.set_title(note, fontsize=9, color=GREY)
-        ax.set(xlabel="learning rate (log scale)", ylabel="cross-entropy (nats)")
-        if title:
-            ax.figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-
-
-def _shade(position: int) -> str:
-    shades = (*COLOURS.values(), *OTHERS)
-    return shades[position % len(shades)]
+        ax.set(xscale="log", xlabel="learning rate (log scale)", ylabel="cross-entropy (nats)", title=note)
 
 
 def _phases(ax: Axes, history: History) -> None:
     """Draw a thin line before the first epoch of every phase but the first, and write the names above the axes."""
-    if len(history.phases) < 2:
-        return
     for i, (first, name) in enumerate(history.phases):
         if i:
             ax.axvline(first - 0.5, color=GREY, lw=0.6)
-        # Neighbours in turn one line higher: short phases with long names must not run into each other.
-        place, above = (first - 0.4, 1), {"xytext": (0, 1 + 9 * (i % 2)), "textcoords": "offset points"}
+        # Every second name is one line higher: short phases with long names must not run into each other.
+        place = {"xycoords": ax.get_xaxis_transform(), "xytext": (0, 1 + 9 * (i % 2)), "textcoords": "offset points"}
         look = {"fontsize": 7, "color": GREY, "va": "bottom", "annotation_clip": False}
-        ax.annotate(name, place, xycoords=ax.get_xaxis_transform(), **above, **look)
+        ax.annotate(name, (first - 0.4, 1), **place, **look)
