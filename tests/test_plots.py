@@ -9,6 +9,7 @@ from PIL import Image
 
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
+from tlcourse.plots.style import LINE_HEIGHT
 from tlcourse.train import Epoch, History, RangeTest
 
 
@@ -101,7 +102,7 @@ def test_groups_far_apart_are_drawn_on_a_logarithmic_axis():
 
 
 def test_labels_at_line_ends_stay_apart_in_the_layout_that_is_drawn():
-    curves = {name: torch.tensor([[1e-5, 1.0], [1e-5, end]]) for name, end in (("a", 1e-3), ("b", 1.05e-3))}
+    curves = {name: torch.tensor([[1e-5, 1.0], [1e-5, end]]) for name, end in (("a", 1e-3), ("b", 1.4e-3))}
     tl.plots.schedules(curves, title="Two of nearly the same rate, on a logarithmic axis")
     tl.plots.depth({name: {"stem": 0.5, "head": 0.9} for name in "cdefghijk"}, chance=dict.fromkeys("cdefghijk", 0.5))
     for figure, count in zip(map(plt.figure, plt.get_fignums()), (2, 9), strict=True):
@@ -111,6 +112,8 @@ def test_labels_at_line_ends_stay_apart_in_the_layout_that_is_drawn():
         assert len(boxes) == count
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
         assert boxes[0].y0 < ax.transData.transform(ax.texts[0].xy)[1] < boxes[0].y1  # the lowest stays at its line
+        apart = (boxes[1].y0 - boxes[0].y0) * 72 / figure.dpi
+        assert apart == pytest.approx(LINE_HEIGHT, abs=0.2)
 
 
 def test_the_title_is_the_figures_message():
