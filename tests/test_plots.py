@@ -1,5 +1,6 @@
 """Plots draw what they are given, with labels and units, and nothing overlaps at the line ends."""
 
+import itertools
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,8 @@ import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.plots.style import LINE_HEIGHT
 from tlcourse.train import Epoch, History, RangeTest
+
+LINES = ("training", "validation")
 
 
 @pytest.fixture(autouse=True)
@@ -105,15 +108,18 @@ def test_labels_at_line_ends_stay_apart_in_the_layout_that_is_drawn():
     curves = {name: torch.tensor([[1e-5, 1.0], [1e-5, end]]) for name, end in (("a", 1e-3), ("b", 1.4e-3))}
     tl.plots.schedules(curves, title="Two of nearly the same rate, on a logarithmic axis")
     tl.plots.depth({name: {"stem": 0.5, "head": 0.9} for name in "cdefghijk"}, chance=dict.fromkeys("cdefghijk", 0.5))
-    for figure, count in zip(map(plt.figure, plt.get_fignums()), (2, 9), strict=True):
+    epochs = [Epoch(i, 1 - end, end - 0.05, 1 - end, end, 0.1, 1.0) for i, end in ((1, 0.1), (2, 0.9))]
+    history = History(epochs, best=epochs[1], phases=[(1, "head"), (2, "all")])
+    tl.plots.learning_curves(history, title="Two lines above the axes make them much lower")
+    for figure, names in zip(map(plt.figure, plt.get_fignums()), ("ab", "cdefghijk", LINES), strict=True):
         figure.canvas.draw()
-        (ax,) = figure.axes
-        boxes = [text.get_window_extent() for text in ax.texts]
-        assert len(boxes) == count
-        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-        assert boxes[0].y0 < ax.transData.transform(ax.texts[0].xy)[1] < boxes[0].y1  # the lowest stays at its line
-        apart = (boxes[1].y0 - boxes[0].y0) * 72 / figure.dpi
-        assert apart == pytest.approx(LINE_HEIGHT, abs=0.2)
+        ax = figure.axes[-1]
+        labels = sorted((text for text in ax.texts if text.get_text() in names), key=lambda text: text.xy[1])
+        heights = sorted(text.get_window_extent().y0 * 72 / figure.dpi for text in labels)
+        gaps = [high - low for low, high in itertools.pairwise(heights)]
+        assert gaps == pytest.approx([LINE_HEIGHT] * (len(names) - 1), abs=0.3)
+        lowest = min(text.get_window_extent().y0 for text in labels)
+        assert 0 < ax.transData.transform(labels[0].xy)[1] - lowest < LINE_HEIGHT * figure.dpi / 72  # at its line
 
 
 def test_the_title_is_the_figures_message():
