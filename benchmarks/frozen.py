@@ -1,6 +1,6 @@
 """Frozen work done once: how much faster is training on kept activations than running the frozen part every epoch?
 
-    python benchmarks/frozen.py                       # 160 photos of Dogs vs Cats, 10 epochs, about two minutes
+    python benchmarks/frozen.py                       # 160 images of Dogs vs Cats, 10 epochs, about two minutes
     python benchmarks/frozen.py --train 1600 --val 400 --model squeezenet1_1 --weights FILE --stage features.9
 
 Four contenders start from the same weights, see the same images in the same order, and take turns, an epoch each:

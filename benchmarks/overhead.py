@@ -1,10 +1,10 @@
-"""What training costs beyond forward and backward: `fit` on photos and the bare compute, in turns, in one process.
+"""What training costs beyond forward and backward: `fit` on images and the bare compute, in turns, in one process.
 
-    python benchmarks/overhead.py --photos FOLDER      # ResNet-18 at 128 pixels; writes overhead.md
+    python benchmarks/overhead.py --images FOLDER      # ResNet-18 at 128 pixels; writes overhead.md
 
 Speeds of one machine differ by a tenth from minute to minute, and the overhead is a twentieth. So each epoch of `fit`
 stands beside as many steps of forward and backward on a batch in memory, right before and right after it. The first
-epoch, which decodes the photos, is left out. Loading, augmentation, the optimizer's step and all counting are in the
+epoch, which decodes the images, is left out. Loading, augmentation, the optimizer's step and all counting are in the
 time of `fit`; measuring on the validation part is not.
 """
 
@@ -61,19 +61,19 @@ def main() -> int:
     """Measure both precisions, write the table; return 1 when the overhead is more than it may be."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     real = os.environ.get("TLCOURSE_REAL")
-    parser.add_argument("--photos", type=Path, default=real and Path(real, "dogs-vs-cats"))
+    parser.add_argument("--images", type=Path, default=real and Path(real, "dogs-vs-cats"))
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
-    if not options.photos:
-        parser.error("name a folder of photos: --photos FOLDER, or set TLCOURSE_REAL")
+    if not options.images:
+        parser.error("name a folder of images: --images FOLDER, or set TLCOURSE_REAL")
     now = tl.setup("mini", device="cpu")
-    pets = tl.data.from_folder(options.photos, model=Preprocessing(SIZE, 146)).take(train=IMAGES, val=2, test=2)
+    pets = tl.data.from_folder(options.images, model=Preprocessing(SIZE, 146)).take(train=IMAGES, val=2, test=2)
     lines = [
         "# What training costs beyond forward and backward",
         "",
         f"Made by `python benchmarks/overhead.py`. {machine(now)['machine']}.",
         "",
-        f"ResNet-18 at {SIZE} pixels, {IMAGES} photos, batches of {BATCH}, SGD with momentum; medians of "
+        f"ResNet-18 at {SIZE} pixels, {IMAGES} images, batches of {BATCH}, SGD with momentum; medians of "
         f"{options.rounds} epochs, each beside the bare compute right before and after it; in brackets the quartiles.",
         "",
         "| precision | `fit`, images/s | bare, images/s | overhead |",

@@ -23,7 +23,7 @@ STEPS, BATCH, SIZE = 8, 16, 64  # images a step and process
 
 
 def measure() -> float:
-    """Train for some steps on tensors in memory; return images a second of this process."""
+    """Train for some steps on tensors in memory; return images per second of this process."""
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     images, labels = torch.randn(BATCH * processes, 3, SIZE, SIZE), torch.arange(BATCH * processes) % 2
@@ -35,7 +35,7 @@ def measure() -> float:
 
 
 def once(kind: str) -> float:
-    """Run one kind in processes of its own; return images a second of all of them together."""
+    """Run one kind in processes of its own; return images per second of all of them together."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "TQDM_DISABLE": "1"}
     me = [__file__, "--one"]
     if kind == "together":

@@ -1,11 +1,11 @@
-"""The same training with this package and with its peers, side by side: images a second, memory, time to an accuracy.
+"""The same training with this package and with its peers: images per second, memory, time to an accuracy.
 
-    python benchmarks/training.py --photos FOLDER      # everything; writes training.json, .md and .png
+    python benchmarks/training.py --images FOLDER      # everything; writes training.json, .md and .png
     python benchmarks/training.py --only tlcourse,plain --repeats 1 --out runs/trial
 
-The folder has `train`, `val` and `test`, with a folder for each class in them; without `--photos` it is dogs-vs-cats in
-the folder that TLCOURSE_REAL names. Every run is a process of its own. In each repeat everybody runs once, in an order
-that is rotated. A run that does other work than the first one ends the command.
+The folder has `train`, `val` and `test`, with a subfolder per class. Without `--images` it is `dogs-vs-cats` in the
+folder that TLCOURSE_REAL names. Every run is a process of its own. In each repeat every contestant runs once, in an order that
+rotates. A run that does different work from the first one ends the command.
 """
 
 import argparse
@@ -34,34 +34,34 @@ MAX_WORKERS = 8  # on a GPU: more do not help one GPU
 
 
 def speed(device: str) -> Work:
-    """Return the work whose throughput is measured: what a processor, or one GPU, does in half a minute."""
+    """Return the work whose speed is measured: about half a minute on a processor, or on one GPU."""
     if device == "cpu":
         return Work("resnet18", size=128, train=256, val=64, test=64, batch=64, epochs=3, lr=0.01)
     return Work("resnet50", size=224, train=1600, val=64, test=64, batch=64, epochs=3, lr=0.01)
 
 
-def prepare(photos: Path, work: Work, folder: Path) -> int:
-    """Copy as many photos as the work needs, evenly taken from every class; return the number of classes.
+def prepare(images: Path, work: Work, folder: Path) -> int:
+    """Copy as many images as the work needs, the same number from every class; return the number of classes.
 
     Raises:
-        ValueError: a part or photos are missing, or the photos do not fill whole batches.
+        ValueError: a part or images are missing, or the images do not fill whole batches.
     """
     if work.train % work.batch or work.epochs < 2:
         raise ValueError(
-            f"{work.train} photos in batches of {work.batch}, {work.epochs} epochs: take a multiple of the batch, "
-            "because some drop the last batch and others do not, and at least 2 epochs, because caches pay from the "
-            "second on."
+            f"{work.train} images in batches of {work.batch}, {work.epochs} epochs: take a multiple of the batch, "
+            "because some libraries drop the last batch and others do not, and at least 2 epochs, because a cache "
+            "saves time from the second epoch on."
         )
     for part in ("train", "val", "test"):
-        classes = sorted(path for path in (photos / part).glob("*") if path.is_dir())
+        classes = sorted(path for path in (images / part).glob("*") if path.is_dir())
         if len(classes) < 2:
-            raise ValueError(f"{photos} has no classes in {part}: give a folder with train, val and test.")
+            raise ValueError(f"{images} has no classes in {part}: give a folder with train, val and test.")
         count = getattr(work, part)
         for i, source in enumerate(classes):
             files = sorted(path for path in source.iterdir() if path.is_file())
             wanted = count // len(classes) + (i < count % len(classes))
             if wanted > len(files):
-                raise ValueError(f"{part}/{source.name} has {len(files)} photos, {wanted} are needed.")
+                raise ValueError(f"{part}/{source.name} has {len(files)} images, {wanted} are needed.")
             target = folder / part / source.name
             target.mkdir(parents=True)
             for j in range(wanted):
@@ -70,7 +70,7 @@ def prepare(photos: Path, work: Work, folder: Path) -> int:
 
 
 def initial(model: str, classes: int, file: Path, seed: int) -> str:
-    """Store the weights that everybody starts from, and say what they are."""
+    """Save the weights that every contestant starts from, and return what they are."""
     torch.manual_seed(seed)
     try:
         network, kind = tl.models.create(model, classes), "pre-trained weights"
@@ -103,7 +103,7 @@ def one(spec: dict) -> dict:
 
 
 def launch(spec: dict) -> dict:
-    """Run `one` in a new process with an empty cache; a failure is returned with its reason."""
+    """Run `one` in a new process with an empty cache; return its result, or the reason of its failure."""
     with tempfile.TemporaryDirectory() as cache:
         quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TLCOURSE_CACHE": cache}
         visible = {"CUDA_VISIBLE_DEVICES": ""} if spec["device"] == "cpu" else {}
@@ -116,10 +116,10 @@ def launch(spec: dict) -> dict:
 
 
 def differences(run: dict, reference: dict) -> list[str]:
-    """Say in what a run's work differs from the reference's.
+    """Return how a run's work differs from the reference's, one sentence per difference.
 
-    Counts, shapes, weights and optimizer must be the same. Crops are random, so the pixels' mean and deviation, in
-    units of the photos' own deviation, may differ by a quarter, and the way that the weights went by half.
+    Counts, shapes, initial weights and optimizer must be the same. Crops are random, so the mean and the standard
+    deviation of the normalised pixels may differ by 0.25, and the distance that the weights moved by half.
     """
     found = [
         f"{key} is {run['same'][key]}, not {value}"
@@ -137,7 +137,7 @@ def differences(run: dict, reference: dict) -> list[str]:
 
 
 def measure(name: str, common: dict, entries: list[tuple[str, str]], options: argparse.Namespace) -> Iterator[dict]:
-    """Run every entry of a section `options.repeats` times; end the command when one does other work."""
+    """Run every entry of a section `options.repeats` times; end the command when one does different work."""
     reference, dropped = None, set()
     for repeat in range(options.repeats):
         shift = repeat * max(1, len(entries) // options.repeats) % len(entries)
@@ -152,13 +152,13 @@ def measure(name: str, common: dict, entries: list[tuple[str, str]], options: ar
             if "same" in run:
                 reference = reference or run
                 if wrong := differences(run, reference):
-                    sys.exit(f"{who} ({precision}) does other work than {reference['name']}: {'; '.join(wrong)}.")
+                    sys.exit(f"{who} ({precision}) does different work from {reference['name']}: {'; '.join(wrong)}.")
             print(f"{name} {repeat + 1}/{options.repeats} {who:12} {precision:8} {_short(run)}", flush=True)
             yield {key: value for key, value in run.items() if key not in ("folder", "initial", "work")}
 
 
 def workers(who: str, options: argparse.Namespace) -> int | None:
-    """Return how many processes load for a contestant; None lets it choose."""
+    """Return the number of loader processes of a contestant; None lets it choose."""
     if options.workers is not None or who == "bare":
         return options.workers
     if options.device == "cpu" or who == "tlcourse":
@@ -193,11 +193,11 @@ def main() -> int:
 
 
 def everything(options: argparse.Namespace, file: Path) -> None:
-    """Measure what is asked for, and keep every run in `file` as soon as it is there."""
+    """Measure what the options ask for, and save every run in `file` as soon as it ends."""
     now = tl.setup(device=options.device, seed=options.seed)
     names = [name for name in CONTESTANTS if not options.only or name in options.only.split(",")]
     here = [name for name in names if CONTESTANTS[name].installed]
-    asked = {"model": options.model, "size": options.size, "train": options.images, "epochs": options.epochs}
+    asked = {"model": options.model, "size": options.size, "train": options.train, "epochs": options.epochs}
     asked = {key: value for key, value in (asked | {"batch": options.batch}).items() if value is not None}
     works = {"speed": replace(speed(options.device), **asked), "accuracy": ACCURACY}
     told = [(name, "default") for name in here] + [("tlcourse", "float32")] * ("tlcourse" in here)
@@ -208,10 +208,10 @@ def everything(options: argparse.Namespace, file: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for section in options.sections.split(","):
             work, folder = works[section], Path(temporary) / section
-            classes = prepare(options.photos, work, folder / "photos")
+            classes = prepare(options.images, work, folder / "images")
             record["weights"][section] = initial(work.model, classes, folder / "initial.pt", options.seed)
             record["works"][section] = asdict(work)
-            common = {"work": asdict(work), "folder": str(folder / "photos"), "initial": str(folder / "initial.pt")}
+            common = {"work": asdict(work), "folder": str(folder / "images"), "initial": str(folder / "initial.pt")}
             for run in measure(section, common | {"device": options.device}, entries[section], options):
                 record["runs"].append(run)
                 file.write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -221,21 +221,21 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     real = os.environ.get("TLCOURSE_REAL")
-    parser.add_argument("--photos", type=Path, default=real and Path(real, "dogs-vs-cats"))
+    parser.add_argument("--images", type=Path, default=real and Path(real, "dogs-vs-cats"))
     parser.add_argument("--sections", default="speed,accuracy", help="speed, accuracy, or both")
     parser.add_argument("--model", help="of the speed section, like the next four")
-    for option in ("--size", "--images", "--batch", "--epochs", "--workers"):
+    for option in ("--size", "--train", "--batch", "--epochs", "--workers"):
         parser.add_argument(option, type=int)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="", help=f"some of {','.join(CONTESTANTS)}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for runs, table and plot")
-    parser.add_argument("--report", action="store_true", help="table and plot anew, of the runs that are kept there")
+    parser.add_argument("--report", action="store_true", help="write table and plot again, from the runs saved there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not (options.photos or options.one or options.report):
-        parser.error("name a folder of photos: --photos FOLDER, or set TLCOURSE_REAL")
+    if not (options.images or options.one or options.report):
+        parser.error("name a folder of images: --images FOLDER, or set TLCOURSE_REAL")
     for given, known in ((options.sections, ("speed", "accuracy")), (options.only or "plain", CONTESTANTS)):
         if unknown := set(given.split(",")) - set(known):
             parser.error(f"{', '.join(sorted(unknown))}: choose among {', '.join(known)}")

@@ -13,18 +13,19 @@ import matplotlib.pyplot as plt
 import torch
 from peers import CONTESTANTS
 
-from tlcourse.plots import COLOURS, OTHERS, STYLE
+from tlcourse.plots import COLOURS, OTHERS
+from tlcourse.plots.style import new_figure
 from tlcourse.runtime import Runtime
 
 LIBRARIES = ("torch", "torchvision", "timm", "fastai", "lightning", "transformers", "accelerate")
-METHOD = """Medians of {repeats} repeats, in brackets the smallest and the largest value. In each repeat \
-everybody runs once, in a process of its own, in an order that is rotated. Everybody starts from the same \
-weights, reads the same files, takes random crops of 60 to 100 % of a photo's area and flips half of them, and \
-takes the same steps of SGD (momentum 0.9). Numbers of images and steps, shapes, initial weights, the \
-optimizer's settings, the pixels' mean and deviation and how far the weights moved are compared in each run; the \
-command ends when they differ. Time begins after the imports, with the preparation of the data, and leaves \
-evaluations out. Checkpoints, logs and progress bars are off; memory is that of the main process, libraries \
-included; `loaders` counts processes that load photos."""
+METHOD = """Medians of {repeats} repeats, in brackets the smallest and the largest value. In each repeat every \
+contestant runs once, in a process of its own, in an order that rotates. All start from the same weights, read the \
+same files, take random crops of 60 to 100 % of an image's area, flip half of them, and take the same steps of SGD \
+(momentum 0.9). Numbers of images and steps, shapes, initial weights, the optimizer's settings, the pixels' mean and \
+standard deviation and how far the weights moved are compared in each run; the command ends when they differ. Time \
+starts after the imports, with the preparation of the data, and excludes evaluations. Checkpoints, logs and progress \
+bars are off. Memory is that of the main process, libraries included; `loaders` is the number of processes that load \
+images."""
 # title -> which of a contestant's runs belong to the comparison
 COMPARISONS: dict[str, Callable[[dict], bool]] = {
     "Everybody in float32": lambda run: _told(run) == "float32",
@@ -34,7 +35,7 @@ COMPARISONS: dict[str, Callable[[dict], bool]] = {
 
 
 def _told(run: dict) -> str:
-    """Return the precision whose comparison a run belongs to; none when a switch had no effect."""
+    """Return the precision whose comparison a run belongs to; "" where switching to bfloat16 had no effect."""
     computed = run["computed"].partition(",")[0]
     if run["precision"] != "default":
         return computed if computed == run["precision"] else ""
@@ -43,7 +44,7 @@ def _told(run: dict) -> str:
 
 
 def machine(now: Runtime) -> dict[str, str]:
-    """Describe the machine in general words, and the versions of what is compared."""
+    """Describe the machine without naming it, and give the versions of the libraries."""
     model = platform.processor() or platform.machine()
     described = Path("/proc/cpuinfo")
     if described.exists():
@@ -60,7 +61,7 @@ def machine(now: Runtime) -> dict[str, str]:
 
 
 def rates(run: dict) -> dict[str, float]:
-    """Return training images a second of a run: over all of it, in its first epoch, and in the later ones."""
+    """Return training images per second: of the whole run, of its first epoch, and of the later epochs."""
     seconds, images = run["seconds"], run["same"]["images"]
     each = images / len(seconds)
     return {
@@ -71,27 +72,27 @@ def rates(run: dict) -> dict[str, float]:
 
 
 def compare(record: dict, section: str, wanted: Callable[[dict], bool]) -> dict[str, list[dict]]:
-    """Return the runs of a comparison by contestant, in the order of the list of contestants."""
+    """Return contestant -> its runs in a comparison, in the order of `CONTESTANTS`."""
     good = [run for run in record["runs"] if run["section"] == section and "same" in run and wanted(run)]
     chosen = {name: [run for run in good if run["name"] == name] for name in CONTESTANTS}
     return {name: runs for name, runs in chosen.items() if runs}
 
 
 def lead(table: dict[str, list[dict]]) -> float | None:
-    """Return this package's images a second as a multiple of the fastest peer's: medians over the whole run."""
+    """Return this package's images per second divided by the fastest peer's: medians of the whole run."""
     middle = {name: median(rates(run)["whole"] for run in runs) for name, runs in table.items()}
     mine = middle.pop("tlcourse", None)
     return mine / max(middle.values()) if mine and middle else None
 
 
 def bare_rates(record: dict, kind: str = "bare") -> dict[str, list[float]]:
-    """Return images a second of the bare compute: form -> one value a repeat."""
+    """Return images per second of the bare compute: form -> one value per repeat."""
     runs = [run[kind] for run in record["runs"] if run["section"] == "speed" and kind in run]
     return {form: [run[form] for run in runs] for form in (runs[0] if runs else {})}
 
 
 def target_time(run: dict, target: float) -> float:
-    """Return the seconds of training, evaluations left out, until validation accuracy reached the target."""
+    """Return the seconds of training, without evaluations, until validation accuracy reached the target."""
     spent = 0.0
     for seconds, accuracy in zip(run["seconds"], run["val_accuracy"], strict=True):
         spent += seconds
@@ -131,13 +132,13 @@ def _work(record: dict, section: str) -> str:
     work = record["works"][section]
     return (
         f"All of `{work['model']}` ({record['weights'][section]}) at {work['size']} pixels, {work['train']:,} "
-        f"photos, batches of {work['batch']}, {work['epochs']} epochs, rate {work['lr']}."
+        f"images, batches of {work['batch']}, {work['epochs']} epochs, rate {work['lr']}."
     )
 
 
 def _speed(record: dict) -> list[str]:
     bare = bare_rates(record)
-    lines = ["## Images a second", "", _work(record, "speed")]
+    lines = ["## Images per second", "", _work(record, "speed")]
     for title, wanted in COMPARISONS.items():
         table = compare(record, "speed", wanted)
         if not table:
@@ -145,7 +146,7 @@ def _speed(record: dict) -> list[str]:
         ahead = lead(table)
         lines += ["", f"### {title}", ""]
         if ahead is not None:
-            lines += [f"tlcourse / fastest peer: {ahead:.2f} in images a second over the whole run.", ""]
+            lines += [f"tlcourse / fastest peer: {ahead:.2f} in images per second over the whole run.", ""]
         lines += ["| | loaders | computed in | whole run | first epoch | later epochs | later / bare | memory, MB |"]
         lines += ["|---|--:|---|--:|--:|--:|--:|--:|"]
         for name, runs in table.items():
@@ -154,7 +155,7 @@ def _speed(record: dict) -> list[str]:
             share = f"{_share(runs, bare[form]):.2f}" if form in bare else "–"
             lines.append(_row(name, runs, form, *columns, share, _memory(runs)))
     if bare:
-        lines += ["", "### Bare compute on a batch that is already in memory", "", "Images a second.", ""]
+        lines += ["", "### Bare compute on a batch that is already in memory", "", "Images per second.", ""]
         lines += ["| | forward and backward | with the optimizer's step |", "|---|--:|--:|"]
         full = bare_rates(record, "synthetic")
         lines += [f"| {form} | {spread(values)} | {spread(full[form])} |" for form, values in bare.items()]
@@ -163,7 +164,7 @@ def _speed(record: dict) -> list[str]:
 
 
 def _share(runs: list[dict], bare: list[float]) -> float:
-    """Return later epochs' images a second as a share of the bare compute's in the same repeat, median."""
+    """Return images per second of the later epochs divided by the bare compute's in the same repeat: the median."""
     return median(rates(run)["later"] / bare[run["repeat"]] for run in runs if run["repeat"] < len(bare))
 
 
@@ -180,7 +181,7 @@ def _overhead(record: dict, bare: dict[str, list[float]]) -> list[str]:
     if lines:
         lines += [
             "",
-            "These shares compare processes that ran minutes apart. [overhead.md](overhead.md) compares in turns.",
+            "These ratios compare processes that ran minutes apart. [overhead.md](overhead.md) measures in turns.",
         ]
     return lines
 
@@ -188,8 +189,11 @@ def _overhead(record: dict, bare: dict[str, list[float]]) -> list[str]:
 def _accuracy(record: dict) -> list[str]:
     target = record["target"]
     lines = ["## Time to an accuracy", "", _work(record, "accuracy")]
-    lines += [f"The target is {target} of the validation photos; the test photos are for the model as it is left.", ""]
-    lines += [f"| | loaders | computed in | seconds to {target} | images a second | last validation | test |"]
+    lines += [
+        f"The target is an accuracy of {target} on the validation set; test accuracy is that of the model after the last epoch.",
+        "",
+    ]
+    lines += [f"| | loaders | computed in | seconds to {target} | images per second | last validation | test |"]
     lines += ["|---|--:|---|--:|--:|--:|--:|"]
     for wanted in (lambda run: run["precision"] == "default", lambda run: run["precision"] == "float32"):
         for name, runs in compare(record, "accuracy", wanted).items():
@@ -214,21 +218,22 @@ def _memory(runs: list[dict]) -> str:
 
 
 def plot(record: dict, path: Path) -> None:
-    """Draw everybody's images a second, full colour for the own default, and the fastest bare compute as lines."""
+    """Draw every contestant's images per second, in full colour for its default; dotted is the fastest bare compute."""
     titles = {"float32": "Everybody in float32", "bfloat16": "Everybody in bfloat16"}
     tables = {dtype: compare(record, "speed", COMPARISONS[title]) for dtype, title in titles.items()}
     default = compare(record, "speed", COMPARISONS["Everybody's own defaults"])
     names = [name for name in CONTESTANTS if any(name in table for table in tables.values())]
     shades, bare = {"float32": COLOURS["frozen"], "bfloat16": OTHERS[1]}, bare_rates(record)
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7.6, 0.6 * len(names) + 1.8))
+    ahead = lead(default)
+    message = f"With every library's defaults, tlcourse is {ahead:.2f} × as fast as the fastest peer" if ahead else ""
+    with new_figure(7.6, 0.6 * len(names) + 1.8, title=message) as ((ax,),):
         for place, (dtype, table) in enumerate(tables.items()):
             for name, runs in table.items():
                 values, y = [rates(run)["whole"] for run in runs], names.index(name) + (0.34 * place - 0.17)
                 own = default.get(name, runs)[0]["computed"].startswith(dtype)
                 ax.barh(y, median(values), height=0.32, color=shades[dtype], alpha=1 if own else 0.4)
                 ax.plot([min(values), max(values)], [y, y], color="black", lw=1)
-                end = (max(max(values), median(values)), y)
+                end = (max(values), y)
                 ax.annotate(f"{median(values):,.0f}", end, (4, 0), textcoords="offset points", va="center", fontsize=9)
             fastest = max((median(values) for form, values in bare.items() if form.startswith(dtype)), default=None)
             if fastest and table:
@@ -238,11 +243,8 @@ def plot(record: dict, path: Path) -> None:
         ax.set_ylim(len(names) - 0.5, -0.55)
         work = record["works"]["speed"]
         ax.set_xlabel(
-            f"training images a second, {work['model']} at {work['size']} pixels, median and range\n"
-            "blue: float32, orange: bfloat16; full colour: the own default, pale: when told"
+            f"training images per second, {work['model']} at {work['size']} pixels, median and range\n"
+            "blue: float32, orange: bfloat16; full colour: the default, pale: when chosen"
         )
-        ahead = lead(default)
-        message = f"With everybody's defaults, tlcourse is {ahead:.2f} × as fast as the fastest peer" if ahead else ""
-        ax.set_title(message, pad=30)
-        figure.savefig(path)
-        plt.close(figure)
+    ax.figure.savefig(path)
+    plt.close(ax.figure)

@@ -1,4 +1,4 @@
-"""What everybody does in `training.py`, what each run is given, and the watch that sees what it does with it."""
+"""The work that `training.py` gives to every contestant, and a watch that records what each does with it."""
 
 import hashlib
 import sys
@@ -16,13 +16,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-SCALE = (0.6, 1.0)  # share of a photo's area that a random crop keeps
+SCALE = (0.6, 1.0)  # share of an image's area that a random crop keeps
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Work:
-    """What everybody does: fine-tune all of `model` on photos of `size` pixels; `train`, `val`, `test` count photos."""
+    """Fine-tune all of `model` on images of `size` pixels; `train`, `val` and `test` are numbers of images."""
 
     model: str
     size: int
@@ -35,15 +35,15 @@ class Work:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Optimizer steps per epoch."""
         return self.train // self.batch
 
 
 class Watch:
-    """Sees from within the model and the optimizer what a contestant does, the same way for all of them.
+    """Records with hooks of model and optimizer what a contestant does, in the same way for every contestant.
 
-    An epoch's training ends with its last optimizer step; the next one begins when the evaluation's last forward
-    pass ends. The first begins with `start`, so that it holds all preparation of the data.
+    An epoch's training ends with its last optimizer step; the next epoch begins when the last forward pass of the
+    evaluation ends. The first one begins with `start`, so its time includes all preparation of the data.
     """
 
     def __init__(self, model: nn.Module, work: Work, device: torch.device):
@@ -71,10 +71,10 @@ class Watch:
         return optimizer
 
     def report(self) -> dict:
-        """Return what was seen; what has to be the same for all is under `same`.
+        """Return the record; what must be the same for all contestants is under `same`.
 
         Raises:
-            RuntimeError: the optimizer did not take the steps that the work has.
+            RuntimeError: the optimizer took fewer or more steps than the work has.
         """
         if self.steps != (planned := self.work.steps * self.work.epochs):
             raise RuntimeError(f"{self.steps} optimizer steps were taken, the work has {planned}")
@@ -101,7 +101,7 @@ class Watch:
         if not self.images:
             before, values = _now(self.device), images.detach().float()
             self.first |= {"start": digest(model), "pixels": [values.mean().item(), values.std().item()]}
-            self._began += _now(self.device) - before  # looking is no part of the work
+            self._began += _now(self.device) - before  # recording is not part of the work
         self.images += len(images)
         self.shapes.add(tuple(images.shape))
 
@@ -136,8 +136,8 @@ def digest(model: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is given. `precision` is `"default"` where the contestant is told nothing, or `"bfloat16"`;
-    `"float32"` is for this package alone, because every peer's default is float32. `workers` None: its own choice."""
+    """What one run gets. `precision` is `"default"` (the contestant's own choice) or `"bfloat16"`; `"float32"` is for
+    this package alone, because it is every peer's default. `workers` is None where the contestant chooses."""
 
     work: Work
     folder: Path
@@ -149,12 +149,12 @@ class Job:
     seed: int
 
     def sgd(self, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
-        """Return the optimizer that all use, watched."""
+        """Return the optimizer of every contestant, with its steps counted."""
         parameters = self.model.parameters() if parameters is None else parameters
         return self.watch.follow(torch.optim.SGD(parameters, lr=self.work.lr, momentum=MOMENTUM))
 
     def dataset(self, part: str) -> ImageFolder:
-        """Return a part as torchvision reads it, with its transforms."""
+        """Return a part as torchvision's data set, with its transforms."""
         size = self.work.size
         end = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
         if part == "train":
@@ -175,18 +175,18 @@ class Job:
         )
 
     def autocast(self) -> torch.autocast | nullcontext:
-        """Return PyTorch's own switch to bfloat16, or nothing."""
+        """Return PyTorch's autocast to bfloat16, or a context that does nothing."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
 
 def resize(size: int) -> int:
-    """Return the short side before the centre is cut out, in ImageNet's usual proportion."""
+    """Return the length of the short side before the centre crop, in ImageNet's usual proportion."""
     return round(size * 256 / 224)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who takes part: `module` must be installed; `workers` are the loader's on two cores, the faster of 0 and 2."""
+    """A way to train; `module` must be installed, `workers` is the faster of 0 and 2 loader processes on two cores."""
 
     title: str
     run: Callable[[Job], list[float]]
@@ -200,7 +200,7 @@ class Contestant:
 
 
 def memory(device: torch.device) -> float | None:
-    """Return the most memory this process held so far, in megabytes: the GPU's on a GPU, else the process's."""
+    """Return the peak memory of this process in megabytes: on a GPU the GPU's memory, else the main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
@@ -219,7 +219,7 @@ BATCHES = 3  # timed in each form, after one that warms up
 
 
 def bare(model: nn.Module, work: Work, device: torch.device) -> dict[str, dict[str, float]]:
-    """Measure images a second on a batch in memory: forward and backward, then with the optimizer's step too."""
+    """Return images per second on a batch in memory: of forward and backward, and with the optimizer's step too."""
     images, labels = torch.randn(work.batch, 3, work.size, work.size), torch.arange(work.batch, device=device) % 2
     rates: dict[str, dict[str, float]] = {"bare": {}, "synthetic": {}}
     for form, (dtype, memory) in BARE.items():

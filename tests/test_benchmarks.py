@@ -1,4 +1,4 @@
-"""The benchmark of training: all do the same work, what differs is refused, the report says what was measured."""
+"""The benchmark of training: every contestant does the same work, or the command ends; the report is complete."""
 
 import copy
 import json
@@ -30,9 +30,9 @@ def own_runtime() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise around two colours, more than the work takes."""
-    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of noise around two colours, with more images than the work takes."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for part, count in (("train", 10), ("val", 4), ("test", 3)):
         for name, colour in (("red", (180, 60, 60)), ("blue", (60, 60, 180))):
             (folder / part / name).mkdir(parents=True)
@@ -43,13 +43,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def spec(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def spec(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the runs of a section have in common."""
     folder = tmp_path_factory.mktemp("section")
-    classes = training.prepare(photos, WORK, folder / "photos")
+    classes = training.prepare(images, WORK, folder / "images")
     assert training.initial(WORK.model, classes, folder / "initial.pt", seed=0) == "pre-trained weights"
     return {
-        **{"work": vars(WORK), "folder": str(folder / "photos"), "initial": str(folder / "initial.pt")},
+        **{"work": vars(WORK), "folder": str(folder / "images"), "initial": str(folder / "initial.pt")},
         **{"device": "cpu", "seed": 0, "workers": 0},
     }
 
@@ -135,17 +135,17 @@ def test_the_command_ends_when_the_work_differs(runs: dict[str, dict], monkeypat
     given = iter([runs["plain"], cheat])
     monkeypatch.setattr(training, "launch", lambda spec: {k: v for k, v in next(given).items() if k != "name"})
     options = training.argparse.Namespace(repeats=1, seed=0, workers=None, device="cpu")
-    with pytest.raises(SystemExit, match=r"timm .* does other work than plain: images is 8, not 32"):
+    with pytest.raises(SystemExit, match=r"timm .* does different work from plain: images is 8, not 32"):
         list(training.measure("speed", {}, [("plain", "default"), ("timm", "default")], options))
 
 
-def test_a_short_photo_folder_or_half_a_batch_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_with_too_few_images_or_half_a_batch_is_refused(images: Path, tmp_path: Path) -> None:
     more = Work("tl_resnet", size=32, train=24, val=6, test=4, batch=8, epochs=2, lr=0.01)
-    with pytest.raises(ValueError, match="train/blue has 10 photos, 12 are needed"):
-        training.prepare(photos, more, tmp_path / "a")
+    with pytest.raises(ValueError, match="train/blue has 10 images, 12 are needed"):
+        training.prepare(images, more, tmp_path / "a")
     half = Work("tl_resnet", size=32, train=12, val=6, test=4, batch=8, epochs=2, lr=0.01)
     with pytest.raises(ValueError, match="take a multiple of the batch"):
-        training.prepare(photos, half, tmp_path / "b")
+        training.prepare(images, half, tmp_path / "b")
     with pytest.raises(ValueError, match="has no classes in train"):
         training.prepare(tmp_path, WORK, tmp_path / "c")
 
@@ -225,19 +225,19 @@ def test_the_report_says_what_was_measured(record: dict, tmp_path: Path) -> None
 
 
 def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr("sys.argv", ["training.py", "--photos", "photos", "--only", "plain,keras"])
+    monkeypatch.setattr("sys.argv", ["training.py", "--images", "images", "--only", "plain,keras"])
     with pytest.raises(SystemExit):
         training.arguments()
     assert "keras: choose among tlcourse, plain" in capsys.readouterr().err
 
 
-def test_what_is_not_installed_is_left_out(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_left_out(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {name: Contestant(c.title, c.run, "no_such_library") for name, c in CONTESTANTS.items() if name != "plain"}
     everybody = {name: absent.get(name, contestant) for name, contestant in CONTESTANTS.items()}
     for module in ("training", "training_report"):
         monkeypatch.setattr(f"{module}.CONTESTANTS", everybody)
     monkeypatch.setattr(training, "ACCURACY", WORK)
-    command = ["training.py", "--photos", str(photos), "--sections", "accuracy", "--repeats", "1", "--device", "cpu"]
+    command = ["training.py", "--images", str(images), "--sections", "accuracy", "--repeats", "1", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", [*command, "--out", str(tmp_path)])
     assert training.main() == 0  # a real process for the plain loop
     kept = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
@@ -247,11 +247,11 @@ def test_what_is_not_installed_is_left_out(photos: Path, tmp_path: Path, monkeyp
 
 
 def test_the_overhead_is_measured_beside_bare_compute(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name, value in (("SIZE", 32), ("BATCH", 8), ("IMAGES", 16), ("REPORT", tmp_path / "overhead.md")):
         monkeypatch.setattr(overhead, name, value)
-    monkeypatch.setattr("sys.argv", ["overhead.py", "--photos", str(photos), "--rounds", "2"])
+    monkeypatch.setattr("sys.argv", ["overhead.py", "--images", str(images), "--rounds", "2"])
     monkeypatch.setattr(overhead, "pairs", lambda loaders, precision, rounds: [(2.0, 1.92)] * rounds)
     assert overhead.main() == 0
     monkeypatch.setattr(overhead, "pairs", lambda loaders, precision, rounds: [(2.0, 1.8)] * rounds)
@@ -259,7 +259,7 @@ def test_the_overhead_is_measured_beside_bare_compute(
     assert "| float32 | 8.0 | 8.9 | 10.0% (10.0% to 10.0%) |" in (tmp_path / "overhead.md").read_text()
     monkeypatch.undo()
     monkeypatch.setattr(overhead, "BATCH", 8)
-    pets = tl.data.from_folder(photos, model=tl.preprocessing.Preprocessing(32, 36)).take(train=16, val=2, test=2)
+    pets = tl.data.from_folder(images, model=tl.preprocessing.Preprocessing(32, 36)).take(train=16, val=2, test=2)
     measured = overhead.pairs(pets.loaders(8), "float32", 2)
     assert len(measured) == 2
     assert all(fit > 0 and bare > 0 for fit, bare in measured)
