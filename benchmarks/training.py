@@ -4,8 +4,8 @@
     python benchmarks/training.py --only tlcourse,plain --repeats 1 --out runs/trial
 
 The folder has `train`, `val` and `test`, with a subfolder per class. Without `--images` it is `dogs-vs-cats` in the
-folder that TLCOURSE_REAL names. Every run is a process of its own. In each repeat every contestant runs once, in an order that
-rotates. A run that does different work from the first one ends the command.
+folder that TLCOURSE_REAL names. Every run is a process of its own. In each repeat every contestant runs once, in an
+order that rotates. A run that does different work from the first one ends the command.
 """
 
 import argparse

@@ -189,10 +189,7 @@ def _overhead(record: dict, bare: dict[str, list[float]]) -> list[str]:
 def _accuracy(record: dict) -> list[str]:
     target = record["target"]
     lines = ["## Time to an accuracy", "", _work(record, "accuracy")]
-    lines += [
-        f"The target is an accuracy of {target} on the validation set; test accuracy is that of the model after the last epoch.",
-        "",
-    ]
+    lines += [f"The target is {target} on the validation set; the test set is for the model after the last epoch.", ""]
     lines += [f"| | loaders | computed in | seconds to {target} | images per second | last validation | test |"]
     lines += ["|---|--:|---|--:|--:|--:|--:|"]
     for wanted in (lambda run: run["precision"] == "default", lambda run: run["precision"] == "float32"):
