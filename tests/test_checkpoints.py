@@ -340,7 +340,7 @@ def test_fifty_kills_at_random_moments(tmp_path):
         # Once there were fifty, the run may come to its end.
         ended = in_a_process(to_the_end, tmp_path / "run", result, wait=rng.uniform(0.02, 0.2) if kills < 50 else None)
         kills += ended == -signal.SIGKILL
-        saving += any((tmp_path / "run").glob("unfinished-*"))
+        saving += any((tmp_path / "run").glob(".step-*.part"))
         newest = max((int(file.name[5:14]) for file in Checkpoints(tmp_path / "run").files()), default=0)
         assert newest >= reached  # nothing that was saved is lost
         reached = newest
@@ -366,4 +366,4 @@ def test_killed_inside_a_save(tmp_path, moment, call):
     assert ended == -signal.SIGKILL
     assert in_a_process(to_the_end, tmp_path / "run", result) == 0
     assert same(torch.load(result), expected)
-    assert not list((tmp_path / "run").glob("unfinished-*"))
+    assert not list((tmp_path / "run").glob(".step-*.part"))
