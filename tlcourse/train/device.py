@@ -55,9 +55,8 @@ class Devices:
 
     def shard_loader(self, loader: Iterable[Batch], *, training: bool) -> Iterable[Batch]:
         """Return a loader of this process's part of every batch."""
-        return shard_loader(
-            loader, self.accelerator.process_index, self.accelerator.num_processes, whole_small=training
-        )
+        index, count = self.accelerator.process_index, self.accelerator.num_processes
+        return shard_loader(loader, index, count, whole_small=training)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of a forward pass in this precision."""

@@ -117,15 +117,13 @@ def fit_gradual(
     Source: Howard and Ruder 2018 (ULMFiT), gradual unfreezing.
 
     Args:
-        model: any that has stages.
-        data: has loaders `train` and `val`.
         optimizer: built from any of the model's parameters; its class, weight decay and state are kept.
         phases: `CHAPTER_PLAN`, what `plan` returns, or your own.
         schedule: makes the schedule of a phase from the optimizer and the number of steps, such as
             `tl.train.schedules.cosine`; without it, the rates stay.
         accumulate: batches per optimizer step.
         checkpoints: where to save; each phase has a folder of its own in there, `phase-1` and so on.
-        options: other settings of `fit`, for every phase.
+        options: other settings of `fit`, for every phase; see there for `model` and `data` too.
 
     Returns:
         One history, its epochs numbered consecutively; `phases` has the first epoch and the name of each phase.

@@ -62,7 +62,7 @@ def fit(
         FloatingPointError: the loss became infinite or not a number.
     """
     config = FitConfig(epochs, loss, precision, accumulate, clip_grad_norm, patience, ema_decay, checkpoints, frozen_bn)
-    _check(model, data, optimizer, checkpoints)
+    _check(model, data, optimizer, config)
     with fast_convolutions(model):
         state = TrainState(model, data, optimizer, as_schedule(scheduler), config)
         history = state.history
@@ -128,16 +128,16 @@ def _deferred_interrupt(devices: Devices) -> Iterator[list[bool]]:
     """
     pressed: list[bool] = []
     usual = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if devices.distributed or not main or usual is not signal.default_int_handler:
-        yield pressed
-        return
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others may not handle signals
 
     def press(number: int, frame: object) -> None:
         if pressed:
             usual(number, frame)
         pressed.append(True)
 
+    if devices.distributed or not in_main_thread or usual is not signal.default_int_handler:
+        yield pressed
+        return
     signal.signal(signal.SIGINT, press)
     try:
         yield pressed
@@ -145,13 +145,11 @@ def _deferred_interrupt(devices: Devices) -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, usual)
 
 
-def _check(
-    model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints | None
-) -> None:
+def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer, config: FitConfig) -> None:
     if not (hasattr(data, "train") and hasattr(data, "val")) or hasattr(data, "loaders"):
         raise ValueError("data needs loaders `train` and `val`: pass `splits.loaders(batch_size=32)`.")
     check_optimizer(model, optimizer)
-    if checkpoints is not None and getattr(data.train, "persistent_workers", False):
+    if config.checkpoints is not None and getattr(data.train, "persistent_workers", False):
         raise ValueError(
             "The training loader keeps its worker processes, and with them random numbers that no checkpoint holds. "
             "Make it with persistent_workers=False."

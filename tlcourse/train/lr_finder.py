@@ -26,10 +26,8 @@ class RangeTest:
 
     `rates` are those of the group with the highest one, `losses` are in nats and measured before the step at each rate,
     `smoothed` are the losses without most of the noise. `suggestion` is the rate at which the smoothed loss falls
-    fastest, or None where it never fell by more than its noise.
-
-    The suggestion is a place to start. With other batches of a few hundred images it may be four times higher or lower;
-    the loss at one rate still depends on the steps at lower rates; and a run with a warm-up can take more.
+    fastest, or None where it never fell by more than its noise. It is a place to start: with other batches of a few
+    hundred images it may be four times higher or lower, and a run with a warm-up can take more.
     """
 
     rates: tuple[float, ...]
@@ -50,11 +48,9 @@ def lr_range_test(
 ) -> RangeTest:
     """Train a copy for some steps while the rate rises from the lowest to the highest, and record the loss.
 
-    The rate grows by the same factor each step. Groups keep the ratio of their rates; the rate reported is that of the
-    group with the highest. The test ends early when the loss diverges. What is frozen stays frozen.
-
-    Model and optimizer are copied, and random state and the loader's order are restored: training after a test is bit
-    for bit the training without it, even if the test was interrupted.
+    The rate grows by the same factor each step, and groups keep the ratio of their rates. The test ends early when the
+    loss diverges. Random state and the loader's order are restored: training after a test is bit for bit the training
+    without it, even if the test was interrupted.
     Sources: Smith 2017, Cyclical learning rates for training neural networks; the loss over the logarithm of the rate,
     and its steepest fall, are Howard and Gugger's (fastai).
 
@@ -62,8 +58,7 @@ def lr_range_test(
         model: on the device that it will train on, with room for a copy.
         loader: batches `(images, labels)`, read again from the start when it is shorter than the test.
         optimizer: the one to train with, its state included.
-        min_lr: rate of the first step.
-        max_lr: rate of the last step.
+        min_lr, max_lr: rates of the first and of the last step.
         steps: at least 10.
 
     Raises:

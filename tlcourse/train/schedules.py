@@ -20,8 +20,6 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-INTERVALS = ("step", "epoch", "metric")
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -41,8 +39,8 @@ class Schedule:
         name, plateau = type(self.scheduler).__name__, isinstance(self.scheduler, ReduceLROnPlateau)
         if not isinstance(self.scheduler, LRScheduler | ReduceLROnPlateau):
             raise ValueError(f"scheduler is {name}: give one of torch.optim.lr_scheduler, built on your optimizer.")
-        if self.interval not in INTERVALS:
-            raise ValueError(f"interval is {self.interval!r}: choose among {', '.join(map(repr, INTERVALS))}.")
+        if self.interval not in ("step", "epoch", "metric"):
+            raise ValueError(f"interval is {self.interval!r}: choose among 'step', 'epoch', 'metric'.")
         if plateau != (self.interval == "metric"):
             fitting = "'metric', the validation loss of each epoch" if plateau else "'step' or 'epoch'"
             raise ValueError(f"interval is {self.interval!r}, but {name} needs {fitting}.")

@@ -22,7 +22,6 @@ from tlcourse.train.device import Batch, Devices, HasLoaders
 from tlcourse.train.history import Epoch, History
 from tlcourse.train.schedules import Schedule
 
-FORMAT = 2  # of a checkpoint
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -57,8 +56,7 @@ class FitConfig:
 class TrainState:
     """A model, what trains it, and how far training has come.
 
-    `step` counts the optimizer steps of all epochs, `steps_in_epoch` and `seconds` are of the current one; `rates` are
-    the learning rates of the last step.
+    `step` counts all optimizer steps, `steps_in_epoch` those of the current epoch; `rates` are those of the last step.
     """
 
     model: nn.Module
@@ -189,7 +187,7 @@ class TrainState:
         now = get_rng_state([self.data.train, self.data.val])
         rng = {"epoch_start": self.rng_at_epoch_start if self.steps_in_epoch else now, "save": now}
         return {
-            "format": FORMAT,
+            "format": 2,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.scheduler.state_dict() if self.schedule else None,
