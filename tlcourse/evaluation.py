@@ -51,8 +51,12 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of the accuracy (Wilson)."""
-        return wilson(self.correct, self.n)
+        """The 95 % confidence interval of the accuracy, which stays within 0 and 1 and holds near both.
+
+        Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+        """
+        interval = binomtest(self.correct, self.n).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
 
     def confusion(self) -> torch.Tensor:
         """Count images by true class (row) and predicted class (column), `(C, C)`."""
@@ -69,15 +73,6 @@ class Evaluation:
         return f"{self.accuracy:.3f} ({self.correct:,} of {self.n:,} right, 95 % interval {low:.3f} to {high:.3f})"
 
     __repr__ = __str__
-
-
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a proportion, which stays within 0 and 1 and holds near both.
-
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-    """
-    interval = binomtest(correct, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

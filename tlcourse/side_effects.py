@@ -110,12 +110,10 @@ def preserve_loader_state(loader: Iterable) -> Iterator[Iterable]:
 def _generators(root: Any) -> Iterator[tuple[Callable[[Any], None], Any]]:
     """Give the setter and the state of each random generator that an object holds, always in the same order."""
     for part in _reachable(root):
-        if isinstance(part, torch.Generator):
+        if isinstance(part, torch.Generator | np.random.RandomState):
             yield part.set_state, part.get_state()
         elif isinstance(part, random.Random):
             yield part.setstate, part.getstate()
-        elif isinstance(part, np.random.RandomState):
-            yield part.set_state, part.get_state()
         elif isinstance(part, np.random.Generator):
             yield partial(setattr, part.bit_generator, "state"), part.bit_generator.state
 
@@ -124,11 +122,9 @@ def _reachable(root: Any) -> Iterator[Any]:
     """Give an object and what it holds, down to `MAX_DEPTH`, each thing once."""
     seen, level = {id(root)}, [root]
     for _ in range(MAX_DEPTH):
-        held = []
-        for part in level:
-            yield part
-            held += [child for child in _children(part) if id(child) not in seen and not seen.add(id(child))]
-        level = held
+        yield from level
+        held = [child for part in level for child in _children(part)]
+        level = [child for child in held if id(child) not in seen and not seen.add(id(child))]
 
 
 def _children(part: Any) -> Iterable[Any]:
