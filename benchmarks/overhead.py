@@ -1,10 +1,10 @@
-"""What training costs beyond forward and backward: `fit` on photos and the bare compute, in turns, in one process.
+"""What training costs beyond forward and backward: `fit` on images and the bare compute, in turns, in one process.
 
     python benchmarks/overhead.py --photos FOLDER      # ResNet-18 at 128 pixels; writes overhead.md
 
 Speeds of one machine differ by a tenth from minute to minute, and the overhead is a twentieth. So each epoch of `fit`
 stands beside as many steps of forward and backward on a batch in memory, right before and right after it. The first
-epoch, which decodes the photos, is left out. Loading, augmentation, the optimizer's step and all counting are in the
+epoch, which decodes the images, is left out. Loading, augmentation, the optimizer's step and all counting are in the
 time of `fit`; measuring on the validation part is not.
 """
 
@@ -65,15 +65,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     if not options.photos:
-        parser.error("name a folder of photos: --photos FOLDER, or set TLCOURSE_REAL")
+        parser.error("name a folder of images: --photos FOLDER, or set TLCOURSE_REAL")
     now = tl.setup("mini", device="cpu")
-    pets = tl.data.from_folder(options.photos, model=Preprocessing(SIZE, 146)).take(train=IMAGES, val=2, test=2)
+    splits = tl.data.from_folder(options.photos, model=Preprocessing(SIZE, 146)).take(train=IMAGES, val=2, test=2)
     lines = [
         "# What training costs beyond forward and backward",
         "",
         f"Made by `python benchmarks/overhead.py`. {machine(now)['machine']}.",
         "",
-        f"ResNet-18 at {SIZE} pixels, {IMAGES} photos, batches of {BATCH}, SGD with momentum; medians of "
+        f"ResNet-18 at {SIZE} pixels, {IMAGES} images, batches of {BATCH}, SGD with momentum; medians of "
         f"{options.rounds} epochs, each beside the bare compute right before and after it; in brackets the quartiles.",
         "",
         "| precision | `fit`, images/s | bare, images/s | overhead |",
@@ -81,7 +81,7 @@ def main() -> int:
     ]
     worst = 0.0
     for precision in ("float32", "bfloat16")[: 1 + now.bf16]:
-        found = pairs(pets.loaders(BATCH, seed=0), precision, options.rounds)
+        found = pairs(splits.loaders(BATCH, seed=0), precision, options.rounds)
         shares = [1 - bare / fit for fit, bare in found]
         fit, bare_only = (statistics.median(IMAGES / pair[i] for pair in found) for i in (0, 1))
         low, middle, high = statistics.quantiles(shares, n=4)

@@ -1,6 +1,6 @@
 """What a second process brings, and what it costs: the same steps by one process, by two, and by two that never talk.
 
-    python benchmarks/processes.py            # ResNet-18 at 64 pixels, one thread a process; a table on the screen
+    python benchmarks/processes.py            # ResNet-18 at 64 pixels, one thread per process; a table on the screen
 
 Two processes that do not talk are the most that this machine can give. The difference to two that do is the price of
 averaging gradients.
@@ -19,11 +19,11 @@ import torchvision
 
 import tlcourse as tl
 
-STEPS, BATCH, SIZE = 8, 16, 64  # images a step and process
+STEPS, BATCH, SIZE = 8, 16, 64  # images per step and process
 
 
 def measure() -> float:
-    """Train for some steps on tensors in memory; return images a second of this process."""
+    """Train for some steps on tensors in memory; return images per second of this process."""
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     images, labels = torch.randn(BATCH * processes, 3, SIZE, SIZE), torch.arange(BATCH * processes) % 2
@@ -35,7 +35,7 @@ def measure() -> float:
 
 
 def once(kind: str) -> float:
-    """Run one kind in processes of its own; return images a second of all of them together."""
+    """Run one kind in processes of its own; return images per second of all of them together."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "TQDM_DISABLE": "1"}
     me = [__file__, "--one"]
     if kind == "together":
@@ -71,8 +71,8 @@ def main() -> None:
         print(f"| {name} | {median[kind]:.0f} | {median[kind] / median['one']:.2f} |")
     price = 1 - median["together"] / median["apart"]
     megabytes = 4 * tl.models.count(torchvision.models.resnet18(num_classes=2).parameters()) / 1e6
-    print(f"\nAveraging {megabytes:.0f} MB of gradients a step costs {price:.0%} of the speed here.")
-    print(f"{BATCH} images a step and process, {SIZE} pixels, {time.perf_counter() - start:.0f} s in all.")
+    print(f"\nAveraging {megabytes:.0f} MB of gradients per step costs {price:.0%} of the speed here.")
+    print(f"{BATCH} images per step and process, {SIZE} pixels, {time.perf_counter() - start:.0f} s in all.")
 
 
 if __name__ == "__main__":
