@@ -67,7 +67,7 @@ def main() -> int:
     if not options.images:
         parser.error("name a folder of images: --images FOLDER, or set TLCOURSE_REAL")
     now = tl.setup("mini", device="cpu")
-    pets = tl.data.from_folder(options.images, model=Preprocessing(SIZE, 146)).take(train=IMAGES, val=2, test=2)
+    splits = tl.data.from_folder(options.images, model=Preprocessing(SIZE, 146)).take(train=IMAGES, val=2, test=2)
     lines = [
         "# What training costs beyond forward and backward",
         "",
@@ -81,7 +81,7 @@ def main() -> int:
     ]
     worst = 0.0
     for precision in ("float32", "bfloat16")[: 1 + now.bf16]:
-        found = pairs(pets.loaders(BATCH, seed=0), precision, options.rounds)
+        found = pairs(splits.loaders(BATCH, seed=0), precision, options.rounds)
         shares = [1 - bare / fit for fit, bare in found]
         fit, bare_only = (statistics.median(IMAGES / pair[i] for pair in found) for i in (0, 1))
         low, middle, high = statistics.quantiles(shares, n=4)

@@ -1,6 +1,6 @@
 """What a second process brings, and what it costs: the same steps by one process, by two, and by two that never talk.
 
-    python benchmarks/processes.py            # ResNet-18 at 64 pixels, one thread a process; a table on the screen
+    python benchmarks/processes.py            # ResNet-18 at 64 pixels, one thread per process; a table on the screen
 
 Two processes that do not talk are the most that this machine can give. The difference to two that do is the price of
 averaging gradients.
@@ -19,7 +19,7 @@ import torchvision
 
 import tlcourse as tl
 
-STEPS, BATCH, SIZE = 8, 16, 64  # images a step and process
+STEPS, BATCH, SIZE = 8, 16, 64  # images per step and process
 
 
 def measure() -> float:
@@ -71,8 +71,8 @@ def main() -> None:
         print(f"| {name} | {median[kind]:.0f} | {median[kind] / median['one']:.2f} |")
     price = 1 - median["together"] / median["apart"]
     megabytes = 4 * tl.models.count(torchvision.models.resnet18(num_classes=2).parameters()) / 1e6
-    print(f"\nAveraging {megabytes:.0f} MB of gradients a step costs {price:.0%} of the speed here.")
-    print(f"{BATCH} images a step and process, {SIZE} pixels, {time.perf_counter() - start:.0f} s in all.")
+    print(f"\nAveraging {megabytes:.0f} MB of gradients per step costs {price:.0%} of the speed here.")
+    print(f"{BATCH} images per step and process, {SIZE} pixels, {time.perf_counter() - start:.0f} s in all.")
 
 
 if __name__ == "__main__":

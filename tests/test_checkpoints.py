@@ -70,6 +70,26 @@ def test_whatever_draws_the_random_numbers(tmp_path, monkeypatch, options):
     assert same(die_and_resume(tmp_path, monkeypatch, at=11, **options)[0], resumable.train(None, **options)[0])
 
 
+def test_random_numbers_of_apples_gpu_resume_too(tmp_path, monkeypatch):
+    """A fake generator, whose state is the number of draws; each loss depends on it, as with dropout on that GPU."""
+    draws = [0]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.tensor(draws))
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: draws.__setitem__(0, state.item()))
+
+    def loss(logits, labels):
+        draws[0] += 1
+        return nn.functional.cross_entropy(logits, labels) * (1 + draws[0] % 3)
+
+    whole = resumable.train(None, loss=loss)[0]
+    monkeypatch.setenv("DIE_AT", "11")
+    draws[0] = 0
+    with pytest.raises(KilledError):
+        resumable.train(Dying(tmp_path, every=1), loss=loss)
+    draws[0] = 1  # of a new process
+    assert same(resumable.train(Checkpoints(tmp_path, every=1), loss=loss)[0], whole)
+
+
 def test_accumulated_steps_resume_too(tmp_path, monkeypatch):
     options = {"accumulate": 3, "ema_decay": None}
     assert same(die_and_resume(tmp_path, monkeypatch, at=5, **options)[0], resumable.train(None, **options)[0])
@@ -340,7 +360,7 @@ def test_fifty_kills_at_random_moments(tmp_path):
         # Once there were fifty, the run may come to its end.
         ended = in_a_process(to_the_end, tmp_path / "run", result, wait=rng.uniform(0.02, 0.2) if kills < 50 else None)
         kills += ended == -signal.SIGKILL
-        saving += any((tmp_path / "run").glob("unfinished-*"))
+        saving += any((tmp_path / "run").glob(".step-*.part"))
         newest = max((int(file.name[5:14]) for file in Checkpoints(tmp_path / "run").files()), default=0)
         assert newest >= reached  # nothing that was saved is lost
         reached = newest
@@ -366,4 +386,4 @@ def test_killed_inside_a_save(tmp_path, moment, call):
     assert ended == -signal.SIGKILL
     assert in_a_process(to_the_end, tmp_path / "run", result) == 0
     assert same(torch.load(result), expected)
-    assert not list((tmp_path / "run").glob("unfinished-*"))
+    assert not list((tmp_path / "run").glob(".step-*.part"))

@@ -105,7 +105,7 @@ def history(losses=(0.7, 0.6, 0.5), train=(0.6, 0.7, 0.8), val=(0.6, 0.65, 0.7))
         Epoch(i, loss, a, loss + 0.2, b, 1e-3, 1.0)
         for i, (loss, a, b) in enumerate(zip(losses, train, val, strict=True), 1)
     ]
-    return History(epochs, epochs[-1])
+    return History(epochs)
 
 
 def tensors(n=32, classes=2, size=32, seed=0):
@@ -616,7 +616,7 @@ for made in (10, 40, 100):
     ours = functools.partial(tl.train.schedules.cosine, steps=made)
     fires("scheduler-interval", "suspicious")(functools.partial(scheduled, ours, epochs=10))
 for made in (30, 60):
-    ours = functools.partial(tl.train.schedules.warm_up_cosine, steps=made)
+    ours = functools.partial(tl.train.schedules.warmup_cosine, steps=made)
     quiet("scheduler-interval", "several-schedulers")(functools.partial(scheduled, ours, epochs=10))
 
 fires("scheduler-not-stepped", "suspicious")(lambda: stepped(cosine(10), 10, 12, 0))

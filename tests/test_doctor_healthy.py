@@ -303,7 +303,7 @@ for name, make, steps, optimizer_steps in (
     ("our cosine at its end", lambda o: tl.train.schedules.cosine(o, 40), 40, 40),
     ("our cosine over accumulated gradients", lambda o: tl.train.schedules.cosine(o, 20), 0, 0),
     ("our restarts", lambda o: tl.train.schedules.cosine(o, 40, restarts=3), 11, 11),
-    ("our warm-up", lambda o: tl.train.schedules.warm_up_cosine(o, 40), 8, 8),
+    ("our warm-up", lambda o: tl.train.schedules.warmup_cosine(o, 40), 8, 8),
     ("our one cycle", lambda o: tl.train.schedules.one_cycle(o, 40), 40, 40),
     ("our second schedule on one optimizer", second_schedule, 5, 5),
     ("any function", lambda o: schedules.LambdaLR(o, lambda step: min(1, step / 8)), 0, 0),

@@ -49,8 +49,8 @@ def test_a_backend_that_turns_interactive_on_keeps_it_on(monkeypatch):
 
 
 def test_learning_curves_mark_the_best_epoch():
-    epochs = [Epoch(i, 1 / i, i / 4, 1.1 / i, min(i, 2) / 4, 0.1, 1.0) for i in (1, 2, 3)]
-    tl.plots.learning_curves(History(epochs, best=epochs[1]))
+    epochs = [Epoch(i, 1 / i, i / 4, 1.1 + i, min(i, 2) / 4, 0.1, 1.0) for i in (1, 2, 3)]
+    tl.plots.learning_curves(History(epochs))
     loss, accuracy = plt.gcf().axes
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "cross-entropy (nats)")
     assert list(accuracy.lines[1].get_ydata()) == [0.25, 0.5, 0.5]
@@ -60,7 +60,7 @@ def test_learning_curves_mark_the_best_epoch():
 def test_learning_curves_show_where_phases_begin():
     epochs = [Epoch(i, 1 / i, i / 8, 1.1 / i, i / 9, 0.1, 1.0) for i in range(1, 7)]
     phases = [(1, "head"), (3, "layer4"), (4, "everything above the stem")]
-    tl.plots.learning_curves(History(epochs, best=epochs[5], phases=phases))
+    tl.plots.learning_curves(History(epochs, phases=phases))
     for ax in plt.gcf().axes:
         upright = [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
         assert upright == [6, 2.5, 3.5]
@@ -71,7 +71,7 @@ def test_learning_curves_show_where_phases_begin():
         assert not any(a.overlaps(b) for i, a in enumerate(drawn) for b in drawn[:i])
         assert all(box.y0 >= ax.get_window_extent().y1 for box in drawn)
     plt.close("all")
-    tl.plots.learning_curves(History(epochs, best=epochs[5], phases=[(1, "head")]))  # one phase has no boundary
+    tl.plots.learning_curves(History(epochs, phases=[(1, "head")]))  # one phase has no boundary
     assert [text.get_text() for text in plt.gcf().axes[0].texts] == ["training", "validation"]
 
 

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as theirs
 
 import tlcourse as tl
 from tlcourse.train import Schedule, schedules
-from tlcourse.train.schedules import as_schedule, cosine, one_cycle, plateau, simulate, warm_up_cosine
+from tlcourse.train.schedules import as_schedule, cosine, one_cycle, plateau, simulate, warmup_cosine
 
 
 def optimizer_of(*rates, kind=SGD):
@@ -32,16 +32,16 @@ def followed(schedule, steps, metrics=None):
     return torch.tensor(rates, dtype=torch.float64)
 
 
-def half_wave(way, floor=0.0):
-    return floor + (1 - floor) * (1 + math.cos(math.pi * way)) / 2
+def half_wave(fraction, min_factor=0.0):
+    return min_factor + (1 - min_factor) * (1 + math.cos(math.pi * fraction)) / 2
 
 
-# Schedule -> the share of the base rate at each step, written out, and past the end.
+# Schedule -> the factor of the base rate at each step, written out, and past the end.
 CLOSED_FORMS = {
     "constant": (schedules.constant, [1.0] * 12),
     "cosine": (partial(cosine, steps=4), [1.0, half_wave(1 / 4), 0.5, half_wave(3 / 4), 0.0, 0.0, 0.0]),
-    "cosine to a floor": (
-        partial(cosine, steps=4, floor=0.1),
+    "cosine to a minimum": (
+        partial(cosine, steps=4, min_factor=0.1),
         [1.0, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1 + 0.45 * (1 - math.sqrt(0.5)), 0.1, 0.1],
     ),
     "cosine with a restart": (
@@ -50,53 +50,64 @@ CLOSED_FORMS = {
     ),
     "cosine with uneven restarts": (
         partial(cosine, steps=5, restarts=1),
-        [half_wave(way) for way in (0, 2 / 5, 4 / 5, 1 / 5, 3 / 5)] + [0, 0],
+        [half_wave(fraction) for fraction in (0, 2 / 5, 4 / 5, 1 / 5, 3 / 5)] + [0, 0],
     ),
     "one step": (partial(cosine, steps=1), [1.0, 0.0, 0.0]),
     "warm-up": (
-        partial(warm_up_cosine, steps=10, warm_up=0.3),
+        partial(warmup_cosine, steps=10, warmup=0.3),
         [1 / 4, 2 / 4, 3 / 4, *(half_wave(t / 7) for t in range(7)), 0, 0],
     ),
-    "warm-up to a floor": (
-        partial(warm_up_cosine, steps=6, warm_up=0.5, floor=0.2),
+    "warm-up to a minimum": (
+        partial(warmup_cosine, steps=6, warmup=0.5, min_factor=0.2),
         [1 / 4, 2 / 4, 3 / 4, 1.0, half_wave(1 / 3, 0.2), half_wave(2 / 3, 0.2), 0.2, 0.2],
     ),
-    "no warm-up": (partial(warm_up_cosine, steps=4, warm_up=0), [half_wave(t / 4) for t in range(4)] + [0]),
-    "only warm-up": (partial(warm_up_cosine, steps=4, warm_up=1), [1 / 4, 2 / 4, 3 / 4, 1.0, 0.0, 0.0]),
+    "warm-up rounded down": (  # 2.45 steps
+        partial(warmup_cosine, steps=7, warmup=0.35),
+        [1 / 3, 2 / 3, *(half_wave(t / 5) for t in range(5)), 0, 0],
+    ),
+    "warm-up rounded up": (  # 2.7 steps
+        partial(warmup_cosine, steps=6, warmup=0.45),
+        [1 / 4, 2 / 4, 3 / 4, *(half_wave(t / 3) for t in range(3)), 0, 0],
+    ),
+    "no warm-up": (partial(warmup_cosine, steps=4, warmup=0), [half_wave(t / 4) for t in range(4)] + [0]),
+    "only warm-up": (partial(warmup_cosine, steps=4, warmup=1), [1 / 4, 2 / 4, 3 / 4, 1.0, 0.0, 0.0]),
     "one cycle": (
-        partial(one_cycle, steps=10, warm_up=0.3, start=0.1, floor=0.01),
+        partial(one_cycle, steps=10, warmup=0.3, start_factor=0.1, min_factor=0.01),
         # The peak is at step 2; half a wave up from a tenth, half a wave down to a hundredth at step 9.
         [0.1, 0.55, 1.0, *(half_wave(t / 7, 0.01) for t in range(1, 8)), 0.01, 0.01],
     ),
     "one cycle between two steps": (
-        partial(one_cycle, steps=5, warm_up=0.5, start=0.0, floor=0.0),
+        partial(one_cycle, steps=5, warmup=0.5, start_factor=0.0, min_factor=0.0),
         [0.0, 1 - half_wave(1 / 1.5), half_wave(0.5 / 2.5), half_wave(1.5 / 2.5), 0.0, 0.0],
     ),
-    "one cycle that only falls": (partial(one_cycle, steps=3, warm_up=0, floor=0), [1.0, 0.5, 0.0, 0.0]),
-    "one cycle that only rises": (partial(one_cycle, steps=3, warm_up=1, start=0, floor=0), [0.0, 0.5, 1.0, 0.0, 0.0]),
+    "one cycle that only falls": (partial(one_cycle, steps=3, warmup=0, min_factor=0), [1.0, 0.5, 0.0, 0.0]),
+    "one cycle that only rises": (
+        partial(one_cycle, steps=3, warmup=1, start_factor=0, min_factor=0),
+        [0.0, 0.5, 1.0, 0.0, 0.0],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_rates_in_closed_form(name):
     """Every step, one past the end, and more: nothing climbs back. Groups keep their ratio of 1 to 8 throughout."""
-    make, shares = CLOSED_FORMS[name]
+    make, factors = CLOSED_FORMS[name]
     schedule = make(optimizer_of(0.25, 2.0))
-    expected = torch.tensor(shares, dtype=torch.float64)[:, None] * torch.tensor([0.25, 2.0])
+    expected = torch.tensor(factors, dtype=torch.float64)[:, None] * torch.tensor([0.25, 2.0])
     assert schedule.interval == "step"
-    torch.testing.assert_close(followed(schedule, len(shares)), expected, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(simulate(make, len(shares), lr=[0.25, 2.0]), expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(followed(schedule, len(factors)), expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(simulate(make, len(factors), lr=[0.25, 2.0]), expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(
     ("ours", "other", "steps"),
     [
         (partial(cosine, steps=50), partial(theirs.CosineAnnealingLR, T_max=50), 51),
-        (partial(cosine, steps=50, floor=0.01), partial(theirs.CosineAnnealingLR, T_max=50, eta_min=3e-5), 51),
+        (partial(cosine, steps=50, min_factor=0.01), partial(theirs.CosineAnnealingLR, T_max=50, eta_min=3e-5), 51),
         (partial(cosine, steps=60, restarts=2), partial(theirs.CosineAnnealingWarmRestarts, T_0=20), 60),
         (partial(one_cycle, steps=50), partial(theirs.OneCycleLR, max_lr=3e-3, total_steps=50), 50),
         (
-            partial(one_cycle, steps=7, warm_up=0.25),
+            partial(one_cycle, steps=7, warmup=0.25),
             partial(theirs.OneCycleLR, max_lr=3e-3, total_steps=7, pct_start=0.25),
             7,
         ),
@@ -120,8 +131,8 @@ def test_a_plateau_halves_every_rate_and_keeps_tiny_ones_in_step():
     losses = [1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
     schedule = plateau(optimizer_of(1e-8, 1e-3), factor=0.5, patience=1)
     assert schedule.interval == "metric"
-    shares = torch.tensor([1, 1, 1, 1, 0.5, 0.5, 0.25], dtype=torch.float64)
-    expected = shares[:, None] * torch.tensor([1e-8, 1e-3], dtype=torch.float64)
+    factors = torch.tensor([1, 1, 1, 1, 0.5, 0.5, 0.25], dtype=torch.float64)
+    expected = factors[:, None] * torch.tensor([1e-8, 1e-3], dtype=torch.float64)
     torch.testing.assert_close(simulate(schedule, 7, metrics=losses), expected)
     torch.testing.assert_close(followed(schedule, 7, losses), expected)
 
@@ -226,15 +237,15 @@ def test_intervals_are_derived_and_checked():
     ("call", "message"),
     [
         (lambda o: cosine(o, 0), "steps=0"),
-        (lambda o: cosine(o, 10, floor=1.1), r"floor=1\.1 is a share"),
-        (lambda o: cosine(o, 10, floor=-0.1), r"floor=-0\.1 is a share"),
+        (lambda o: cosine(o, 10, min_factor=1.1), r"min_factor=1\.1: give a number from 0"),
+        (lambda o: cosine(o, 10, min_factor=-0.1), r"min_factor=-0\.1: give a number from 0"),
         (lambda o: cosine(o, 10, restarts=-1), "restarts=-1"),
         (lambda o: cosine(o, 10, restarts=10), "restarts=10: give 0 or more, and fewer than the 10"),
-        (lambda o: warm_up_cosine(o, 0), "steps=0"),
-        (lambda o: warm_up_cosine(o, 10, warm_up=5), "warm_up=5 is a share"),
+        (lambda o: warmup_cosine(o, 0), "steps=0"),
+        (lambda o: warmup_cosine(o, 10, warmup=5), "warmup=5: give a number from 0"),
         (lambda o: one_cycle(o, -1), "steps=-1"),
-        (lambda o: one_cycle(o, 10, start=25), "start=25 is a share"),
-        (lambda o: one_cycle(o, 10, floor=math.nan), "floor=nan is a share"),
+        (lambda o: one_cycle(o, 10, start_factor=25), "start_factor=25: give a number from 0"),
+        (lambda o: one_cycle(o, 10, min_factor=math.nan), "min_factor=nan: give a number from 0"),
         (lambda o: plateau(o, factor=1.0), r"factor=1\.0 must lie"),
         (lambda o: plateau(o, patience=-1), "patience=-1 must not"),
         (lambda o: simulate(partial(cosine, steps=5), 0), "steps=0"),
@@ -255,17 +266,17 @@ def test_bad_arguments(call, message):
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_a_schedule_goes_on_from_its_state(name):
     """The state is plain numbers, whatever the format of a checkpoint, and the rest of the curve is the same."""
-    make, shares = CLOSED_FORMS[name]
-    whole = simulate(make, len(shares), lr=[0.25, 2.0])
+    make, factors = CLOSED_FORMS[name]
+    whole = simulate(make, len(factors), lr=[0.25, 2.0])
     first = make(optimizer_of(0.25, 2.0))
     followed(first, 2)
     state = json.loads(json.dumps(first.scheduler.state_dict()))
     second = make(optimizer_of(0.25, 2.0))
     second.scheduler.load_state_dict(state)
     second.scheduler.optimizer.load_state_dict(first.scheduler.optimizer.state_dict())
-    assert torch.equal(simulate(second, len(shares) - 2), whole[2:])
+    assert torch.equal(simulate(second, len(factors) - 2), whole[2:])
     pickled = pickle.loads(pickle.dumps(first))
-    assert torch.equal(simulate(pickled, len(shares) - 2), whole[2:])
+    assert torch.equal(simulate(pickled, len(factors) - 2), whole[2:])
 
 
 # --- simulation changes nothing ---------------------------------------------------------------------------------------

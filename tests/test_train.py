@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.evaluation import Evaluation, evaluate, mean_and_error, wilson
+from tlcourse.evaluation import Evaluation, evaluate, mean_and_error
 from tlcourse.train.loop import loop
 
 
@@ -67,6 +67,49 @@ def test_history_holds_what_was_measured(data):
     assert sum(row["best"] for row in history.table()) == 1
 
 
+def test_training_loss_and_accuracy_are_means_over_images(data):
+    """Batches of 16, 16 and 4: the last one counts a quarter of the others."""
+    x, y = (torch.cat(parts)[:36] for parts in zip(*data.train, strict=True))
+    y[32:] = 1 - y[32:]  # the model will be wrong on the small batch
+    model = net()
+    tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=5, precision="float32")
+    uneven = Loaders(list(zip(x.split(16), y.split(16), strict=True)), data.val)
+    batches = [evaluate(model, [batch]) for batch in uneven.train]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+    epoch = tl.train.fit(model, uneven, optimizer, epochs=1, precision="float32").epochs[0]
+    whole = evaluate(model, uneven.train)
+    assert epoch.train_loss == pytest.approx(whole.loss, rel=1e-5)
+    assert epoch.train_accuracy == pytest.approx(whole.accuracy)
+    assert abs(sum(batch.loss for batch in batches) / 3 - whole.loss) > 0.1
+    assert abs(sum(batch.accuracy for batch in batches) / 3 - whole.accuracy) > 0.1
+
+
+def test_among_epochs_of_equal_accuracy_the_one_with_the_lowest_loss_is_best(data):
+    def epoch(number, accuracy, loss):
+        return tl.train.Epoch(number, 1.0, 0.5, loss, accuracy, 0.1, 1.0)
+
+    history = tl.train.History([epoch(1, 0.8, 0.1), epoch(2, 0.9, 0.7), epoch(3, 0.9, 0.6), epoch(4, 0.9, 0.6)])
+    assert history.best.epoch == 3  # the first of equals
+    assert tl.train.History().best is None
+    model = net()
+    tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=5)
+    history = tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=1e-3), epochs=3, precision="float32")
+    assert len(set(history.column("val_accuracy"))) == 1
+    assert history.best.epoch == 3  # the loss still falls
+    assert evaluate(model, data.val).loss == pytest.approx(history.best.val_loss)
+
+
+def test_the_model_ends_in_evaluation_mode(data):
+    model = net().append(nn.Dropout())
+    tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=1)
+    assert not any(module.training for module in model.modules())
+    history = tl.train.fit(
+        model, Loaders(Interrupting(data.train), data.val), torch.optim.SGD(model.parameters(), lr=0.1), epochs=2
+    )
+    assert history.interrupted
+    assert not any(module.training for module in model.modules())
+
+
 def test_the_best_weights_come_back_when_later_epochs_are_worse(data):
     """A scheduler that blows the rate up after the first epoch ruins the rest of the run."""
     model = net()
@@ -119,12 +162,14 @@ def test_accumulated_batches_train_like_one_large_batch(data):
     assert far(weights_after(small)[0], whole) > 1e-3
 
 
-def test_gradients_are_clipped(data):
+@pytest.mark.parametrize(("precision", "size"), [("float32", 100.0), ("float16", 0.1)])
+def test_gradients_are_clipped(data, precision, size):
+    """In float16 they are scaled by 65,536, and have to be clipped after the scale is taken off."""
     model = net()
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    one_step = Loaders([(100 * data.train[0][0], data.train[0][1])], data.val)
-    tl.train.fit(model, one_step, optimizer, epochs=1, clip_grad_norm=0.01, precision="float32")
+    one_step = Loaders([(size * data.train[0][0], data.train[0][1])], data.val)
+    tl.train.fit(model, one_step, optimizer, epochs=1, clip_grad_norm=0.01, precision=precision)
     moved = torch.cat([(model.state_dict()[name] - before[name]).flatten() for name in before])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
@@ -156,6 +201,19 @@ def test_the_average_of_the_weights_is_measured_and_kept(data):
     if history.best.epoch == 2:
         assert far(ours, average) < 1e-6
     assert far(ours, weights_after(data)[0]) > 1e-4
+
+
+def test_batch_norm_statistics_are_averaged_with_the_weights(data):
+    torch.manual_seed(0)
+    model, average = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), None
+    norm = copy.deepcopy(model[0])
+    tl.train.fit(model, data, torch.optim.SGD(model.parameters(), lr=1e-30), epochs=1, ema_decay=0.5)
+    for x, _ in data.train:
+        norm(x)
+        now = norm.running_mean.clone()
+        average = now if average is None else 0.5 * average + 0.5 * now
+    assert torch.allclose(model[0].running_mean, average)
+    assert not torch.allclose(average, now)
 
 
 def test_the_loss_can_be_another(data):
@@ -325,9 +383,13 @@ def test_evaluation_measures():
 
 def test_wilson_against_published_values():
     """10 of 10: (0.7225, 1); 81 of 263: (0.2553, 0.3662) (Newcombe 1998, table I, method 3)."""
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 20)[0] == 0
+
+    def interval(correct, n):
+        return Evaluation((torch.arange(n) >= correct).long(), torch.tensor([[1.0, 0.0]]).repeat(n, 1)).interval
+
+    assert interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert interval(0, 20)[0] == 0
 
 
 def test_standard_error():

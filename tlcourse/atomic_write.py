@@ -8,14 +8,34 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Give a temporary path beside `file`; rename it into place at the end, or delete it after an error.
+    """Give a temporary path beside `file`, and move what was written there to `file` at the end.
 
-    The folder is made where it is missing. A file that was there stays until the new one is complete.
+    After an error the temporary file is deleted. A file that was there before stays until the new one is complete.
     """
+    with temporary_path(file) as part:
+        yield part
+        move_into_place(part, file)
+
+
+@contextmanager
+def temporary_path(file: Path) -> Iterator[Path]:
+    """Give a path beside `file`, whose folder is made where it is missing; delete what is still there at the end."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         yield part
-        os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def move_into_place(part: Path, file: Path) -> None:
+    """Flush a file to the disk, and rename it: the new name never stands for half a file, even after a power cut."""
+    with part.open("rb+") as opened:
+        os.fsync(opened.fileno())  # a rename may reach the disk before the content does
+    os.replace(part, file)
+    if os.name != "nt":  # the rename must reach the disk too; Windows neither needs nor allows this
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,4 +1,4 @@
-"""Measure a classifier: accuracy with its interval, confusion, and the errors it is surest of."""
+"""Measure a classifier: accuracy with its confidence interval, confusion matrix, and the most confident errors."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier's answers on one set of images: `labels` `(N,)` and `logits` `(N, C)`."""
+    """A classifier's outputs on one set of images: `labels` `(N,)` and `logits` `(N, C)`."""
 
     labels: torch.Tensor
     logits: torch.Tensor
@@ -36,12 +36,12 @@ class Evaluation:
 
     @cached_property
     def correct(self) -> int:
-        """Number of images whose most probable class is right."""
+        """Number of images that are classified correctly."""
         return int((self.predicted == self.labels).sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
+        """Fraction of images that are classified correctly."""
         return self.correct / self.n
 
     @cached_property
@@ -51,34 +51,28 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy (Wilson)."""
-        return wilson(self.correct, self.n)
+        """The 95 % confidence interval of the accuracy, which stays within 0 and 1 and holds near both.
+
+        Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+        """
+        interval = binomtest(self.correct, self.n).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
 
     def confusion(self) -> torch.Tensor:
         """Count images by true class (row) and predicted class (column), `(C, C)`."""
-        classes = range(self.logits.shape[1])
-        return torch.from_numpy(confusion_matrix(self.labels, self.predicted, labels=list(classes)))
+        return torch.from_numpy(confusion_matrix(self.labels, self.predicted, labels=range(self.logits.shape[1])))
 
     def worst(self, k: int = 8) -> torch.Tensor:
-        """Return the indices of at most `k` wrong answers, the surest first."""
+        """Return the indices of at most `k` misclassified images, the most confident first."""
         wrong = (self.predicted != self.labels).nonzero().flatten()
-        sure = self.probabilities[wrong].amax(1)
-        return wrong[sure.argsort(descending=True, stable=True)][:k]
+        confidence = self.probabilities[wrong].amax(1)
+        return wrong[confidence.argsort(descending=True, stable=True)][:k]
 
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.accuracy:.3f} ({self.correct:,} of {self.n:,} right, 95 % interval {low:.3f} to {high:.3f})"
 
     __repr__ = __str__
-
-
-def wilson(correct: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a share of `correct` in `n`, which stays within 0 and 1 and works near both ends.
-
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-    """
-    interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -93,7 +87,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def evaluate(
     model: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], *, precision: str = "float32"
 ) -> Evaluation:
-    """Run a model over a loader in evaluation mode, and put every module's mode back afterwards.
+    """Run a model over a loader in evaluation mode, and restore every module's mode afterwards.
 
     Raises:
         ValueError: the loader gives no image.
@@ -112,7 +106,7 @@ def evaluate(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and back into its own mode at the end."""
+    """Put every module into evaluation mode, and restore its own mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -125,7 +119,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context that computes in `"float32"` or, where it is safe to, in `"bfloat16"` or `"float16"`.
 
-    bfloat16 has float32's range. float16 has not: to train in it, scale the loss.
+    bfloat16 has the range of float32. float16 does not: scale the loss to train in it.
     """
     dtypes = {"float32": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in dtypes:

@@ -70,7 +70,7 @@ def run(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
     lr = recipe.lr or RATES[recipe.strategy]
     groups = param_groups(model, lr, decay=DECAY)
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
-    schedule = schedules.one_cycle(optimizer, recipe.epochs * len(loaders.train), warm_up=WARM_UP)
+    schedule = schedules.one_cycle(optimizer, recipe.epochs * len(loaders.train), warmup=WARM_UP)
     history = fit(model, loaders, optimizer, epochs=recipe.epochs, scheduler=schedule, precision=recipe.precision)
     note = f"best epoch {history.best.epoch} of {recipe.epochs}, highest rate {lr:g}"
     return Result(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)

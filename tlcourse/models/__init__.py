@@ -4,7 +4,7 @@ from tlcourse.models import tl_resnet as _tl_resnet  # noqa: F401  (registers th
 from tlcourse.models.factory import create
 from tlcourse.models.freezing import gradual_plan, keep_frozen
 from tlcourse.models.heads import PARALLEL, head, head_name, head_names, replace_head, unwrap_model
-from tlcourse.models.optimizer_groups import NO_DECAY, extend_optimizer, group_table, param_groups
+from tlcourse.models.optimizer_groups import NO_DECAY, check_optimizer, extend_optimizer, group_table, param_groups
 from tlcourse.models.stage import (
     NORMS,
     Stage,
@@ -24,6 +24,7 @@ __all__ = [
     "NO_DECAY",
     "PARALLEL",
     "Stage",
+    "check_optimizer",
     "count",
     "create",
     "extend_optimizer",

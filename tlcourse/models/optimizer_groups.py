@@ -89,6 +89,17 @@ def extend_optimizer(
     return optimizer
 
 
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError unless an optimizer holds something of this model that trains."""
+    mine = {id(p) for p in model.parameters()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(p.requires_grad and id(p) in mine for p in held):
+        raise ValueError(
+            "The optimizer holds no trainable parameter of this model. Freeze and replace the head first, "
+            "then build the optimizer from the model's parameters."
+        )
+
+
 def group_table(groups: torch.optim.Optimizer | Sequence[dict]) -> Table:
     """Show an optimizer's groups, or a list of them: name, parameters, learning rate, weight decay."""
     groups = getattr(groups, "param_groups", groups)

@@ -1,7 +1,7 @@
-"""Train a model: the loop and what it remembers, schedules of its rates, and plans that thaw it phase by phase."""
+"""Train a model: the loop and its history, learning-rate schedules, checkpoints, and gradual unfreezing."""
 
 from tlcourse.evaluation import evaluate
-from tlcourse.train import schedules, shares
+from tlcourse.train import schedules
 from tlcourse.train.checkpoints import Checkpoints
 from tlcourse.train.gradual import CHAPTER_PLAN, Phase, fit_gradual, plan
 from tlcourse.train.history import Epoch, History
@@ -23,5 +23,4 @@ __all__ = [
     "lr_range_test",
     "plan",
     "schedules",
-    "shares",
 ]

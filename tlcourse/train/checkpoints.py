@@ -1,7 +1,5 @@
-"""Checkpoints that survive: written whole or not at all, checked when read, and the one before at hand."""
+"""Checkpoints that survive: written whole or not at all, checked when they are read, and the one before kept."""
 
-import hashlib
-import os
 import pickle
 import re
 import warnings
@@ -9,24 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pooch
 import torch
 
-NAME = re.compile(r"step-(\d{9})-([0-9a-f]{32})\.pt")
-LEFTOVER = "unfinished-*.part"
+from tlcourse.atomic_write import move_into_place, temporary_path
+
+NAME = re.compile(r"step-(\d{9})-([0-9a-f]{64})\.pt")
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a run saves itself, and how often. Give it to `fit`: the same call, made again, goes on from there.
+    """Where and how often `fit` saves. Call `fit` again with the same arguments to continue from the last checkpoint.
 
-    A file holds tensors, numbers and texts only, and is read with `weights_only=True`: nothing in it is executed. Its
-    name holds the digest of its content. It is written under another name, flushed to the disk and renamed, so a
-    process that dies at any moment leaves the files of before; a file that was damaged later is passed over.
+    A file holds tensors and plain values only, and is read with `weights_only=True`: no code in it is run. Its name
+    holds the SHA-256 of its content. A process that is killed while it saves leaves the earlier files as they were; a
+    file that was damaged later is skipped.
 
     Args:
         folder: for this run alone; made where it is missing.
-        every: optimizer steps between two saves; each end of an epoch is saved too.
-        keep: so many files stay; one more than the last is what a damaged file needs.
+        every: optimizer steps between two checkpoints; one is saved at the end of each epoch too.
+        keep: number of files that stay. With 2, one damaged file does no harm.
 
     Raises:
         ValueError: `every` or `keep` is less than 1.
@@ -41,65 +41,35 @@ class Checkpoints:
             raise ValueError(f"every={self.every} and keep={self.keep}: give 1 or more of each.")
         object.__setattr__(self, "folder", Path(self.folder).expanduser())
 
-    def due(self, step: int) -> bool:
-        """Say whether a save is due after so many steps."""
-        return self.every is not None and step % self.every == 0
-
     def files(self) -> list[Path]:
         """Return the checkpoints that are there, the newest first."""
         found = [file for file in self.folder.glob("step-*.pt") if NAME.fullmatch(file.name)]
         return sorted(found, key=lambda file: (NAME.fullmatch(file.name)[1], file.stat().st_mtime_ns), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write a state of tensors, numbers, texts, lists and dictionaries, and delete what is too old.
+        """Write a state of tensors and plain values, and delete the oldest checkpoints.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to; what was saved before is still there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / LEFTOVER.replace("*", str(os.getpid()))
-        try:
+        with temporary_path(self.folder / f"step-{step:09d}") as part:
             torch.save(state, part)
-            digest = _digest(part, flush=True)
-            file = self.folder / f"step-{step:09d}-{digest}.pt"
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
-        _flush_folder(self.folder)
+            file = self.folder / f"step-{step:09d}-{pooch.file_hash(part)}.pt"
+            move_into_place(part, file)
         for old in self.files()[self.keep :]:
             old.unlink(missing_ok=True)
         return file
 
     def load(self) -> dict[str, Any] | None:
-        """Return the newest state that is whole, or None; warn about every file that had to be passed over."""
-        for leftover in self.folder.glob(LEFTOVER):  # of a process that was killed while it saved
+        """Return the newest state that is undamaged, or None; warn about every file that had to be skipped."""
+        for leftover in self.folder.glob(".step-*.part"):  # of a process that was killed while it saved
             leftover.unlink(missing_ok=True)
         for file in self.files():
             try:
-                if _digest(file) != NAME.fullmatch(file.name)[2]:
+                if pooch.file_hash(file) != NAME.fullmatch(file.name)[2]:
                     raise ValueError("its content is not what was written")
                 return torch.load(file, map_location="cpu", weights_only=True)
             except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 reason = str(error).strip().split("\n")[0]
                 warnings.warn(f"The checkpoint {file} is damaged ({reason}); the one before is used.", stacklevel=2)
         return None
-
-
-def _digest(file: Path, *, flush: bool = False) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb+" if flush else "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-        if flush:
-            os.fsync(opened.fileno())  # a rename may reach the disk before the content does
-    return digest.hexdigest()[:32]
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; Windows neither needs nor allows it."""
-    if os.name != "nt":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,29 +1,30 @@
-"""Gradual fine-tuning: a plan of phases as data, and one function that runs it."""
+"""Gradual fine-tuning: a plan of phases as data, and one function that trains them in turn."""
 
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from tlcourse.models import NO_DECAY, extend_optimizer, gradual_plan, stages, unfreeze_from
+from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.device import HasLoaders
 from tlcourse.train.history import History
-from tlcourse.train.loop import HasLoaders, fit
+from tlcourse.train.loop import fit
 from tlcourse.train.schedules import Schedule
-from tlcourse.train.state import steps_an_epoch
+from tlcourse.train.state import steps_per_epoch
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a plan: the rates of the stages that train, for how many epochs, and what to call it.
+    """One phase of a plan: which stages train at which rate, for how many epochs.
 
-    Training starts at the lowest stage named, and everything below is frozen. A rate holds from its stage up to the
+    The lowest stage named and all above it train; everything below is frozen. A rate holds from its stage up to the
     next one named: `{"layer3": 5e-5, "head": 1e-3}` trains layer3 and layer4 at 5e-5. Without a name of its own the
-    phase is called after the first stage in it.
+    phase takes that of the first stage in it.
 
     Raises:
         ValueError: no stage, a rate that is not positive, or less than one epoch.
@@ -63,10 +64,10 @@ def plan(
     epochs: int | Sequence[int] = 5,
     max_stages: int | None = None,
 ) -> list[Phase]:
-    """Return a gradual plan for any architecture: the head first, a stage more with each phase, then everything.
+    """Return a gradual plan for any architecture: the head first, one more stage in each phase, and at last everything.
 
-    Stage i of n has the rate `lr * decay ** (n - i)` in every phase that it trains in. The stages to start from are
-    those of `tl.models.gradual_plan`.
+    Stage i of n has the rate `lr * decay ** (n - i)` in every phase that it trains in. `tl.models.gradual_plan` says
+    at which stage each phase starts.
 
     Args:
         model: its stages decide.
@@ -74,7 +75,7 @@ def plan(
         lr: rate of the head.
         decay: factor from each stage to the next one below.
         epochs: of each phase, or one number for each.
-        max_stages: so many stages, as in `tl.models.stages`; for transformers with many blocks.
+        max_stages: at most this many stages, as in `tl.models.stages`; for transformers with many blocks.
 
     Raises:
         ValueError: as `gradual_plan`, a rate or the decay is not positive, or epochs of another number of phases.
@@ -85,15 +86,15 @@ def plan(
     lengths = [epochs] * steps if isinstance(epochs, int) else list(epochs)
     if len(lengths) != steps:
         raise ValueError(f"epochs={epochs}: give one number, or one for each of the {steps} phases.")
-    # Joined stages are written as the first of their own, so that the plan holds without `max_stages`.
+    # Joined stages are named after the first one in them, so that the plan holds without `max_stages`.
     owner = {name: part.name for part in stages(model) for name in (*part.parameters, *part.buffers)}
     first = {part.name: owner[next(iter((*part.parameters, *part.buffers)))] for part in parts}
-    rates = {part.name: lr * decay ** (len(parts) - i) for i, part in enumerate(parts, start=1)}
+    rates = {first[part.name]: lr * decay ** (len(parts) - i) for i, part in enumerate(parts, start=1)}
     phases = []
     for start, length in zip(starts, lengths, strict=True):
-        training = list(rates)[list(rates).index(start) :]
-        name = "all" if start == parts[0].name else first[start]
-        phases.append(Phase({first[stage]: rates[stage] for stage in training}, length, name))
+        training = list(rates)[list(first).index(start) :]
+        name = "all" if start == parts[0].name else training[0]
+        phases.append(Phase({stage: rates[stage] for stage in training}, length, name))
     return phases
 
 
@@ -104,43 +105,54 @@ def fit_gradual(
     phases: Sequence[Phase],
     *,
     schedule: Callable[[torch.optim.Optimizer, int], Schedule] | None = None,
+    accumulate: int = 1,
+    checkpoints: Checkpoints | None = None,
     **options: Any,
 ) -> History:
     """Train phase by phase, each with more of the network, and leave the model with the best weights of all phases.
 
-    A phase starts from the best weights of the one before. The optimizer keeps what it knows of parameters that train
-    already; its groups become those of the phase, named after the stages. Ctrl-C ends the phase and the run, and
-    keeps everything. A run that was killed goes on where its checkpoints end: finished phases are not trained again.
+    A phase starts from the best weights of the one before. The optimizer keeps its state of parameters that were
+    already training; its groups become those of the phase. Ctrl-C ends the phase and the run. Make the same call again
+    to continue from the last checkpoint: phases that are complete are not trained again.
     Source: Howard and Ruder 2018 (ULMFiT), gradual unfreezing.
 
     Args:
-        model: any that has stages.
-        data: has loaders `train` and `val`.
-        optimizer: built from the model's parameters, whichever; its kind, weight decay and state are kept.
+        optimizer: built from any of the model's parameters; its class, weight decay and state are kept.
         phases: `CHAPTER_PLAN`, what `plan` returns, or your own.
-        schedule: makes the schedule of a phase from the optimizer and the steps of the phase, such as
+        schedule: makes the schedule of a phase from the optimizer and the number of steps, such as
             `tl.train.schedules.cosine`; without it, the rates stay.
-        options: go to `fit` in every phase. Checkpoints go to a folder for each, `phase-1` and so on.
+        accumulate: batches per optimizer step.
+        checkpoints: where to save; each phase has a folder of its own in there, `phase-1` and so on.
+        options: other settings of `fit`, for every phase; see there for `model` and `data` too.
 
     Returns:
-        One history, its epochs numbered through; `phases` has the first epoch and the name of each phase.
+        One history, its epochs numbered consecutively; `phases` has the first epoch and the name of each phase.
 
     Raises:
         ValueError: there is no phase, or one names a stage that the model does not have; or as `fit`.
     """
     _check(model, phases)
-    whole, best_state, weight_decay = History(), None, _weight_decay(optimizer)
+    history, best_weights, weight_decay = History(), None, _weight_decay(optimizer)
     for number, phase in enumerate(phases, start=1):
         _enter(phase, model, optimizer, weight_decay)
-        scheduler = None if schedule is None else schedule(optimizer, _steps(phase, data, options))
-        part = fit(model, data, optimizer, epochs=phase.epochs, scheduler=scheduler, **_for_phase(number, options))
-        if improved := _append(whole, part, phase.name):
-            best_state = copy.deepcopy(model.state_dict())  # `fit` has put the phase's best weights into the model
+        steps = steps_per_epoch(data.train, accumulate)
+        if schedule is not None and steps is None:
+            raise ValueError("A schedule needs the number of steps, and the training loader has no length.")
+        scheduler = None if schedule is None else schedule(optimizer, phase.epochs * steps)
+        own = checkpoints and replace(checkpoints, folder=checkpoints.folder / f"phase-{number}")
+        options |= {"epochs": phase.epochs, "scheduler": scheduler, "accumulate": accumulate, "checkpoints": own}
+        part = fit(model, data, optimizer, **options)
+        done = len(history.epochs)
+        history.epochs += [replace(epoch, epoch=done + epoch.epoch) for epoch in part.epochs]
+        history.phases += [(done + 1, phase.name)] if part.epochs else []
+        history.interrupted = part.interrupted
+        if history.best and history.best.epoch > done:
+            best_weights = copy.deepcopy(model.state_dict())  # `fit` left the phase's best weights in the model
         if part.interrupted:
             break
-    if best_state is not None and not improved:
-        model.load_state_dict(best_state)
-    return whole
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+    return history
 
 
 def _check(model: nn.Module, phases: Sequence[Phase]) -> None:
@@ -148,15 +160,15 @@ def _check(model: nn.Module, phases: Sequence[Phase]) -> None:
         raise ValueError("There is no phase: give CHAPTER_PLAN, or what `plan(model)` returns.")
     names = [part.name for part in stages(model)]
     for number, phase in enumerate(phases, start=1):
-        if strange := [stage for stage in phase.rates if stage not in names]:
+        if unknown := [stage for stage in phase.rates if stage not in names]:
             raise ValueError(
-                f"Phase {number} names {', '.join(map(repr, strange))}, which this model does not have. "
+                f"Phase {number} names {', '.join(map(repr, unknown))}, which this model does not have. "
                 f"From stem to head: {', '.join(names)}. `plan(model)` makes phases for any model."
             )
 
 
 def _enter(phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
-    """Thaw what the phase trains, and give each stage's groups their rate."""
+    """Unfreeze what the phase trains, and give each stage's groups their rate."""
     names = [part.name for part in stages(model)]
     unfreeze_from(model, next(name for name in names if name in phase.rates))
     rates, rate = {}, 0.0
@@ -168,39 +180,8 @@ def _enter(phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer, wei
 
 
 def _weight_decay(optimizer: torch.optim.Optimizer) -> float | None:
-    """Return the decay of the weights where norms and biases have groups without; None for the optimizer's own."""
-    names = [str(group.get("name", "")) for group in optimizer.param_groups]
-    if not any(name.endswith(NO_DECAY) for name in names):
+    """Return the decay of the weights where norms and biases have groups without decay, else None."""
+    decays = {str(group.get("name", "")): group.get("weight_decay") for group in optimizer.param_groups}
+    if not any(name.endswith(NO_DECAY) for name in decays):
         return None
-    of = {name: group.get("weight_decay") for name, group in zip(names, optimizer.param_groups, strict=True)}
-    return next((decay for name, decay in of.items() if not name.endswith(NO_DECAY)), None)
-
-
-def _steps(phase: Phase, data: HasLoaders, options: Mapping[str, Any]) -> int:
-    each = steps_an_epoch(data.train, options.get("accumulate", 1))
-    if each is None:
-        raise ValueError("A schedule needs the number of steps, and the training loader has no length.")
-    return phase.epochs * each
-
-
-def _for_phase(number: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the phase a folder of its own for checkpoints, so that each one resumes its own run."""
-    checkpoints = options.get("checkpoints")
-    if checkpoints is None:
-        return dict(options)
-    folder = Path(checkpoints.folder) / f"phase-{number}"
-    return {**options, "checkpoints": replace(checkpoints, folder=folder)}
-
-
-def _append(whole: History, part: History, name: str) -> bool:
-    """Add a phase's epochs with new numbers; return whether its best is the best so far, by the rule of `fit`."""
-    done = len(whole.epochs)
-    numbered = [replace(epoch, epoch=done + i) for i, epoch in enumerate(part.epochs, start=1)]
-    whole.epochs += numbered
-    whole.interrupted = part.interrupted
-    if numbered:
-        whole.phases.append((done + 1, name))
-    if part.best is None or (whole.best is not None and part.best.score <= whole.best.score):
-        return False
-    whole.best = next(new for new, old in zip(numbered, part.epochs, strict=True) if old.epoch == part.best.epoch)
-    return True
+    return next((decay for name, decay in decays.items() if not name.endswith(NO_DECAY)), None)

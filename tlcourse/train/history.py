@@ -1,4 +1,4 @@
-"""What training remembers: a row of measurements for every epoch."""
+"""What training remembers: one row of measurements per epoch."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -7,9 +7,10 @@ from tlcourse.table import Table
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch measured: losses in nats, accuracies from 0 to 1, training time in seconds.
+    """The measurements of one epoch: losses in nats, accuracies from 0 to 1, training time in seconds.
 
-    `lr` is the highest rate of its last step, `rates` are those of all groups; `images` were trained on.
+    `rates` are the learning rates of all groups at its last step, `lr` is the highest of them; `images` is the number
+    of images trained on.
     """
 
     epoch: int
@@ -24,34 +25,33 @@ class Epoch:
 
     @property
     def images_per_second(self) -> float:
-        """Speed of training, the loading of images included, measuring on the validation part left out."""
+        """Speed of training with loading, without validation."""
         return self.images / self.seconds if self.seconds else 0.0
-
-    @property
-    def score(self) -> tuple[float, float]:
-        """What makes one epoch better than another: its validation accuracy; among equals, the lower loss."""
-        return self.val_accuracy, -self.val_loss
 
 
 @dataclass
 class History:
-    """The epochs of a run, which of them had the best weights, and why the run ended if it ended early.
+    """The epochs of a run, and why it ended if it ended early.
 
     `phases` holds the first epoch and the name of each phase of gradual unfreezing.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
     interrupted: bool = False
-    phases: list[tuple[int, str]] = field(default_factory=list)
     stopped_early: bool = False
+    phases: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch with the highest validation accuracy; among equals, the first with the lowest validation loss."""
+        return max(self.epochs, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss), default=None)
 
     def column(self, name: str) -> list[float]:
-        """Return one measurement for every epoch, such as `"val_accuracy"`."""
+        """Return one measurement of every epoch, such as `"val_accuracy"`."""
         return [getattr(epoch, name) for epoch in self.epochs]
 
     def table(self) -> Table:
-        """Return the history as a table, a row an epoch."""
+        """Return the history as a table with one row per epoch."""
         rows = Table()
         for epoch in self.epochs:
             row = {name: value for name, value in asdict(epoch).items() if name not in ("images", "rates")}

@@ -1,9 +1,9 @@
-"""The state of a run: everything that changes while a model trains, and so everything that a checkpoint holds."""
+"""The settings and the state of training: everything that changes while a model trains is in a checkpoint."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,220 +14,230 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tlcourse.evaluation import Evaluation
+from tlcourse.models import unwrap_model
 from tlcourse.runtime import shorten
+from tlcourse.side_effects import get_rng_state, set_rng_state
 from tlcourse.train.checkpoints import Checkpoints
-from tlcourse.train.device import Batch, Machine
+from tlcourse.train.device import Batch, Devices, HasLoaders
 from tlcourse.train.history import Epoch, History
-from tlcourse.train.rng import get_rng_state, set_rng_state
 from tlcourse.train.schedules import Schedule
 
-FORMAT = 1
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The settings of `fit`, which says what each one means."""
+
+    epochs: int
+    loss: Loss
+    precision: str | None
+    accumulate: int
+    clip_grad_norm: float | None
+    patience: int | None
+    ema_decay: float | None
+    checkpoints: Checkpoints | None
+    frozen_bn: str
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}: train for at least one.")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}: a step takes at least one batch.")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: the largest gradient norm must be positive.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}: wait for at least one epoch.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}: it must lie between 0 and 1, such as 0.999.")
 
 
 @dataclass
-class Run:
-    """A model, what trains it, and how far it has come.
+class TrainState:
+    """A model, what trains it, and how far training has come.
 
-    `step` counts the optimizer steps of the run, `done` those of the epoch that has begun, `seconds` its time.
+    `step` counts all optimizer steps, `steps_in_epoch` those of the current epoch; `rates` are those of the last step.
     """
 
     model: nn.Module
+    data: HasLoaders
     optimizer: torch.optim.Optimizer
     schedule: Schedule | None
-    machine: Machine
-    average: AveragedModel | None
-    data: Any
-    checkpoints: Checkpoints | None = None
-    accumulate: int = 1
+    config: FitConfig
     history: History = field(default_factory=History)
     best_weights: dict[str, torch.Tensor] | None = None
     step: int = 0
-    done: int = 0
-    seconds: float = 0.0
+    rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        self.train = self.machine.share(self.data.train, training=True)
-        self.val = self.machine.share(self.data.val, training=False)
-        self.rates: tuple[float, ...] = ()
-        # Random numbers: at the beginning of the epoch, from which its order follows, and at a resumed step.
-        self.begun: dict[str, Any] = {}
-        self.resumed: dict[str, Any] = {}
-        self.clear()
+        self.devices = Devices(self.model, self.config.precision)
+        self.net = self.devices.prepare(self.model)  # the forward pass goes through it
+        self.model, self.ema = unwrap_model(self.model), None
+        if decay := self.config.ema_decay:
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.train_loader = self.devices.shard_loader(self.data.train, training=True)
+        self.val_loader = self.devices.shard_loader(self.data.val, training=False)
+        self.rng_at_epoch_start: dict[str, Any] = {}  # the order of the epoch's images follows from it
+        self.rng_at_save: dict[str, Any] = {}
+        self.start_epoch()
 
     @property
-    def measured(self) -> nn.Module:
-        """The model whose weights are measured and kept: the average of the weights where there is one."""
-        return self.model if self.average is None else self.average.module
+    def eval_model(self) -> nn.Module:
+        """The model that is evaluated and kept: the average of the weights where there is one."""
+        return self.model if self.ema is None else self.ema.module
 
-    def over(self, epochs: int, patience: int | None) -> bool:
-        """Say whether the run has come to its end."""
-        trained = len(self.history.epochs)
-        best = self.history.best.epoch if self.history.best else trained
-        self.history.stopped_early = trained < epochs and patience is not None and trained - best >= patience
-        return trained >= epochs or self.history.stopped_early
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        epochs, best, patience = len(self.history.epochs), self.history.best, self.config.patience
+        waited = epochs - best.epoch if best else 0
+        return epochs >= self.config.epochs or (patience is not None and waited >= patience)
 
-    def progress(self, epochs: int) -> tqdm:
-        """Return a bar of optimizer steps, which counts what was done before a checkpoint too."""
-        steps = None if (each := steps_an_epoch(self.train, self.accumulate)) is None else epochs * each
-        quiet = {} if self.machine.main else {"disable": True}  # TQDM_DISABLE decides where nobody says
-        return tqdm(total=steps, initial=self.step, desc="steps", leave=False, **quiet)
+    def progress_bar(self) -> tqdm:
+        """Return a bar of optimizer steps, those before a checkpoint included."""
+        steps = steps_per_epoch(self.train_loader, self.config.accumulate)
+        quiet = {} if self.devices.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
+        return tqdm(total=steps and self.config.epochs * steps, initial=self.step, desc="steps", leave=False, **quiet)
 
-    def clear(self) -> None:
-        """Begin an epoch. Its sums stay on the device: reading a value would make it wait."""
-        self.done, self.seconds = 0, 0.0
-        self.loss_sum, self.right, self.seen = (torch.zeros((), device=self.machine.device) for _ in range(3))
+    def start_epoch(self) -> None:
+        """Set the sums of an epoch to zero. They stay on the device: reading one would make it wait."""
+        self.steps_in_epoch, self.seconds = 0, 0.0
+        self.loss_sum, self.correct, self.images = (torch.zeros((), device=self.devices.device) for _ in range(3))
 
-    def windows(self) -> Iterator[list[Batch]]:
-        """Yield the batches of each optimizer step of an epoch; a resumed epoch goes on where it was left."""
-        self.clock = time.perf_counter()
-        if not self.done:
-            self.begun = self.machine.gather(get_rng_state(self.data))[0]
-            if self.machine.several:  # all must go through the images in the order of the first
-                set_rng_state(self.begun, self.data)
-        batches = iter(self.train)
-        if self.done:  # a checkpoint was made within this epoch: pass over what came before it
-            deque(islice(batches, self.done * self.accumulate), maxlen=0)
-            set_rng_state(self.resumed)
-        while window := list(islice(batches, self.accumulate)):
-            self.rates = tuple(group["lr"] for group in self.optimizer.param_groups)  # before a schedule moves them
-            yield window
-        self.machine.finish()
+    def accumulation_groups(self) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of each optimizer step of an epoch; a resumed epoch continues after the last one."""
+        self.clock, loaders = time.perf_counter(), [self.data.train, self.data.val]
+        if not self.steps_in_epoch:
+            self.rng_at_epoch_start = self.devices.gather(get_rng_state(loaders))[0]
+            if self.devices.distributed:  # all processes take the images in the order of the first
+                set_rng_state(self.rng_at_epoch_start, loaders)
+        batches = iter(self.train_loader)
+        if self.steps_in_epoch:  # resumed within this epoch: skip the batches before the checkpoint
+            deque(islice(batches, self.steps_in_epoch * self.config.accumulate), maxlen=0)
+            set_rng_state(self.rng_at_save)
+        while micro_batches := list(islice(batches, self.config.accumulate)):
+            self.rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)  # before they are changed
+            yield micro_batches
+        self.devices.synchronize()
         self.seconds += time.perf_counter() - self.clock
 
-    def advance(self) -> None:
-        """Note that a step was made, and save the run if it is time to."""
+    def update_metrics(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add a micro-batch to the sums of its epoch."""
+        self.loss_sum += loss.detach() * len(labels)
+        self.correct += (logits.detach().argmax(1) == labels).sum()
+        self.images += len(labels)
+
+    def end_step(self) -> None:
+        """Count an optimizer step, and save a checkpoint if one is due."""
         now = time.perf_counter()
-        self.step, self.done, self.seconds = self.step + 1, self.done + 1, self.seconds + now - self.clock
-        self.clock = now
-        if self.checkpoints is not None and self.checkpoints.due(self.step):
+        self.step, self.steps_in_epoch = self.step + 1, self.steps_in_epoch + 1
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        if (checkpoints := self.config.checkpoints) and checkpoints.every and self.step % checkpoints.every == 0:
             self.save()
 
-    def count(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add a batch to the sums of its epoch."""
-        self.loss_sum += loss.detach() * len(labels)
-        self.right += (logits.detach().argmax(1) == labels).sum()
-        self.seen += len(labels)
-
-    def close_epoch(self, val: Evaluation) -> None:
-        """Add an epoch to the history, keep the weights if they are the best so far, and save the run.
+    def end_epoch(self, val: Evaluation) -> None:
+        """Add an epoch to the history, keep its weights if it is the best so far, and save a checkpoint.
 
         Raises:
             ValueError: there was no image.
             FloatingPointError: the loss became infinite or not a number.
         """
-        number = len(self.history.epochs) + 1
-        loss_sum, right, seen = self.machine.sum(self.loss_sum, self.right, self.seen)
-        if not seen:
+        number, rates = len(self.history.epochs) + 1, self.rates
+        loss_sum, correct, images = self.devices.all_reduce_sum(self.loss_sum, self.correct, self.images)
+        if not images:
             raise ValueError("There is no image to train on: the training loader is empty.")
         if not math.isfinite(loss_sum):
-            folder = "" if self.checkpoints is None else " and a new folder for its checkpoints"
-            raise FloatingPointError(
-                f"The training loss of epoch {number} is {loss_sum}. Use a lower learning rate{folder}."
-            )
-        train = (loss_sum / seen, right / seen)
-        epoch = Epoch(number, *train, val.loss, val.accuracy, max(self.rates), self.seconds, int(seen), self.rates)
+            folder = " and a new folder for its checkpoints" if self.config.checkpoints else ""
+            advice = f"Use a lower learning rate{folder}."
+            raise FloatingPointError(f"The training loss of epoch {number} is {loss_sum}. {advice}")
+        train = (loss_sum / images, correct / images)  # each image counts as much as any other
+        epoch = Epoch(number, *train, val.loss, val.accuracy, max(rates), self.seconds, int(images), rates)
         self.history.epochs.append(epoch)
-        if self.history.best is None or epoch.score > self.history.best.score:
-            self.history.best = epoch
-            self.best_weights = {name: value.clone() for name, value in self.measured.state_dict().items()}
-        self.clear()
+        if self.history.best is epoch:
+            self.best_weights = {name: value.clone() for name, value in self.eval_model.state_dict().items()}
+        self.start_epoch()
         self.save()
 
-    def keep_best(self) -> None:
+    def restore_best(self) -> None:
         """Give the model the best weights so far, and put it into evaluation mode."""
         if self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
         self.model.eval()
 
     def save(self) -> None:
-        """Write a checkpoint, where checkpoints are wanted."""
-        if self.checkpoints is None:
-            return
-        state = self.state()
-        if self.machine.main:
-            self.checkpoints.save(self.step, state)
+        """Save a checkpoint, if `fit` was given a place for it."""
+        if self.config.checkpoints:
+            state = self.state_dict()  # asks every process for its random state
+            if self.devices.is_main_process:
+                self.config.checkpoints.save(self.step, state)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        if self.checkpoints is None:
-            return
-        state = self.checkpoints.load()
-        self.machine.wait()  # nobody writes before all have read
+        """Continue from the newest checkpoint, if there is one."""
+        state = self.config.checkpoints.load() if self.config.checkpoints else None
+        self.devices.barrier()  # nobody saves before all have read
         if state is None:
             return
-        self.load_state(state)
-        if self.machine.main:
-            print(
-                f"Resumed after {len(self.history.epochs)} epochs and {self.done} steps, "
-                f"from {shorten(self.checkpoints.folder)}."
-            )
+        self.load_state_dict(state)
+        if self.devices.is_main_process:
+            done = f"{len(self.history.epochs)} epochs and {self.steps_in_epoch} steps"
+            print(f"Resumed after {done}, from {shorten(self.config.checkpoints.folder)}.")
 
-    def state(self) -> dict[str, Any]:
-        """Return all of it, as tensors, numbers, texts, lists and dictionaries."""
-        now, best = get_rng_state(self.data), self.history.best
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state as plain values, which `torch.load(weights_only=True)` can read."""
+        now = get_rng_state([self.data.train, self.data.val])
+        rng = {"epoch_start": self.rng_at_epoch_start if self.steps_in_epoch else now, "save": now}
         return {
-            "format": FORMAT,
+            "format": 2,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.scheduler.state_dict() if self.schedule else None,
-            "scaler": self.machine.scaler.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "best": None if best is None else {"epoch": best.epoch, "weights": self.best_weights},
+            "scaler": self.devices.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "best_weights": self.best_weights,
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
-            "position": {"step": self.step, "done": self.done, "seconds": self.seconds, "rates": list(self.rates)},
-            "sums": [self.loss_sum, self.right, self.seen],
-            "random": self.machine.gather({"begun": self.begun if self.done else now, "now": now}),
-            "batches": {"an epoch": steps_an_epoch(self.train, 1), "a step": self.accumulate},
+            "progress": {name: getattr(self, name) for name in ("step", "steps_in_epoch", "seconds", "rates")},
+            "sums": [self.loss_sum, self.correct, self.images],
+            "rng": self.devices.gather(rng),
+            "batches": [steps_per_epoch(self.train_loader, 1), self.config.accumulate],
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned.
 
         Raises:
-            ValueError: it is that of another model, optimizer or schedule; nothing is changed then.
+            ValueError: it belongs to another model, optimizer or schedule; nothing is changed then.
         """
-        self._check(state)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule:
-            self.schedule.scheduler.load_state_dict(state["schedule"])
-        self.machine.scaler.load_state_dict(state["scaler"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.history.epochs = [Epoch(**row | {"rates": tuple(row["rates"])}) for row in state["epochs"]]
-        if state["best"]:
-            self.history.best = self.history.epochs[state["best"]["epoch"] - 1]
-            self.best_weights = state["best"]["weights"]
-        self.step, self.done, self.seconds = (state["position"][name] for name in ("step", "done", "seconds"))
-        self.rates = tuple(state["position"]["rates"])
-        self.loss_sum, self.right, self.seen = (value.to(self.machine.device) for value in state["sums"])
-        mine = state["random"][self.machine.accelerator.process_index % len(state["random"])]
-        set_rng_state(mine["begun"], self.data)
-        self.begun, self.resumed = mine["begun"], mine["now"]
-
-    def _check(self, state: dict[str, Any]) -> None:
-        ours, theirs = (_outline(of) for of in (self.state(), state))
-        if different := [name for name in ours if ours[name] != theirs.get(name)]:
+        ours, saved = (_fingerprint(of) for of in (self.state_dict(), state))
+        if different := [name for name in ours if ours[name] != saved.get(name)]:
             raise ValueError(
                 f"The checkpoint is of another run: its {' and '.join(different)} differ from what is to be trained. "
                 "Give a new folder, or set up the run as it was."
             )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule:
+            self.schedule.scheduler.load_state_dict(state["schedule"])
+        self.devices.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.best_weights = state["best_weights"]
+        self.history.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        vars(self).update(state["progress"])
+        self.loss_sum, self.correct, self.images = (value.to(self.devices.device) for value in state["sums"])
+        rng = state["rng"][self.devices.accelerator.process_index % len(state["rng"])]
+        self.rng_at_epoch_start, self.rng_at_save = rng["epoch_start"], rng["save"]
+        set_rng_state(self.rng_at_epoch_start, [self.data.train, self.data.val])
 
 
-def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return the running average of a model's weights and buffers, `decay` of the old to `1 - decay` of the new."""
-    return None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def steps_an_epoch(loader: Any, accumulate: int) -> int | None:
-    """Return the number of optimizer steps, or None of a stream, whose loader has a length but cannot tell it."""
+def steps_per_epoch(loader: Any, accumulate: int) -> int | None:
+    """Return the number of optimizer steps, or None for a stream: its loader has a `__len__`, which raises."""
     try:
         return -(-len(loader) // accumulate)
     except TypeError:
         return None
 
 
-def _outline(state: dict[str, Any]) -> dict[str, Any]:
+def _fingerprint(state: dict[str, Any]) -> dict[str, Any]:
     """Describe what must be the same for a state to fit."""
     groups = state["optimizer"]["param_groups"]
     return {
@@ -235,6 +245,6 @@ def _outline(state: dict[str, Any]) -> dict[str, Any]:
         "model": {name: tuple(value.shape) for name, value in state["model"].items()},
         "optimizer's groups": [(group.get("name"), len(group["params"]), sorted(group)) for group in groups],
         "schedule": state["schedule"] and sorted(state["schedule"]),
-        "weight average": state["average"] is not None,
+        "weight average": state.get("ema") is not None,
         "batches": state["batches"],
     }

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Case
-from tlcourse.train import shares
+from tlcourse.train import schedules
 
 DECAYING = (StepLR, MultiStepLR, ExponentialLR)
 GONE = 1e-4  # of the first rate: what a decaying scheduler leaves when it is stepped once a batch
@@ -31,7 +31,7 @@ def one_scheduler_each(case: Case) -> Iterator[Finding]:
         alive = [s for s in _alive(optimizer) if not any(s is child for child in inner)]
         alive = [s for s in alive if not any(s in getattr(other, "_schedulers", []) for other in alive)]
         # Ours start from the base rates, whatever came before: one that was given has put an older one right.
-        alive = [s for s in alive if not (shares.is_ours(s) and any(shares.is_ours(other) for other in given))]
+        alive = [s for s in alive if not (schedules.is_ours(s) and any(schedules.is_ours(other) for other in given))]
         found = list({id(s): s for s in [*given, *alive]}.values())
         # What a one-cycle leaves in the groups outlives it.
         trace = "max_lr" in optimizer.param_groups[0] and not any(isinstance(s, OneCycleLR | CyclicLR) for s in found)
@@ -154,7 +154,7 @@ def schedule_has_the_runs_length(case: Case) -> Iterator[Finding]:
     """One of our schedules knows its length, and a `Schedule` its interval: together they cover the run."""
     for scheduler in case.schedulers:
         plan, interval = _plan(case), case.intervals.get(id(scheduler), "step")
-        steps = shares.length(scheduler)
+        steps = schedules.length(scheduler)
         if steps is None or plan is None:
             continue
         epochs, batches = plan

@@ -1,4 +1,4 @@
-"""The learning-rate range test finds the rates a set-up bears, and leaves nothing behind."""
+"""The learning-rate range test finds the rates that a set-up can take, and has no side effects."""
 
 import copy
 import math
@@ -136,7 +136,7 @@ def test_everything_is_as_it_was_and_training_goes_on_bit_for_bit(loader, kind):
         if tested:
             before = everything(*given)
             result = lr_range_test(
-                *given[:3], lowest=1e-4, highest=1.0, steps=15
+                *given[:3], min_lr=1e-4, max_lr=1.0, steps=15
             )  # more steps than the loader has batches
             assert len(result.losses) > 6
             assert everything(*given) == before
@@ -199,7 +199,7 @@ def test_the_suggested_rate_trains_and_the_last_one_does_not():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
     start, data = copy.deepcopy(model), separable()
-    result = lr_range_test(model, data, torch.optim.SGD(model.parameters(), lr=1.0), lowest=1e-4, highest=1e4)
+    result = lr_range_test(model, data, torch.optim.SGD(model.parameters(), lr=1.0), min_lr=1e-4, max_lr=1e4)
     assert result.diverged
     assert len(result.rates) == len(result.losses) == len(result.smoothed) < 100
     assert all(math.isfinite(loss) for loss in result.losses)
@@ -230,8 +230,8 @@ def test_rates_rise_by_one_factor_and_groups_keep_their_ratio():
 
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = Watched([{"params": model[0].parameters(), "lr": 0.02}, {"params": model[1].parameters(), "lr": 0.2}])
-    tl.train.schedules.warm_up_cosine(optimizer, 100)  # moves the rates, but not their ratio
-    result = lr_range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=31)
+    tl.train.schedules.warmup_cosine(optimizer, 100)  # moves the rates, but not their ratio
+    result = lr_range_test(model, separable(), optimizer, min_lr=1e-3, max_lr=1.0, steps=31)
     assert list(result.rates) == pytest.approx([10 ** (-3 + i / 10) for i in range(31)])
     torch.testing.assert_close(torch.tensor(seen), torch.tensor([[rate / 10, rate] for rate in result.rates]))
     assert not result.diverged
@@ -260,8 +260,8 @@ def test_the_suggestion_is_where_a_loss_of_known_shape_falls_fastest():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lowest": 0.0}, r"lowest=0\.0"),
-        ({"lowest": 1.0, "highest": 0.1}, r"lowest=1\.0 and highest=0\.1"),
+        ({"min_lr": 0.0}, r"min_lr=0\.0"),
+        ({"min_lr": 1.0, "max_lr": 0.1}, r"min_lr=1\.0 and max_lr=0\.1"),
         ({"steps": 9}, "steps=9: give at least 10"),
         ({"loader": []}, "loader is empty"),
         ({"loader": iter(separable())}, "read only once"),
@@ -308,7 +308,7 @@ def test_an_optimizer_of_ones_own_with_hooks_and_a_scheduler():
     optimizer.register_step_post_hook(lambda *_: stepped.append(1))
     schedule = tl.train.schedules.cosine(optimizer, 100)  # puts a `step` of its own into the optimizer
     before = copy.deepcopy(model.state_dict())
-    result = lr_range_test(model, separable(), optimizer, lowest=1e-3, highest=1.0, steps=20)
+    result = lr_range_test(model, separable(), optimizer, min_lr=1e-3, max_lr=1.0, steps=20)
     assert result.smoothed[-1] < result.smoothed[0]
     assert (optimizer.steps, stepped) == ([0], [])
     assert not optimizer.inner.state

@@ -1,0 +1,36 @@
+"""A file is written whole or not at all."""
+
+import os
+
+import pytest
+
+from tlcourse.atomic_write import atomic_write
+
+
+def test_a_file_is_complete_and_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    file, calls = tmp_path / "deep" / "file.txt", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("flush"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("rename"), replace(*paths)))
+    with atomic_write(file) as part:
+        part.write_text("new")
+        assert not file.exists()
+        assert calls == []
+    assert file.read_text() == "new"
+    assert calls[:2] == ["flush", "rename"]
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_an_error_leaves_the_file_of_before_and_nothing_else(tmp_path):
+    file = tmp_path / "file.txt"
+    file.write_text("old")
+
+    def write_half():
+        with atomic_write(file) as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
