@@ -6,14 +6,13 @@ import torch
 import tlcourse as tl
 from tlcourse import cli
 from tlcourse.predict import load_checkpoint
-from tlcourse.recipes import Recipe, run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of pictures with two classes and three parts."""
+    """A folder of images with two classes, split in three."""
     splits = tl.data.load("toypets").take(train=60, val=20, test=40)
-    return tl.data.export_folder(splits, tmp_path_factory.mktemp("photos") / "pets")
+    return tl.data.export_folder(splits, tmp_path_factory.mktemp("images") / "pets")
 
 
 @pytest.mark.parametrize("strategy", ["linear-probe", "frozen", "fine-tune"])
@@ -39,14 +38,15 @@ def test_from_a_folder_to_an_answer(strategy, folder, tmp_path, capsys):
 
 
 def test_frozen_trains_the_head_only_and_fine_tuning_everything(folder):
-    for strategy, moved in (("frozen", {"fc"}), ("fine-tune", {"conv1", "layer1", "layer4", "fc"})):
+    frozen, fine_tune = tl.recipes.frozen, tl.recipes.fine_tune
+    for recipe, moved in ((frozen, {"fc"}), (fine_tune, {"conv1", "layer1", "layer4", "fc"})):
         torch.manual_seed(0)
         model = tl.models.create("tl_resnet", 2)
         before = {k: v.clone() for k, v in model.state_dict().items()}
-        run(model, tl.data.from_folder(folder, model=model), Recipe(strategy, epochs=1))
+        recipe(model, tl.data.from_folder(folder, model=model), epochs=1)
         changed = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
         assert moved <= changed
-        assert strategy == "fine-tune" or changed == moved
+        assert recipe is fine_tune or changed == moved
 
 
 def test_one_seed_one_result(folder):
@@ -54,7 +54,7 @@ def test_one_seed_one_result(folder):
     for _ in range(2):
         tl.setup("mini", seed=3)
         model = tl.models.create("tl_resnet", 2)
-        results.append(run(model, tl.data.from_folder(folder, model=model), Recipe("frozen", epochs=1, seed=3)))
+        results.append(tl.recipes.frozen(model, tl.data.from_folder(folder, model=model), epochs=1, seed=3))
     assert torch.equal(results[0].test.logits, results[1].test.logits)
 
 
@@ -93,13 +93,13 @@ def test_predict_goes_on_after_a_bad_file(folder, tmp_path, capsys):
     out = tmp_path / "m.safetensors"
     cli.main(["train", "--data", str(folder), "--out", str(out)])
     capsys.readouterr()
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "a.JPG").write_bytes(b"not an image")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.JPG").write_bytes(b"not an image")
     good = sorted((folder / "test" / "dogs").iterdir())[0]
-    (photos / "b.png").write_bytes(good.read_bytes())
-    (photos / "notes.txt").write_text("not meant")
-    assert cli.main(["predict", str(out), str(photos)]) == 1
+    (images / "b.png").write_bytes(good.read_bytes())
+    (images / "notes.txt").write_text("not meant")
+    assert cli.main(["predict", str(out), str(images)]) == 1
     first, second = capsys.readouterr().out.splitlines()
     assert "not read" in first
     assert second.split()[1] in ("cats", "dogs")

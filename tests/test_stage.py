@@ -74,11 +74,12 @@ class Own(nn.Module):
 PLAN = {"stem": ["conv1", "bn1"], "first": ["blocks.0"], "rest": ["blocks", "scale"], "head": ["answer"]}
 
 
-def test_a_network_of_ones_own_is_told_its_stages():
+def test_a_stage_plan_gives_the_stages_of_your_own_network():
     model = Own()
     with pytest.raises(ValueError, match=r"Own has no classifier under `fc`.*stage_plan"):
         tl.models.stages(model)
-    parts = tl.models.stages(model, plan=PLAN)
+    model.stage_plan = PLAN
+    parts = tl.models.stages(model)
     assert [part.name for part in parts] == [*PLAN]
     assert [*parts[2].parameters] == [
         "scale",
@@ -88,7 +89,6 @@ def test_a_network_of_ones_own_is_told_its_stages():
         "blocks.1.1.bias",
     ]
     assert {*parts[0].buffers} == {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
-    model.stage_plan = PLAN
     assert tl.models.head_name(model) == "answer"
     tl.models.train_mode(tl.models.freeze(model))
     assert [row["batch norm"] for row in tl.models.summary(model)] == ["eval", "none", "none", "none", ""]
@@ -107,16 +107,20 @@ def test_a_network_of_ones_own_is_told_its_stages():
     ],
 )
 def test_plans_that_do_not_cover_everything_once_name_it(change, message):
+    model = Own()
+    model.stage_plan = PLAN | change
     with pytest.raises(ValueError, match=message):
-        tl.models.stages(Own(), plan=PLAN | change)
+        tl.models.stages(model)
 
 
 def test_a_tensor_that_is_forgotten_by_a_plan_of_a_known_network_is_named_too():
+    model = meta_model("resnet18")
+    model.stage_plan = {"stem": ["conv1"], "head": ["fc"]}
     with pytest.raises(ValueError, match=r"torchvision/resnet18: no stage holds 'bn1\.weight'"):
-        tl.models.stages(meta_model("resnet18"), plan={"stem": ["conv1"], "head": ["fc"]})
+        tl.models.stages(model)
 
 
-def test_a_small_network_of_ones_own_needs_no_plan():
+def test_your_own_small_network_needs_no_plan():
     model = nn.Module()
     model.conv1, model.bn1, model.conv2, model.fc = (
         nn.Conv2d(3, 4, 3),
