@@ -129,6 +129,12 @@ def test_keep_frozen_follows_what_is_frozen():
     assert all(module.training for module in tl.models.unfreeze(model).train().modules())
 
 
+def test_keep_frozen_overrides_the_loop_that_lets_statistics_move():
+    model = tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None))
+    assert norms_in_training(tl.models.train_mode(model, frozen_bn="train"))
+    assert norms_in_training(tl.models.train_mode(tl.models.keep_frozen(model), frozen_bn="train")) == set()
+
+
 def test_keep_frozen_holds_in_copies_and_wrappers_and_can_be_ended():
     model = tl.models.keep_frozen(tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None)))
     other = copy.deepcopy(model)

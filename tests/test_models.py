@@ -69,6 +69,16 @@ def test_new_head_is_the_classifier(name, head, kind):
     assert model.eval()(x).shape == (2, 7)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_new_head_updates_the_models_number_of_classes(wrapped):
+    """timm's models store it, and so do torchvision's Vision Transformers and SqueezeNets."""
+    for name in ("tl_resnet", "squeezenet1_1"):
+        model = meta_model(name)
+        assert model.num_classes == 2
+        tl.models.replace_head(nn.DataParallel(model) if wrapped else model, 5)
+        assert model.num_classes == len(tl.models.head(model).weight) == 5
+
+
 def test_squeezenet_gives_negative_logits():
     """torchvision leaves a ReLU behind the classifier, which would cut them off."""
     torch.manual_seed(0)
@@ -302,14 +312,15 @@ def test_without_a_network_timm_gives_up_at_once(monkeypatch, tmp_path):
 
 
 def test_with_a_network_timm_may_download(monkeypatch):
-    monkeypatch.setattr(weights, "_reachable", lambda _: True)
+    monkeypatch.setattr("requests.head", lambda address, timeout: None)  # any answer means that there is a network
     with weights.hub_or_cache():
         assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_an_answer_of_any_kind_means_that_there_is_a_network(monkeypatch):
-    monkeypatch.setattr("requests.head", lambda address, timeout: None)
-    assert weights._reachable("https://anywhere.invalid")
+def test_the_embedded_backbone_needs_no_network(monkeypatch):
+    monkeypatch.setattr("requests.head", lambda *_, **__: pytest.fail("no network is needed"))
+    assert torch.equal(tl.models.create("tl_resnet", 2).conv1.weight, tl.models.read_weights(WEIGHTS)["conv1.weight"])
+    assert timm.models.get_pretrained_cfg("tl_resnet").mean == tl.preprocessing.IMAGENET_MEAN
 
 
 def test_timm_models_without_weights_say_so():

@@ -171,6 +171,14 @@ def test_an_optimizer_keeps_its_groups_when_it_cannot_grow():
     assert len(optimizer.param_groups) == 6
 
 
+def test_an_optimizer_without_a_trainable_parameter_of_the_model_is_refused():
+    model, other = (tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None)) for _ in range(2))
+    tl.models.check_optimizer(model, torch.optim.SGD(model.parameters(), lr=0.1))  # one that trains is enough
+    for parameters in (other.parameters(), model.layer1.parameters()):
+        with pytest.raises(ValueError, match="no trainable parameter of this model"):
+            tl.models.check_optimizer(model, torch.optim.SGD(parameters, lr=0.1))
+
+
 def test_gradual_plans_go_from_the_head_down():
     with torch.device("meta"):
         resnet = tl.models.create("resnet50", 2, weights=None)

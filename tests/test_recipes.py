@@ -49,6 +49,40 @@ def test_frozen_trains_the_head_only_and_fine_tuning_everything(folder):
         assert recipe is fine_tune or changed == moved
 
 
+def test_the_linear_probe_is_measured_before_it_learns_from_the_validation_set(folder):
+    model = tl.models.create("tl_resnet", 2)
+    splits = tl.data.from_folder(folder, model=model)
+    train, val, test = tl.features.extract_splits(model, splits)
+    result = tl.recipes.linear_probe(model, splits)
+    on_train = tl.features.linear_probe(train)
+    both = tl.features.Features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
+    on_both = tl.features.linear_probe(both)
+    assert torch.equal(result.val.logits, on_train.evaluate(val).logits)
+    assert torch.equal(result.test.logits, on_both.evaluate(test).logits)
+    assert torch.equal(model.fc.weight, on_both.linear.weight)
+
+
+@pytest.mark.parametrize(("recipe", "probed"), [("fine_tune", True), ("frozen", False)])
+def test_fine_tuning_starts_from_a_probe_on_the_training_set(recipe, probed, folder, monkeypatch):
+    model = tl.models.create("tl_resnet", 2)
+    splits = tl.data.from_folder(folder, model=model)
+    probe, before = tl.features.linear_probe(tl.features.extract(model, splits.plain().train)), model.fc.weight.clone()
+    seen = {}
+
+    def stop(model, loaders, optimizer, *, scheduler, **_):
+        seen.update(head=model.fc.weight.clone(), rates=[group["initial_lr"] for group in optimizer.param_groups])
+        seen["simulated"] = tl.train.schedules.simulate(scheduler, 2 * len(loaders.train))[:, -1]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlcourse.recipes.fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(tl.recipes, recipe)(model, splits, epochs=2, lr=0.01, batch_size=4)
+    assert torch.equal(seen["head"], probe.linear.weight if probed else before)
+    assert seen["rates"] == pytest.approx([0.01 * 0.7**i for i in range(5, -1, -1)] if probed else [0.01])
+    assert seen["simulated"].max() == pytest.approx(0.01)
+    assert seen["simulated"].argmax() == 5  # of 30 steps, the first six rise
+
+
 def test_one_seed_one_result(folder):
     results = []
     for _ in range(2):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 import tlcourse as tl
@@ -212,6 +213,15 @@ def test_a_plain_loop_moves_the_statistics_of_a_frozen_body():
     moved = [k for k, v in model.state_dict().items() if "running" in k and not torch.equal(v, before[k])]
     assert len(moved) == len([k for k in before if "running" in k])
     assert torch.equal(model.layer1[0].conv1.weight, before["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct],
+)
+def test_every_batch_norm_is_known(kind):
+    assert isinstance(kind(4), NORMS)
+    assert not isinstance(nn.GroupNorm(2, 4), NORMS)
 
 
 def test_train_mode_follows_what_is_frozen():

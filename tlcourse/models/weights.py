@@ -111,16 +111,11 @@ def hub_or_cache() -> Iterator[None]:
     from huggingface_hub import constants  # takes a while to import, and only timm's downloads need it
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        requests.head(constants.ENDPOINT, timeout=TIMEOUT)
+    except requests.RequestException:
+        constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _reachable(address: str) -> bool:
-    try:
-        requests.head(address, timeout=TIMEOUT)
-    except requests.RequestException:
-        return False
-    return True
