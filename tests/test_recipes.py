@@ -22,6 +22,7 @@ def test_from_a_folder_to_an_answer(strategy, folder, tmp_path, capsys):
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "95 % interval" in printed
+    assert ("of 2, highest learning rate 0.001" in printed) == (strategy != "linear-probe")
     model, about = load_checkpoint(out)
     assert about["strategy"] == strategy
     assert about["test"]["images"] == 40

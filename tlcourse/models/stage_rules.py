@@ -72,8 +72,8 @@ def infer_stages(model: nn.Module) -> Plan:
     """
     heads = head_names(model)
     known = INTERLEAVED.get(type(model).__name__)
-    smallest_container = max(1, CONTAINER_SHARE * _layers(model))
-    plan = _present(model, known) if known else _grouped(list(_units(model, heads, smallest_container)))
+    container_size = max(1, CONTAINER_SHARE * _layers(model))
+    plan = _present(model, known) if known else _grouped(list(_units(model, heads, container_size)))
     if not plan:
         raise ValueError(f"{type(model).__name__} has nothing below its head {', '.join(heads)}: there are no stages.")
     return {**plan, "head": heads}
@@ -97,19 +97,17 @@ def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
-def _units(module: nn.Module, heads: list[str], smallest_container: float, prefix: str = "") -> Iterator[Unit]:
-    for name, _ in module.named_parameters(recurse=False):
-        yield Unit(prefix + name, layers=0, learns=True, pool=False)
-    for name, _ in module.named_buffers(recurse=False):
-        yield Unit(prefix + name, layers=0, learns=False, pool=False)
+def _units(module: nn.Module, heads: list[str], container_size: float, prefix: str = "") -> Iterator[Unit]:
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        yield Unit(prefix + name, layers=0, learns=isinstance(tensor, nn.Parameter), pool=False)
     children = [(name, child, _layers(child)) for name, child in module.named_children()]
     siblings = Counter(_without_numbers(name) for name, _, layers in children if layers > 1)
     for name, child, layers in children:
         full = prefix + name
         around_head = any(head.startswith(full + ".") for head in heads)
         pool, learns = isinstance(child, nn.MaxPool2d), any(True for _ in child.parameters())
-        if around_head or (layers > smallest_container and siblings[_without_numbers(name)] == 1):
-            yield from _units(child, heads, smallest_container, full + ".")
+        if around_head or (layers > container_size and siblings[_without_numbers(name)] == 1):
+            yield from _units(child, heads, container_size, full + ".")
         elif full not in heads and (pool or any(True for _ in tensors(child))):
             yield Unit(full, layers, learns, pool)
 
