@@ -1,4 +1,4 @@
-"""Every classifier of torchvision and timm under the same examination: head, stages, order, freezing, groups.
+"""Every classifier of torchvision and timm, with the same checks: head, stages, order, freezing, groups.
 
     python benchmarks/architectures.py                    # all, and write benchmarks/architectures.md
     python benchmarks/architectures.py --only 'swin|vit'  # some, and print only
@@ -35,7 +35,7 @@ REPORT = Path(__file__).with_suffix(".md")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the examination of one architecture gave: no problem, some, or an error that says why there is no model."""
+    """The result for one architecture: no problem, some problems, or an error that says why there is no model."""
 
     name: str
     family: str
@@ -87,7 +87,7 @@ def sample(size: int) -> list[str]:
 
 
 def examine(name: str) -> Outcome:
-    """Create an architecture with seven classes, and hold it against all that the package promises."""
+    """Create an architecture with seven classes, and check all that the package promises."""
     try:
         with meta():
             model = tl.models.create(name, CLASSES, weights=None).eval()
@@ -170,7 +170,7 @@ def _freezing(model: nn.Module) -> Iterator[str]:
         tl.models.train_mode(tl.models.unfreeze_from(model, parts[start].name))
         wrong = [part.name for i, part in enumerate(parts) if part.trainable != (part.count if i >= start else 0)]
         if wrong:
-            yield f"unfrozen from {parts[start].name}, these train or not against it: {wrong}"
+            yield f"unfrozen from {parts[start].name}, these train or do not, against the plan: {wrong}"
         modules = dict(model.named_modules())
         frozen = {n.rpartition(".")[0] for part in parts[:start] for n in part.buffers}
         moving = [n for n in frozen if isinstance(modules[n], NORMS) and modules[n].training]
@@ -191,7 +191,7 @@ def _groups(model: nn.Module) -> Iterator[str]:
     for group in groups:
         name, plain = group["name"], group["name"].removesuffix(" (no decay)")
         if group["lr"] != rates.get(plain):
-            yield f"the group {name} has the rate {group['lr']}, its stage {rates.get(plain)}"
+            yield f"the group {name} has the learning rate {group['lr']}, its stage {rates.get(plain)}"
         if (name == plain) != (group["weight_decay"] == 0.1):
             yield f"the group {name} has the weight decay {group['weight_decay']}"
         if name == plain and any(p.ndim <= 1 for p in group["params"]):

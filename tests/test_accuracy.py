@@ -1,4 +1,4 @@
-"""What the course promises of its backbone, measured: on toy pets always, on real photos where there are some."""
+"""What the course promises of its backbone, measured: on toy pets always, on real images where there are some."""
 
 import time
 
@@ -23,7 +23,7 @@ def pets():
 
 
 def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, decay=1.0):
-    """Train everything on n pictures, mirrored at random; return test accuracy and the rows used."""
+    """Train everything on n images, mirrored at random; return test accuracy and the rows used."""
     images, labels, _ = pets
     precision = "bfloat16" if tl.get_runtime().bf16 else "float32"
     torch.manual_seed(seed)
@@ -44,7 +44,7 @@ def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, decay=1.0):
 
 
 def test_on_toy_pets_scratch_frozen_and_fine_tuned_are_told_apart(pets):
-    """200 training pictures, 5 seeds: each step is larger than twice its standard error, the same pictures compared."""
+    """200 training images, 5 seeds: each step is larger than twice its standard error, the same images compared."""
     features, accuracy = pets[2], {"scratch": [], "frozen": [], "fine-tuned": []}
     for seed in range(5):
         scratch, rows = trained_accuracy(pets, 200, 60, seed)
@@ -60,7 +60,7 @@ def test_on_toy_pets_scratch_frozen_and_fine_tuned_are_told_apart(pets):
 
 
 def test_on_toy_pets_frozen_is_far_ahead_of_scratch(pets):
-    """100 training pictures, 5 seeds: at least 15 points."""
+    """100 training images, 5 seeds: at least 15 points."""
     features = pets[2]
     frozen, scratch = [], []
     for seed in range(5):
@@ -74,10 +74,10 @@ def test_on_toy_pets_frozen_is_far_ahead_of_scratch(pets):
 
 
 @pytest.mark.slow
-def test_scratch_learns_from_many_pictures_and_passes_and_not_from_few(pets):
+def test_scratch_learns_from_many_images_and_passes_and_not_from_few(pets):
     """What lesson 3.2 says without measuring it, since it takes two minutes."""
     many, few = trained_accuracy(pets, 800, 750, 0)[0], trained_accuracy(pets, 20, 375, 0)[0]
-    print(f"800 pictures, 24,000 passes: {many:.3f}; 20 pictures, 12,000 passes: {few:.3f}")
+    print(f"800 images, 24,000 passes: {many:.3f}; 20 images, 12,000 passes: {few:.3f}")
     assert many > 0.65
     assert few < 0.6
 
@@ -90,8 +90,8 @@ def probe_accuracy(folder, **options):
 
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "bar"), [("dogs-vs-cats", 0.83), ("hymenoptera_data", 0.82)])
-def test_the_embedded_backbone_on_real_photos(name, bar, real_data):
-    """At 64 pixels, random weights beside it; 1,000 and 153 test photos."""
+def test_the_embedded_backbone_on_real_images(name, bar, real_data):
+    """At 64 pixels, random weights beside it; 1,000 and 153 test images."""
     torch.manual_seed(0)
     trained, untrained = probe_accuracy(real_data / name), probe_accuracy(real_data / name, weights=None)
     print(f"{name}: tl_resnet {trained:.3f}, random weights {untrained:.3f}")

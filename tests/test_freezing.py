@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import tlcourse as tl
 from tlcourse.models.stage import NORMS
-from tlcourse.recipes import Recipe, run
 
 STEPS = 20
 
@@ -92,23 +91,23 @@ def test_frozen_stages_are_bit_identical_after_twenty_steps(norm, train):
 
 
 @pytest.mark.parametrize("norm", MODELS)
-def test_the_strategies_leave_the_body_bit_identical(norm):
+def test_the_recipes_leave_the_backbone_bit_identical(norm):
     torch.manual_seed(0)
     model = MODELS[norm][0]()
     splits = tl.data.load("toypets", model=model).take(train=20, val=4, test=4)
-    for strategy in ("linear-probe", "frozen"):
+    for recipe in (tl.recipes.linear_probe, partial(tl.recipes.frozen, epochs=2, batch_size=2)):
         before = copy.deepcopy(model.state_dict())
-        run(model, splits, Recipe(strategy, epochs=2, batch_size=2))
+        recipe(model, splits)
         head = f"{tl.models.head_name(model)}."
         for name, value in model.state_dict().items():
-            assert torch.equal(value, before[name]) != name.startswith(head), (strategy, name)
+            assert torch.equal(value, before[name]) != name.startswith(head), (recipe, name)
 
 
 def test_fine_tuning_is_of_everything():
     model = tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None))
     before = copy.deepcopy(model.state_dict())
     splits = tl.data.load("toypets", model=model).take(train=8, val=4, test=4)
-    run(model, splits, Recipe("fine-tune", epochs=1, batch_size=4))
+    tl.recipes.fine_tune(model, splits, epochs=1, batch_size=4)
     assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -128,6 +127,12 @@ def test_keep_frozen_follows_what_is_frozen():
     assert model.fc.training
     assert not any(module.training for module in model.eval().modules())
     assert all(module.training for module in tl.models.unfreeze(model).train().modules())
+
+
+def test_keep_frozen_overrides_the_loop_that_lets_statistics_move():
+    model = tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None))
+    assert norms_in_training(tl.models.train_mode(model, frozen_bn="train"))
+    assert norms_in_training(tl.models.train_mode(tl.models.keep_frozen(model), frozen_bn="train")) == set()
 
 
 def test_keep_frozen_holds_in_copies_and_wrappers_and_can_be_ended():
@@ -158,7 +163,7 @@ def test_two_heads_are_trained_and_no_probe_is_put_into_them():
     model.pretrained_cfg = {"classifier": ("head", "head_dist"), "input_size": (3, 32, 32)}
     splits = tl.data.load("toypets", model=model).take(train=8, val=4, test=4)
     before = copy.deepcopy(model.state_dict())
-    run(model, splits, Recipe("fine-tune", epochs=1, batch_size=4))
+    tl.recipes.fine_tune(model, splits, epochs=1, batch_size=4)
     assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items() if "head" in name)
     with pytest.raises(ValueError, match="this model has head, head_dist"):
-        run(model, splits, Recipe("linear-probe"))
+        tl.recipes.linear_probe(model, splits)

@@ -18,8 +18,7 @@ from torch import nn
 import tlcourse as tl
 from tlcourse.data.downloads import OfflineError
 from tlcourse.features.extraction import Probe, put_into_head
-from tlcourse.models import factory as zoo
-from tlcourse.models import weights as loading
+from tlcourse.models import weights
 from tlcourse.models.tl_resnet import WEIGHTS
 
 
@@ -68,6 +67,16 @@ def test_new_head_is_the_classifier(name, head, kind):
     assert layer.weight.shape[0] == 7
     x = torch.empty(2, 3, model.preprocessing.size, model.preprocessing.size, device="meta")
     assert model.eval()(x).shape == (2, 7)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_new_head_updates_the_models_number_of_classes(wrapped):
+    """timm's models store it, and so do torchvision's Vision Transformers and SqueezeNets."""
+    for name in ("tl_resnet", "squeezenet1_1"):
+        model = meta_model(name)
+        assert model.num_classes == 2
+        tl.models.replace_head(nn.DataParallel(model) if wrapped else model, 5)
+        assert model.num_classes == len(tl.models.head(model).weight) == 5
 
 
 def test_squeezenet_gives_negative_logits():
@@ -157,7 +166,7 @@ def test_odd_sizes_get_a_square_that_fits(name, size, resize):
 def test_a_registered_model_without_a_configuration_gets_imagenets(monkeypatch):
     plain = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: plain)
-    assert tl.models.create("timm/resnet18", 2, weights=None).preprocessing == zoo.IMAGENET
+    assert tl.models.create("timm/resnet18", 2, weights=None).preprocessing == tl.preprocessing.Preprocessing(224, 256)
     del plain.preprocessing
     plain.pretrained_cfg = {"input_size": (1, 28, 28)}
     with pytest.raises(ValueError, match="takes 1 channels"):
@@ -303,14 +312,15 @@ def test_without_a_network_timm_gives_up_at_once(monkeypatch, tmp_path):
 
 
 def test_with_a_network_timm_may_download(monkeypatch):
-    monkeypatch.setattr(loading, "_reachable", lambda _: True)
-    with loading.hub_or_cache():
+    monkeypatch.setattr("requests.head", lambda address, timeout: None)  # any answer means that there is a network
+    with weights.hub_or_cache():
         assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_an_answer_of_any_kind_means_that_there_is_a_network(monkeypatch):
-    monkeypatch.setattr("requests.head", lambda address, timeout: None)
-    assert loading._reachable("https://anywhere.invalid")
+def test_the_embedded_backbone_needs_no_network(monkeypatch):
+    monkeypatch.setattr("requests.head", lambda *_, **__: pytest.fail("no network is needed"))
+    assert torch.equal(tl.models.create("tl_resnet", 2).conv1.weight, tl.models.read_weights(WEIGHTS)["conv1.weight"])
+    assert timm.models.get_pretrained_cfg("tl_resnet").mean == tl.preprocessing.IMAGENET_MEAN
 
 
 def test_timm_models_without_weights_say_so():

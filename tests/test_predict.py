@@ -18,40 +18,40 @@ def model():
 
 
 @pytest.fixture
-def photo(tmp_path):
-    file = tmp_path / "photo.jpg"
+def image_file(tmp_path):
+    file = tmp_path / "image.jpg"
     Image.effect_noise((120, 90), 60).convert("RGB").save(file)
     return file
 
 
-def test_a_checkpoint_gives_the_same_answers(model, photo, tmp_path):
+def test_a_checkpoint_gives_the_same_answers(model, image_file, tmp_path):
     file = save_checkpoint(tmp_path / "deep" / "m.safetensors", model, ["cats", "dogs"], accuracy=0.9)
     again, about = load_checkpoint(file)
     assert about["classes"] == ["cats", "dogs"]
     assert about["accuracy"] == 0.9
     assert again.preprocessing == model.preprocessing
     assert not again.training
-    (one,), (two,) = (predict_files(m, about["classes"], [photo]) for m in (model, again))
+    (one,), (two,) = (predict_files(m, about["classes"], [image_file]) for m in (model, again))
     assert one == two
     assert one.label in ("cats", "dogs")
     assert 0.5 <= one.probability <= 1
     assert [f.name for f in file.parent.iterdir()] == ["m.safetensors"]
 
 
-def test_the_answer_is_that_of_the_model(model, photo):
-    x = model.preprocessing.evaluation()(Image.open(photo))[None]
+def test_the_answer_is_that_of_the_model(model, image_file):
+    x = model.preprocessing.evaluation()(Image.open(image_file))[None]
     with torch.no_grad():
         probabilities = model(x).softmax(1)[0]
-    (answer,) = predict_files(model, ["cats", "dogs"], [photo])
+    (answer,) = predict_files(model, ["cats", "dogs"], [image_file])
     assert answer.label == ["cats", "dogs"][probabilities.argmax()]
     assert answer.probability == pytest.approx(probabilities.max().item())
 
 
-def test_one_bad_file_does_not_stop_the_others(model, photo, tmp_path):
+def test_one_bad_file_does_not_stop_the_others(model, image_file, tmp_path):
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(photo.read_bytes()[:200])
+    bad.write_bytes(image_file.read_bytes()[:200])
     missing = tmp_path / "missing.jpg"
-    answers = predict_files(model, ["cats", "dogs"], [bad, missing, photo])
+    answers = predict_files(model, ["cats", "dogs"], [bad, missing, image_file])
     assert [a.label is None for a in answers] == [True, True, False]
     assert "bad.jpg" in answers[0].error
     assert "missing.jpg" in answers[1].error

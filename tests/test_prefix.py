@@ -32,6 +32,11 @@ def model_of(name, stage="head", **options):
     return tl.models.unfreeze_from(tl.models.create(name, 3, **options), stage)
 
 
+def with_dropout(model):
+    model.drop_rate, model.head_drop = 0.5, nn.Dropout(0.5)  # a ResNet reads the first, a transformer has the second
+    return model
+
+
 def noise(n=3, size=64):
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -128,8 +133,8 @@ def small(n=3):
     [
         model_of("mobilenet_v3_small"),  # a module
         model_of("squeezenet1_1"),  # inside the head's own container
-        model_of("timm/resnet18", drop_rate=0.5),  # a function that asks for the mode
-        model_of("timm/test_vit", drop_rate=0.5),
+        with_dropout(model_of("timm/resnet18")),  # a function that asks for the mode
+        with_dropout(model_of("timm/test_vit")),
         Own(lambda model, x: F.dropout(x, 0.5, model.training)),
     ],
     ids=["torchvision", "container", "function", "vit", "own"],

@@ -130,7 +130,7 @@ def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--strategy", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
     parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, help="highest learning rate (default: the strategy's own)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (default: 0.001)")
     parser.add_argument("--seed", type=int, default=0, help="decides splits, head and order (default: 0)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged images out instead of stopping")
     parser.add_argument("--out", type=Path, help="checkpoint (default: runs/DATA-MODEL-STRATEGY.safetensors)")
@@ -150,14 +150,14 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
     if out.exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
-    recipe = recipes.Recipe(
-        strategy=arguments.strategy,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        lr=arguments.lr,
-        seed=arguments.seed,
-        precision="bfloat16" if now.bf16 and arguments.strategy != "linear-probe" else "float32",
-    )
+    if arguments.strategy not in recipes.RECIPES:
+        raise ValueError(f"There is no strategy {arguments.strategy!r}: choose among {', '.join(recipes.RECIPES)}.")
+    if arguments.epochs < 1 or arguments.batch_size < 2:
+        raise ValueError(
+            f"epochs={arguments.epochs} must be at least 1, and batch_size={arguments.batch_size} at least 2."
+        )
+    if not arguments.lr > 0:
+        raise ValueError(f"lr={arguments.lr} must be positive.")
     if Path(arguments.data).exists():
         splits = data.from_folder(arguments.data, seed=arguments.seed, skip_unreadable=arguments.skip_unreadable)
     else:
@@ -166,12 +166,15 @@ def _train(arguments: argparse.Namespace) -> int:
     model = models.create(arguments.model, len(splits.classes), weights=weights).to(now.device)
     splits = splits.for_model(model)
     print(splits)
-    result = recipes.run(model, splits, recipe)
+    options = {"seed": arguments.seed}
+    if arguments.strategy != "linear-probe":
+        options |= {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": arguments.batch_size}
+    result = recipes.RECIPES[arguments.strategy](model, splits, **options)
     facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
-    predict.save_checkpoint(out, model, splits.classes, strategy=recipe.strategy, seed=recipe.seed, **facts)
+    predict.save_checkpoint(out, model, splits.classes, strategy=arguments.strategy, seed=arguments.seed, **facts)
     if result.history:
         print(result.history.table())
-    print(f"{recipe.strategy}: {result.note}")
+    print(f"{arguments.strategy}: {result.note}")
     print(f"validation accuracy  {result.val}")
     print(f"test accuracy        {result.test}")
     print(f"Written to {out}. Use it: tlcourse predict {out} IMAGE ...")

@@ -1,4 +1,4 @@
-"""Keep a trained classifier in one safe file, and ask it about images."""
+"""Save a trained classifier in one safe file, and classify image files with it."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tlcourse.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier says about one file: a class with its probability, or why it could not be read."""
+    """The predicted class of one file with its probability, or the reason why the file could not be read."""
 
     file: str
     label: str | None
@@ -28,19 +28,17 @@ class Answer:
 
 
 def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], **facts: object) -> Path:
-    """Write a model from `tl.models.create` with all that is needed to use it again.
+    """Write a model from `tl.models.create` with everything that is needed to use it again.
 
     The file is safetensors: weights, and a header in JSON with architecture, classes, preprocessing and `facts`.
-    It is written whole or not at all.
 
     Raises:
-        ValueError: the model does not say what it is, or its outputs are not the classes.
+        ValueError: the model has no architecture name, or another number of outputs than there are classes.
     """
     file = Path(file)
     if not hasattr(model, "architecture"):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
-    outputs = len(head(model).weight)
-    if outputs != len(classes):
+    if len(classes) != (outputs := len(head(model).weight)):
         raise ValueError(f"There are {len(classes)} classes for {outputs} outputs.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {"architecture": model.architecture, "classes": list(classes), **facts}
@@ -51,10 +49,10 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
 
 
 def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
-    """Read what `save_checkpoint` wrote: the model in evaluation mode, and the facts with `classes` among them.
+    """Read a file of `save_checkpoint`: the model in evaluation mode, and the header, with `classes` in it.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or something else wrote it.
+        ValueError: there is no such file, it is damaged, or it is no checkpoint of `save_checkpoint`.
     """
     file = Path(file)
     if not file.is_file():
@@ -65,18 +63,16 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
         if about is None:
             raise ValueError("it holds weights only, and a checkpoint also names model and classes")
-        values = about["preprocessing"].items()
-        look = Preprocessing(**{key: tuple(value) if isinstance(value, list) else value for key, value in values})
         model = create(about["architecture"], len(about["classes"]), weights=None)
+        model.preprocessing = Preprocessing(**about["preprocessing"])
         model.load_state_dict(state)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{file} is no checkpoint of `tlcourse train`, or is damaged: {error}.") from error
-    model.preprocessing = look
     return model.eval(), about
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the files meant by paths: a file stands for itself, a folder for all images in and below it, sorted.
+    """Return the files that paths stand for: a file for itself, a folder for all images in and below it, sorted.
 
     Raises:
         ValueError: a folder holds no image.
@@ -92,7 +88,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 @torch.no_grad()
 def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str | Path]) -> list[Answer]:
-    """Classify image files one by one; a file that cannot be read gets an answer that says why."""
+    """Classify image files one by one; a file that cannot be read gives an answer with the reason."""
     transform, device, answers = model.preprocessing.evaluation(), next(model.parameters()).device, []
     with evaluation_mode(model):
         for file in files:

@@ -1,10 +1,10 @@
 """Measure `tl_resnet` on domains that it has not seen, and write what the package carries about it.
 
-    python tools/measure_backbone.py --photos FOLDER --squeezenet FILE
+    python tools/measure_backbone.py --images FOLDER --squeezenet FILE
 
 FOLDER holds `dogs-vs-cats` and `hymenoptera_data`; FILE has SqueezeNet 1.1's ImageNet weights. Without the two, the
-sets of the package are measured alone. Penalties and learning rates are chosen on training and validation part; the
-test part is read once. Writes the table in the model card, and `tl_resnet_transfer.json` for the lessons.
+sets of the package are measured alone. Penalties and learning rates are chosen on the training and validation sets; the
+test set is read once. Writes the table in the model card, and `tl_resnet_transfer.json` for the lessons.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from tlcourse.features.extraction import extract_splits, linear_probe
 
 CARD = transfer.MEASURED.with_name("README.md")
 PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")
-PHOTOS = {"dogs-vs-cats": "dogs-vs-cats", "hymenoptera": "hymenoptera_data"}
+REAL = {"dogs-vs-cats": "dogs-vs-cats", "hymenoptera": "hymenoptera_data"}
 TRAIN = 200  # images of a packaged set: few, as a learner has
 SEEDS = (0, 1, 2)
 EPOCHS = 15
-# Highest rates to choose from on the validation part: a pre-trained network moves less than a new one.
+# Highest learning rates to choose from on the validation set: a pre-trained network moves less than a new one.
 RATES = {"fine-tuned": (1e-3, 3e-3), "scratch": (2e-3, 6e-3)}
 
 
-def load(name, photos, seed):
-    """One domain as splits: photos whole; of the package's sets few training images, others for each seed."""
-    if name in PHOTOS:
-        return tl.data.from_folder(photos / PHOTOS[name])
+def load(name, folder, seed):
+    """One domain as splits: real images whole; of the package's sets few training images, others for each seed."""
+    if name in REAL:
+        return tl.data.from_folder(folder / REAL[name])
     splits = tl.data.load(name)
     most = {"train": TRAIN, "val": 100, "test": 800}
     return splits.take(**{part: min(n, len(getattr(splits, part))) for part, n in most.items()}, seed=seed)
@@ -51,18 +51,18 @@ def build(kind, splits, seed, squeezenet=None):
 
 
 def probe(kind, name, seed, options):
-    """Test accuracy of a linear probe on the training part, the images that the other ways learn from too."""
-    model, splits = build(kind, load(name, options.photos, seed), seed, options.squeezenet)
+    """Test accuracy of a linear probe on the training set, the images that the other ways learn from too."""
+    model, splits = build(kind, load(name, options.images, seed), seed, options.squeezenet)
     train, _, test = extract_splits(model, splits)
     return linear_probe(train, seed=seed).evaluate(test).accuracy
 
 
 def trained(kind, name, seed, options):
-    """Test accuracy after training all of it, at the rate that does best on the validation part."""
+    """Test accuracy after training all of it, at the learning rate that does best on the validation set."""
     results = []
     precision = "bfloat16" if tl.get_runtime().bf16 else "float32"
     for lr in RATES[kind]:
-        model, splits = build(kind, load(name, options.photos, seed), seed)
+        model, splits = build(kind, load(name, options.images, seed), seed)
         loaders = splits.loaders(32, seed=seed)
         groups = tl.models.param_groups(model, lr, decay=0.8 if kind == "fine-tuned" else 1.0)
         optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
@@ -81,15 +81,15 @@ def domains(options):
     facts = {"profile": {}, "gap": {}, "gain": {}, "images": {}, "classes": {}, "epochs": {}}
     if options.only is not None:
         facts |= transfer.measured()
-    for name in [*(PHOTOS if options.photos else ()), *PACKAGED] if options.only is None else options.only:
+    for name in [*(REAL if options.images else ()), *PACKAGED] if options.only is None else options.only:
         start = time.perf_counter()
-        model, splits = build("probe", load(name, options.photos, 0), 0)
+        model, splits = build("probe", load(name, options.images, 0), 0)
         facts["gap"][name] = {r["stage"]: r["gap"] for r in transfer.domain_gap(model, splits.plain().train)}
         facts["profile"][name] = {r["stage"]: r["test"] for r in transfer.depth_profile(model, splits)}
-        seeds = SEEDS[:1] if name in PHOTOS else SEEDS
+        seeds = SEEDS[:1] if name in REAL else SEEDS
         gain = {kind: [probe(kind, name, seed, options) for seed in seeds] for kind in ("random", "probe")}
         gain |= {kind: [trained(kind, name, seed, options) for seed in seeds] for kind in RATES}
-        if options.squeezenet and name in (*PHOTOS, "toypets", "digits"):
+        if options.squeezenet and name in (*REAL, "toypets", "digits"):
             gain["SqueezeNet probe"] = [probe("SqueezeNet probe", name, 0, options)]
         facts["gain"][name] = gain
         facts["images"][name] = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
@@ -150,10 +150,10 @@ def report(facts):
 def main() -> None:
     """Read the command line, measure, and write the card's table and the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, help="folder with dogs-vs-cats and hymenoptera_data")
+    parser.add_argument("--images", type=Path, help="folder with dogs-vs-cats and hymenoptera_data")
     parser.add_argument("--squeezenet", type=Path, help="file with SqueezeNet 1.1's ImageNet weights")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of fine-tuning and of training from scratch")
-    parser.add_argument("--only", nargs="*", metavar="DOMAIN", help="measure these anew, keep the others as stored")
+    parser.add_argument("--only", nargs="*", metavar="DOMAIN", help="measure these again, keep the others as stored")
     options = parser.parse_args()
     tl.setup()
     images_per_second = speed()

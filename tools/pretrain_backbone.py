@@ -5,7 +5,7 @@
 
 The model card names the two commands that made what the package carries: a teacher with eight blocks, then a student
 with six, which starts from the teacher's weights and learns from its answers. A run is saved after every epoch; the
-same command takes it up again where it stopped.
+same command continues where it stopped.
 """
 
 import argparse
@@ -31,9 +31,9 @@ IMAGE_ENDINGS = {".jpeg", ".jpg", ".png", ".webp"}
 
 
 def list_images(root):
-    """Return the class ids, and `(path, label)` pairs for the training and the validation part.
+    """Return the class ids, and `(path, label)` pairs for the training and the validation set.
 
-    Both layouts are read: the official one (`train/<id>/images/*`, `val/val_annotations.txt`) and one folder a class.
+    Both layouts are read: the official one (`train/<id>/images/*`, `val/val_annotations.txt`) and one folder per class.
     """
     wnids = sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir())
     label = {wnid: i for i, wnid in enumerate(wnids)}
@@ -78,7 +78,7 @@ def normalise(images):
 
 
 def random_resized_crop_and_flip(images, size, area=(0.25, 1.0), ratio=(3 / 4, 4 / 3)):
-    """Crop, resize and flip a whole batch at once: `(N, 3, H, W)` to `(N, 3, size, size)`, one crop an image."""
+    """Crop, resize and flip a whole batch at once: `(N, 3, H, W)` to `(N, 3, size, size)`, one crop per image."""
     n, device = len(images), images.device
     scale = torch.empty(n, device=device).uniform_(*area).sqrt()
     stretch = torch.empty(n, device=device).uniform_(math.log(ratio[0]), math.log(ratio[1])).div(2).exp()
@@ -98,7 +98,7 @@ def image_size(progress, smallest, largest):
 
 
 def network(layers, device, weights=None):
-    """Build a `tl_resnet` with so many blocks a stage; start from those tensors of a file that it has, too."""
+    """Build a `tl_resnet` with so many blocks per stage; start from the tensors of a file that it also has."""
     model = TLResNet(layers=layers, num_classes=CFG["num_classes"])
     if weights is not None:
         own = model.state_dict()
@@ -113,7 +113,7 @@ def blocks(weights):
 
 
 def mix(images, labels, strength):
-    """Blend pictures with others (mixup) or paste parts of them (CutMix), by turns; labels become `(N, C)` shares.
+    """Blend images with others (mixup) or paste parts of them (CutMix), at random; labels become `(N, C)` shares.
 
     Sources: Zhang et al. 2018, mixup: beyond empirical risk minimization; Yun et al. 2019, CutMix.
     """
@@ -210,7 +210,7 @@ def main():
     parser.add_argument("--warm-up", type=float, default=0.2, help="share of the run in which the rate rises")
     parser.add_argument("--weight-decay", type=float, default=5e-5)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
-    parser.add_argument("--mix", type=float, default=0.0, help="strength of mixup and CutMix; 0: pictures as they are")
+    parser.add_argument("--mix", type=float, default=0.0, help="strength of mixup and CutMix; 0: images as they are")
     parser.add_argument("--smallest", type=int, default=40, help="image size of the first epochs")
     parser.add_argument("--size", type=int, default=64, help="image size of the last third")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,7 @@
-"""Models: create them by name, see their stages, freeze and unfreeze, and give each stage its rate."""
+"""Models: create them by name, see their stages, freeze and unfreeze, and give each stage its learning rate."""
 
 from tlcourse.models import tl_resnet as _tl_resnet  # noqa: F401  (registers the embedded backbone with timm)
 from tlcourse.models.factory import create
-from tlcourse.models.freezing import gradual_plan, keep_frozen
 from tlcourse.models.heads import PARALLEL, head, head_name, head_names, replace_head, unwrap_model
 from tlcourse.models.optimizer_groups import NO_DECAY, check_optimizer, extend_optimizer, group_table, param_groups
 from tlcourse.models.stage import (
@@ -10,6 +9,8 @@ from tlcourse.models.stage import (
     Stage,
     count,
     freeze,
+    gradual_plan,
+    keep_frozen,
     stages,
     summary,
     train_mode,

@@ -1,13 +1,13 @@
-"""Optimizer groups named after stages: discriminative rates, what decays, and an optimizer that grows."""
+"""Optimizer groups named after the stages: a learning rate for each stage, and weight decay where it makes sense."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from tlcourse.models.heads import unwrap_model
-from tlcourse.models.stage import Stage, count, stages
+from tlcourse.models.stage import count, stages
 from tlcourse.table import Table
 
 NO_DECAY = " (no decay)"
@@ -25,40 +25,53 @@ def param_groups(
     weight_decay: float | None = None,
     max_stages: int | None = None,
 ) -> list[dict]:
-    """Return optimizer groups for the trainable stages, with rates that fall towards the stem.
+    """Return an optimizer group for each trainable stage, with learning rates that fall towards the stem.
 
-    The rate of stage i of n is `lr * decay ** (n - i)`: the head has the base rate `lr`. Each stage is one group of
-    its name. With a `weight_decay` it is up to two: `layer4`, and `layer4 (no decay)` for biases, norms, and tokens
-    and positions of transformers, which are no weights of a sum and gain nothing from being small.
+    The learning rate of stage i of n is `lr * decay ** (n - i)`, so the head has `lr`. With a `weight_decay`, a stage
+    has up to two groups: `layer4`, and `layer4 (no decay)` for biases, norms, tokens and position embeddings. These
+    only shift or scale features, and are few: making them small does not prevent overfitting.
     Sources: Howard and Ruder 2018 (ULMFiT), discriminative fine-tuning; He et al. 2019, Bag of tricks, no bias decay.
 
     Args:
-        model: freeze first: what does not train is in no group.
-        lr: rate of the head.
-        decay: factor from each stage to the next one below.
-        weight_decay: of the weights; without it, every group takes the optimizer's own.
-        max_stages: so many stages, as in `stages`; each has one rate.
+        model: freeze first; frozen parameters are in no group.
+        lr: learning rate of the head.
+        decay: factor from each stage to the one below.
+        weight_decay: of the weights; `None` leaves it to the optimizer, for all groups alike.
+        max_stages: as in `stages`.
 
     Raises:
-        ValueError: nothing is trainable, a rate or the decay is not positive, or a weight decay is negative.
+        ValueError: nothing is trainable, `lr` or `decay` is not positive, or `weight_decay` is negative.
     """
     if lr <= 0 or decay <= 0:
         raise ValueError(f"lr={lr} and decay={decay} must be positive.")
     if weight_decay is not None and weight_decay < 0:
         raise ValueError(f"weight_decay={weight_decay} must not be negative.")
     parts, groups = stages(model, max_stages=max_stages), []
-    vectors = set() if weight_decay is None else _no_decay(model)
+    no_decay = set() if weight_decay is None else no_decay_names(model)
     for i, part in enumerate(parts, start=1):
-        rate = lr * decay ** (len(parts) - i)
-        for name, chosen in _split(part, vectors):
-            group = {"params": chosen, "lr": rate, "name": name}
+        trainable = {name: p for name, p in part.parameters.items() if p.requires_grad}
+        decayed = [p for name, p in trainable.items() if name not in no_decay]
+        others = [p for name, p in trainable.items() if name in no_decay]
+        for name, params, amount in ((part.name, decayed, weight_decay), (part.name + NO_DECAY, others, 0.0)):
+            group = {"params": params, "lr": lr * decay ** (len(parts) - i), "name": name}
             if weight_decay is not None:
-                group["weight_decay"] = 0.0 if name.endswith(NO_DECAY) else weight_decay
-            if chosen:
+                group["weight_decay"] = amount
+            if params:
                 groups.append(group)
     if not groups:
         raise ValueError("No parameter is trainable. Call `freeze` (head only), `unfreeze_from` or `unfreeze` first.")
     return groups
+
+
+def no_decay_names(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that get no weight decay."""
+    model = unwrap_model(model)
+    own = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    return {
+        name
+        for name, p in model.named_parameters()
+        if p.ndim <= 1 or name.endswith("bias") or name in own or EMBEDDINGS.fullmatch(name.rpartition(".")[2])
+    }
 
 
 def extend_optimizer(
@@ -70,18 +83,17 @@ def extend_optimizer(
     weight_decay: float | None = None,
     max_stages: int | None = None,
 ) -> torch.optim.Optimizer:
-    """Give an optimizer the groups that the model has now, and keep what it knows of parameters that trained before.
+    """Rebuild the optimizer's groups for what is trainable now, as `param_groups` makes them.
 
-    Call it after unfreezing more of the model. The groups become those of `param_groups`, so all rates follow the
-    formula. Momentum and second moments of parameters that stay are untouched; those that are new start without;
-    those that are frozen now are forgotten. A scheduler made earlier holds the old rates: make a new one.
+    Call it after unfreezing more of the model. Momentum and Adam's moments of parameters that were already training are
+    kept, those of parameters that are frozen now are deleted. Schedulers hold the old learning rates: make a new one.
 
     Raises:
         ValueError: as `param_groups`.
     """
     groups = param_groups(model, lr, decay=decay, weight_decay=weight_decay, max_stages=max_stages)
-    held = {id(p) for group in groups for p in group["params"]}
-    for parameter in [p for p in optimizer.state if id(p) not in held]:
+    trainable = {id(p) for group in groups for p in group["params"]}
+    for parameter in [p for p in optimizer.state if id(p) not in trainable]:
         del optimizer.state[parameter]
     optimizer.param_groups.clear()
     for group in groups:
@@ -90,10 +102,9 @@ def extend_optimizer(
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise a ValueError unless an optimizer holds something of this model that trains."""
-    mine = {id(p) for p in model.parameters()}
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(p.requires_grad and id(p) in mine for p in held):
+    """Raise a ValueError unless the optimizer has a trainable parameter of this model."""
+    own = {id(p) for p in model.parameters() if p.requires_grad}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
             "The optimizer holds no trainable parameter of this model. Freeze and replace the head first, "
             "then build the optimizer from the model's parameters."
@@ -101,7 +112,7 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def group_table(groups: torch.optim.Optimizer | Sequence[dict]) -> Table:
-    """Show an optimizer's groups, or a list of them: name, parameters, learning rate, weight decay."""
+    """Show the groups of an optimizer, or a list of groups: name, parameters, learning rate, weight decay."""
     groups = getattr(groups, "param_groups", groups)
     return Table(
         {
@@ -112,20 +123,3 @@ def group_table(groups: torch.optim.Optimizer | Sequence[dict]) -> Table:
         }
         for i, group in enumerate(groups)
     )
-
-
-def _split(part: Stage, vectors: set[str]) -> Iterable[tuple[str, list[nn.Parameter]]]:
-    trainable = {name: p for name, p in part.parameters.items() if p.requires_grad}
-    yield part.name, [p for name, p in trainable.items() if name not in vectors]
-    yield part.name + NO_DECAY, [p for name, p in trainable.items() if name in vectors]
-
-
-def _no_decay(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that by the field's custom are not decayed."""
-    model = unwrap_model(model)
-    own = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    return {
-        name
-        for name, p in model.named_parameters()
-        if p.ndim <= 1 or name.endswith("bias") or name in own or EMBEDDINGS.fullmatch(name.rpartition(".")[2])
-    }

@@ -1,17 +1,96 @@
-"""A network as an ordered list of stages, from stem to head: the unit of freezing, unfreezing and learning rates."""
+"""Freezing, stage by stage: a stage is frozen when none of its parameters takes gradients.
 
-from collections.abc import Iterable
+`freeze` and `unfreeze_from` set `requires_grad`. That alone does not keep a frozen batch norm still: in training mode,
+its running statistics follow the batches. `train_mode` puts it into evaluation mode. `stages` gives the stages.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MethodType
 
 import torch
 from torch import nn
 
 from tlcourse.models.heads import unwrap_model
-from tlcourse.models.stage_rules import Plan, infer_stages, tensors
+from tlcourse.models.stage_rules import Plan, check_plan, infer_stages, tensors
 from tlcourse.table import Table
 
-NORMS = (nn.modules.batchnorm._BatchNorm,)  # also timm's batch norm with built-in activation
+# timm's batch norm with a built-in activation is a BatchNorm2d, too.
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Freeze every stage but the head: the model becomes a feature extractor with a trainable classifier."""
+    return unfreeze_from(model, "head")
+
+
+def unfreeze(model: nn.Module) -> nn.Module:
+    """Make every parameter trainable."""
+    return model.requires_grad_(True)
+
+
+def unfreeze_from(model: nn.Module, stage: str, *, max_stages: int | None = None) -> nn.Module:
+    """Make a stage and all stages above it trainable, and freeze all stages below.
+
+    Freeze before you wrap a model in `DistributedDataParallel`, which expects the same gradients in every step.
+
+    Raises:
+        ValueError: the model has no such stage.
+    """
+    parts = stages(model, max_stages=max_stages)
+    names = [part.name for part in parts]
+    if stage not in names:
+        raise ValueError(f"There is no stage {stage!r}. From stem to head: {', '.join(names)}.")
+    for i, part in enumerate(parts):
+        for parameter in part.parameters.values():
+            parameter.requires_grad_(i >= names.index(stage))
+            if not parameter.requires_grad:
+                parameter.grad = None  # the optimizer would still apply an old gradient
+    return model
+
+
+def train_mode(model: nn.Module, *, frozen_bn: str = "eval") -> nn.Module:
+    """Call `model.train()`, then put the frozen modules back into evaluation mode.
+
+    A frozen module in training mode still changes: batch norm updates its running statistics, and normalises by the
+    batch's statistics instead; dropout still drops. `frozen_bn="train"` lets that happen, as in a plain loop.
+    Call this wherever you would call `model.train()`, or call `keep_frozen` once.
+    """
+    if frozen_bn not in ("eval", "train"):
+        raise ValueError(f"frozen_bn is {frozen_bn!r}: choose 'eval' (keep the statistics) or 'train'.")
+    model.train()
+    if frozen_bn == "eval":
+        for module in _frozen_modules(model):
+            module.eval()  # this line keeps a frozen batch norm still
+    return model
+
+
+def keep_frozen(model: nn.Module) -> nn.Module:
+    """Make every later `model.train()` behave like `train_mode(model)`, and return the model.
+
+    For your own loop that calls `model.train()`; `tl.train.fit` does not need it. Each call looks up which modules are
+    frozen, so you can freeze and unfreeze as before. It also works for copies of the model and inside the wrappers of
+    `torch.compile` and `DistributedDataParallel`, and overrides `frozen_bn="train"`. `del model.train` ends it.
+    """
+    inner = unwrap_model(model)
+    inner.train = MethodType(_train, inner)
+    return model.train(model.training)
+
+
+def _train(model: nn.Module, mode: bool = True) -> nn.Module:
+    type(model).train(model, mode)  # the method that `keep_frozen` has replaced
+    if mode:
+        for module in _frozen_modules(model):
+            module.eval()
+    return model
+
+
+def _frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            yield module
 
 
 @dataclass(frozen=True)
@@ -33,96 +112,53 @@ class Stage:
         return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
 
 
-def stages(model: nn.Module, *, max_stages: int | None = None, plan: Plan | None = None) -> list[Stage]:
-    """Split a model into stages, in the order of the forward pass; the last one is the head.
+def stages(model: nn.Module, *, max_stages: int | None = None) -> list[Stage]:
+    """Split a model into stages, in the order of the forward pass, from the stem to the head.
 
-    Every parameter and every buffer is in exactly one stage. A model of torchvision or timm needs nothing more, and
-    a model of your own neither if its modules are defined in the order of use and its classifier is called `fc`,
-    `head`, `heads` or `classifier`. The names are those inside the wrappers of `torch.compile` and
-    `DistributedDataParallel`.
+    Every parameter and every buffer is in exactly one stage. This works for the classifiers of torchvision and timm,
+    and for your own model if its modules are defined in the order of use and its classifier is called `fc`, `head`,
+    `heads` or `classifier`. For any other model, set `model.stage_plan`: a dictionary of stages from stem to head, each
+    with a list of names of modules or tensors.
 
     Args:
-        model: from anywhere, wrapped or not.
-        max_stages: neighbours between stem and head are joined until there are so many, with as many blocks each.
-        plan: your own stages: name -> names of modules or tensors, from stem to head. Give it to the model as
-            `model.stage_plan`, and every function that needs stages finds it there.
+        model: wrapped or not; the names are those inside the wrappers.
+        max_stages: join stages between stem and head into groups of equal length until there are this many.
 
     Raises:
-        ValueError: a tensor is in no stage of the plan, a name is not in the model or in two stages, or there is no
-            head; the message names it.
+        ValueError: there is no head, a tensor is in no stage of the plan, or a name in the plan is not in the model or
+            is in two stages.
     """
     model = unwrap_model(model)
-    plan = plan or getattr(model, "stage_plan", None)
+    plan = getattr(model, "stage_plan", None)
     if plan:
-        _check_plan(model, plan)
+        check_plan(model, plan)
     found = _partition(model, plan or infer_stages(model))
     return found if max_stages is None else _joined(found, max_stages)
 
 
-def freeze(model: nn.Module) -> nn.Module:
-    """Freeze every stage but the head: the model becomes a feature extractor with a trainable classifier."""
-    return unfreeze_from(model, "head")
+def gradual_plan(model: nn.Module, steps: int, *, max_stages: int | None = None) -> list[str]:
+    """Return the stage to unfreeze from in each step: the head, one more stage in each step, and in the last step all.
 
-
-def unfreeze_from(model: nn.Module, stage: str, *, max_stages: int | None = None) -> nn.Module:
-    """Make a stage and all stages above it trainable, and freeze everything below.
-
-    A frozen batch norm keeps its statistics too, where `train_mode` or `keep_frozen` take the place of a plain
-    `model.train()`. Freeze before you wrap a model in `DistributedDataParallel`, which expects the same gradients in
-    every step.
+    A ResNet in 4 steps gives head, layer4, layer3, stem. `tl.train.plan` adds rates and epochs.
+    Source: Howard and Ruder 2018 (ULMFiT), gradual unfreezing.
 
     Raises:
-        ValueError: the model has no such stage.
+        ValueError: fewer than two steps, or more steps than stages.
     """
-    parts = stages(model, max_stages=max_stages)
-    names = [part.name for part in parts]
-    if stage not in names:
-        raise ValueError(f"There is no stage {stage!r}. From stem to head: {', '.join(names)}.")
-    for i, part in enumerate(parts):
-        for parameter in part.parameters.values():
-            parameter.requires_grad_(i >= names.index(stage))
-            if not parameter.requires_grad:
-                parameter.grad = None  # a gradient left behind would still move it
-    return model
-
-
-def unfreeze(model: nn.Module) -> nn.Module:
-    """Make every parameter trainable."""
-    return model.requires_grad_(True)
-
-
-def train_mode(model: nn.Module, *, frozen_bn: str = "eval") -> nn.Module:
-    """Call `model.train()`, but leave what is frozen in evaluation mode.
-
-    A frozen module in training mode still changes: batch norm moves its running statistics, and normalises by
-    the batch instead of by them; dropout still drops. With `frozen_bn="train"` that is allowed to happen, as
-    in a plain loop. Call this again wherever you would call `model.train()`, or call `keep_frozen` once.
-    """
-    if frozen_bn not in ("eval", "train"):
-        raise ValueError(f"frozen_bn is {frozen_bn!r}: choose 'eval' (keep the statistics) or 'train'.")
-    model.train()
-    if frozen_bn == "eval":
-        for module in model.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
-    return model
+    names = [part.name for part in stages(model, max_stages=max_stages)][::-1]
+    if not 2 <= steps <= len(names):
+        raise ValueError(f"steps={steps}: give 2 to {len(names)}, the number of stages: {', '.join(names)}.")
+    return [*names[: steps - 1], names[-1]]
 
 
 def summary(model: nn.Module, *, max_stages: int | None = None) -> Table:
-    """Count each stage: parameters, how many of them train, and the mode of its batch norms."""
+    """Show for each stage its parameters, how many of them are trainable, and the mode of its batch norms."""
     rows, modules = Table(), dict(unwrap_model(model).named_modules())
     for stage in stages(model, max_stages=max_stages):
-        norms = {n.rpartition(".")[0] for n in stage.buffers}
-        modes = {"train" if modules[n].training else "eval" for n in norms if isinstance(modules[n], NORMS)}
-        rows.append(
-            {
-                "stage": stage.name,
-                "parameters": stage.count,
-                "trainable": stage.trainable,
-                "batch norm": " and ".join(sorted(modes)) or "none",
-            }
-        )
+        owners = [modules[name.rpartition(".")[0]] for name in stage.buffers]
+        modes = {"train" if owner.training else "eval" for owner in owners if isinstance(owner, NORMS)}
+        row = {"stage": stage.name, "parameters": stage.count, "trainable": stage.trainable}
+        rows.append({**row, "batch norm": " and ".join(sorted(modes)) or "none"})
     total = {key: sum(row[key] for row in rows) for key in ("parameters", "trainable")}
     rows.append({"stage": "all", **total, "batch norm": ""})
     return rows
@@ -130,11 +166,11 @@ def summary(model: nn.Module, *, max_stages: int | None = None) -> Table:
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
     """Count the values in some parameters, each parameter once."""
-    return sum(p.numel() for p in {id(p): p for p in parameters}.values())
+    return sum(p.numel() for p in set(parameters))
 
 
 def _partition(model: nn.Module, plan: Plan) -> list[Stage]:
-    """Give each tensor to the stage that names it, or the nearest module around it."""
+    """Put each tensor into the stage that names it, or else the closest module around it."""
     stage_of = {name: stage for stage, names in plan.items() for name in names}
     found = {stage: Stage(stage, {}, {}) for stage in plan}
     for name, tensor in tensors(model):
@@ -142,41 +178,25 @@ def _partition(model: nn.Module, plan: Plan) -> list[Stage]:
         around = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
         stage = next((stage_of[module] for module in around if module in stage_of), None)
         if stage is None:
-            raise ValueError(f"{_kind(model)}: no stage holds {name!r}. Add it, or a module around it, to a stage.")
+            kind = getattr(model, "architecture", type(model).__name__)
+            raise ValueError(f"{kind}: no stage holds {name!r}. Add it, or a module around it, to a stage.")
         part = found[stage].parameters if isinstance(tensor, nn.Parameter) else found[stage].buffers
         part[name] = tensor
     return list(found.values())
 
 
-def _check_plan(model: nn.Module, plan: Plan) -> None:
-    there = {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
-    named = [name for names in plan.values() for name in names]
-    if [*plan][-1] != "head":
-        raise ValueError(f"The last stage of a plan is the classifier and is called 'head', not {[*plan][-1]!r}.")
-    if strange := [name for name in named if name not in there]:
-        raise ValueError(f"{_kind(model)} has no module or tensor {', '.join(map(repr, strange))}.")
-    if twice := {name for name in named if named.count(name) > 1}:
-        raise ValueError(f"{', '.join(map(repr, sorted(twice)))} is in two stages of the plan; name it once.")
-
-
 def _joined(parts: list[Stage], max_stages: int) -> list[Stage]:
-    """Join neighbours between stem and head into runs of equal length, as far as that goes."""
+    """Join neighbours between stem and head into groups of equal length, as far as that is possible."""
     if max_stages < 3:
         raise ValueError(f"max_stages is {max_stages}: there are at least stem, body and head, so give 3 or more.")
     stem, *body, head = parts
-    runs = min(max_stages - 2, len(body))
-    bounds = [round(i * len(body) / runs) for i in range(runs + 1)] if runs else [0]
-    return [stem, *(_one(body[start:end]) for start, end in pairwise(bounds)), head]
+    groups = min(max_stages - 2, len(body))
+    bounds = [round(i * len(body) / groups) for i in range(groups + 1)] if groups else [0]
+    return [stem, *(_join(body[start:end]) for start, end in pairwise(bounds)), head]
 
 
-def _one(parts: list[Stage]) -> Stage:
+def _join(parts: list[Stage]) -> Stage:
     first, last = parts[0].name, parts[-1].name
     name = first if len(parts) == 1 else f"{first}-{last.removeprefix(first.rpartition('.')[0] + '.')}"
-    parameters, buffers = (
-        {k: v for part in parts for k, v in getattr(part, kind).items()} for kind in ("parameters", "buffers")
-    )
-    return Stage(name, parameters, buffers)
-
-
-def _kind(model: nn.Module) -> str:
-    return getattr(model, "architecture", type(model).__name__)
+    parameters = {name: p for part in parts for name, p in part.parameters.items()}
+    return Stage(name, parameters, {name: buffer for part in parts for name, buffer in part.buffers.items()})

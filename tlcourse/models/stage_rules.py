@@ -1,24 +1,24 @@
-"""Which modules of a network make up which stage, read from its tree of modules in the order of their definition."""
+"""Which modules of a network form which stage, read from its tree of modules in the order of definition."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from tlcourse.models.heads import head_names
 
-Plan = dict[str, list[str]]  # stage -> names of modules and tensors, each of which stands for all that is below it
-Counts = dict[nn.Module, int]
-Unit = tuple[str, nn.Module | torch.Tensor]  # what stages are made of, by name: modules, and tensors outside of them
+Plan = dict[str, list[str]]  # stage -> names of modules and tensors; a module stands for everything below it
 
-# A module that holds more than this share of all layers is taken apart, unless it is one of a series of siblings.
+# A module with more than this share of all layers is split into its children, unless it is one of a series of siblings.
 CONTAINER_SHARE = 0.25
-# From this many max-pools side by side on, they mark the stages (VGG, SqueezeNet, AlexNet, GoogLeNet).
+# From this many max-pools side by side, they mark the ends of the stages (VGG, SqueezeNet, AlexNet, GoogLeNet).
 POOLS = 3
 
-# Models whose forward pass goes back and forth between lists of modules: the order of definition is not theirs.
+# Models whose forward pass goes back and forth between lists of modules, and so differs from the order of definition.
 INTERLEAVED: dict[str, Plan] = {
     "Twins": {
         "stem": ["patch_embeds.0"],
@@ -49,80 +49,46 @@ INTERLEAVED: dict[str, Plan] = {
 INTERLEAVED["EfficientViMDistilled"] = INTERLEAVED["EfficientViM"]
 
 
+class Unit(NamedTuple):
+    """What stages are made of: a module, or a tensor outside of these modules."""
+
+    name: str
+    layers: int
+    learns: bool  # has parameters, not only buffers
+    pool: bool
+
+
 def infer_stages(model: nn.Module) -> Plan:
     """Return the stages of a network, from stem to head, as names of modules and tensors.
 
-    The tree of modules is walked in the order of definition, which is that of the forward pass, with the exceptions
-    listed above. A module that holds a large share of the layers is taken apart, down to its blocks. A stage ends with
-    each module of several layers (a block, a group of blocks) and has its name; what stands alone before it (a
-    transition, a norm) belongs to it. Before the first comes the stem, after the last one more stage (norms, the
-    layers of a classifier below the last).
+    The tree of modules is read in the order of definition, which is that of the forward pass except for the models
+    listed above. Large modules are split until only blocks and single layers are left. Each module with several layers
+    (a block or a group of blocks) ends a stage, which takes its name. Single layers in front of it, such as a
+    transition or a norm, belong to that stage. Everything before the first block is the stem. What follows the last
+    block, such as a norm or the lower layers of a classifier, is one more stage.
 
     Raises:
-        ValueError: the model has no classifier that can be recognised, or nothing else.
+        ValueError: no classifier was found, or nothing else.
     """
     heads = head_names(model)
     known = INTERLEAVED.get(type(model).__name__)
-    counts = _layers(model, {})
-    plan = _present(model, known) if known else _grouped(list(_units(model, heads, counts)), counts)
+    container_size = max(1, CONTAINER_SHARE * _layers(model))
+    plan = _present(model, known) if known else _grouped(list(_units(model, heads, container_size)))
     if not plan:
         raise ValueError(f"{type(model).__name__} has nothing below its head {', '.join(heads)}: there are no stages.")
     return {**plan, "head": heads}
 
 
-def _units(module: nn.Module, heads: list[str], counts: Counts, prefix: str = "") -> Iterator[Unit]:
-    most = max(1, CONTAINER_SHARE * max(counts.values()))
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None:
-            yield prefix + name, tensor
-    children = list(module.named_children())
-    series = [_series(name) for name, child in children if counts[child] > 1]
-    for name, child in children:
-        full = prefix + name
-        above_head = any(head.startswith(full + ".") for head in heads)
-        if above_head or (counts[child] > most and series.count(_series(name)) == 1):
-            yield from _units(child, heads, counts, full + ".")
-        elif full not in heads:
-            yield full, child
-
-
-def _grouped(units: list[Unit], counts: Counts) -> Plan:
-    units = [(n, u) for n, u in units if not isinstance(u, nn.Module) or _is_pool(u) or any(True for _ in tensors(u))]
-    plan: Plan = {}
-    for start, end in pairwise([-1, *_ends(units, counts), len(units) - 1]):
-        group = [(name, unit) for name, unit in units[start + 1 : end + 1] if not _is_pool(unit)]
-        learning = [name for name, unit in group if _learns(unit)]
-        blocks = [name for name, unit in group if _size(unit, counts) > 1]
-        if not plan:
-            stage = "stem"
-        elif learning:  # what only has buffers belongs to the stage before
-            stage = (blocks or learning)[0]
-            stage = "neck" if stage == "head" else stage
-        plan.setdefault(stage, []).extend(name for name, _ in group)
-    return {stage: names for stage, names in plan.items() if names}
-
-
-def _ends(units: list[Unit], counts: Counts) -> list[int]:
-    """Return the positions of the units that are the last of their stage; the last stage needs none."""
-    pools = [i for i, (_, unit) in enumerate(units) if _is_pool(unit)]
-    if len(pools) >= POOLS:
-        return pools
-    layers = [i for i, (_, unit) in enumerate(units) if _size(unit, counts)]
-    # The first layer is in the stem, whatever it is. Where there is no block, every other layer is one.
-    blocks = [i for i in layers[1:] if _size(units[i][1], counts) > 1] or layers[1:]
-    return [blocks[0] - 1, *blocks] if blocks else []
-
-
-def _is_pool(unit: nn.Module | torch.Tensor) -> bool:
-    return isinstance(unit, nn.MaxPool2d)
-
-
-def _learns(unit: nn.Module | torch.Tensor) -> bool:
-    return any(True for _ in unit.parameters()) if isinstance(unit, nn.Module) else isinstance(unit, nn.Parameter)
-
-
-def _size(unit: nn.Module | torch.Tensor, counts: Counts) -> int:
-    return counts[unit] if isinstance(unit, nn.Module) else 0
+def check_plan(model: nn.Module, plan: Plan) -> None:
+    """Check that a user's plan ends with the head, and that each name is in the model and in one stage only."""
+    kind, there = getattr(model, "architecture", type(model).__name__), _all_names(model)
+    named = Counter(name for names in plan.values() for name in names)
+    if [*plan][-1] != "head":
+        raise ValueError(f"The last stage of a plan is the classifier and is called 'head', not {[*plan][-1]!r}.")
+    if unknown := [name for name in named if name not in there]:
+        raise ValueError(f"{kind} has no module or tensor {', '.join(map(repr, unknown))}.")
+    if repeated := sorted(name for name, times in named.items() if times > 1):
+        raise ValueError(f"{', '.join(map(repr, repeated))} is in two stages of the plan; name it once.")
 
 
 def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -131,20 +97,63 @@ def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
-def _layers(module: nn.Module, counts: Counts) -> Counts:
-    """Count in every module, itself included, those that hold a matrix or a kernel: no norms, no activations."""
-    own = any(p is not None and p.ndim > 1 for p in module._parameters.values())
-    counts[module] = own + sum(_layers(child, counts)[child] for child in module.children())
-    return counts
+def _units(module: nn.Module, heads: list[str], container_size: float, prefix: str = "") -> Iterator[Unit]:
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        yield Unit(prefix + name, layers=0, learns=isinstance(tensor, nn.Parameter), pool=False)
+    children = [(name, child, _layers(child)) for name, child in module.named_children()]
+    siblings = Counter(_without_numbers(name) for name, _, layers in children if layers > 1)
+    for name, child, layers in children:
+        full = prefix + name
+        around_head = any(head.startswith(full + ".") for head in heads)
+        pool, learns = isinstance(child, nn.MaxPool2d), any(True for _ in child.parameters())
+        if around_head or (layers > container_size and siblings[_without_numbers(name)] == 1):
+            yield from _units(child, heads, container_size, full + ".")
+        elif full not in heads and (pool or any(True for _ in tensors(child))):
+            yield Unit(full, layers, learns, pool)
 
 
-def _series(name: str) -> str:
+def _grouped(units: list[Unit]) -> Plan:
+    plan: Plan = {}
+    for start, end in pairwise([-1, *_ends(units), len(units) - 1]):
+        group = [unit for unit in units[start + 1 : end + 1] if not unit.pool]
+        learning = [unit.name for unit in group if unit.learns]
+        blocks = [unit.name for unit in group if unit.layers > 1]
+        if not plan:
+            stage = "stem"
+        elif learning:  # buffers alone belong to the stage before
+            stage = (blocks or learning)[0]
+            stage = "neck" if stage == "head" else stage
+        plan.setdefault(stage, []).extend(unit.name for unit in group)
+    return {stage: names for stage, names in plan.items() if names}
+
+
+def _ends(units: list[Unit]) -> list[int]:
+    """Return the positions of the units that end a stage; the last unit ends the last stage anyway."""
+    pools = [i for i, unit in enumerate(units) if unit.pool]
+    if len(pools) >= POOLS:
+        return pools
+    layers = [i for i, unit in enumerate(units) if unit.layers]
+    # The first layer is in the stem, whatever it is. Without any block, each further layer counts as one.
+    blocks = [i for i in layers[1:] if units[i].layers > 1] or layers[1:]
+    return [blocks[0] - 1, *blocks] if blocks else []
+
+
+def _layers(module: nn.Module) -> int:
+    """Count the modules at and below this one that hold a matrix or a kernel: no norms, no activations."""
+    return sum(any(p.ndim > 1 for p in each.parameters(recurse=False)) for each in module.modules())
+
+
+def _without_numbers(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
+def _all_names(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
+
+
 def _present(model: nn.Module, plan: Plan) -> Plan:
-    """Keep of a plan what this variant of the architecture has, each name where it comes first."""
-    left = {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
+    """Keep the names of a plan that this variant of the architecture has, each in the first stage that lists it."""
+    left = _all_names(model)
     kept: Plan = {}
     for stage, names in plan.items():
         if found := [name for name in names if name in left]:

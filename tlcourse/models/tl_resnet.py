@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
+
+from tlcourse.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 WEIGHTS = Path(__file__).parent / "pretrained" / "tl_resnet.safetensors"
 
@@ -18,12 +19,13 @@ CFG = {
     "pool_size": (4, 4),
     "crop_pct": 1.0,
     "interpolation": "bilinear",
-    "mean": IMAGENET_DEFAULT_MEAN,
-    "std": IMAGENET_DEFAULT_STD,
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
     "first_conv": "conv1",
     "classifier": "fc",
     "license": "mit",
 }
+default_cfgs = generate_default_cfgs({"tl_resnet": CFG})  # `register_model` looks for this name
 
 
 class TLResNet(ResNet):
@@ -34,7 +36,7 @@ class TLResNet(ResNet):
     """
 
     def __init__(self, block=BasicBlock, layers=LAYERS, channels=(32, 64, 128, 256), in_chans=3, **kwargs):
-        # timm's plain stem is fixed at 64 channels; its deep one takes a width, and is replaced below.
+        # timm's plain stem always has 64 channels; its deep stem takes a width, and is replaced below.
         super().__init__(
             block, layers, channels=channels, in_chans=in_chans, stem_type="deep", stem_width=channels[0] // 2, **kwargs
         )
@@ -51,7 +53,4 @@ def tl_resnet(pretrained=False, **kwargs):
 
     Shapes: images `(N, 3, 64, 64)` give logits `(N, 200)`, features `(N, 256)`.
     """
-    # The whole configuration is given here, so that timm looks for no entry, no hub and no network.
-    kwargs.pop("pretrained_cfg", None)
-    kwargs.pop("pretrained_cfg_overlay", None)
-    return build_model_with_cfg(TLResNet, "tl_resnet", pretrained, pretrained_cfg=dict(CFG), **kwargs)
+    return build_model_with_cfg(TLResNet, "tl_resnet", pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""Weights: read them from files without running code, check that they fit, and find them on this machine or the net."""
+"""Weights: read files without running code, check that they fit, and find them on this machine or on the internet."""
 
 import re
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from torch import nn
 from tlcourse.models.heads import head_names, unwrap_model
 from tlcourse.runtime import OfflineError, weights_folder
 
-TIMEOUT = 5  # seconds to wait for a hub's first answer; its own client goes on trying for about a minute
+TIMEOUT = 5  # seconds to wait for a hub's first answer; the hub's own client keeps trying for about a minute
 
 
 def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     """Read a file of weights without running any code that it may hold.
 
-    Wrappers (`state_dict`, `model`) and the prefixes of `DataParallel` and `torch.compile` are taken off.
+    Wrappers (`state_dict`, `model`) and the prefixes of `DataParallel` and `torch.compile` are removed.
 
     Raises:
         ValueError: the file is missing, damaged, or a pickle that holds more than weights.
@@ -46,7 +46,7 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: nn.Module, file: str | Path, *, head: bool = True) -> None:
-    """Load a file of weights into the body and, on request, the head; nothing is changed when they do not fit.
+    """Load a file of weights into the backbone and, with `head`, the head; if they do not fit, nothing is changed.
 
     Raises:
         ValueError: names or shapes differ; the message lists them.
@@ -55,20 +55,17 @@ def load_weights(model: nn.Module, file: str | Path, *, head: bool = True) -> No
 
 
 def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str, *, head: bool = True) -> None:
-    """Load names with tensors as `load_weights` does; `source` is what a message calls them."""
+    """Load a state dict as `load_weights` does; messages call it `source`."""
     model = unwrap_model(model)
     own, classifier = model.state_dict(), tuple(f"{name}." for name in head_names(model))
     if not head:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(classifier)}
     needed = [n for n in own if (head or not n.startswith(classifier)) and not n.endswith("num_batches_tracked")]
+    other_shape = [n for n in state if n in own and state[n].shape != own[n].shape]
     problems = {
         "missing in the file": [n for n in needed if n not in state],
         "not in the model": [n for n in state if n not in own],
-        "of another shape": [
-            f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
-            for n in state
-            if n in own and state[n].shape != own[n].shape
-        ],
+        "of another shape": [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in other_shape],
     }
     if any(problems.values()):
         lines = [f"{len(v)} {k}: {', '.join(v[:4])}{', …' if len(v) > 4 else ''}" for k, v in problems.items() if v]
@@ -77,54 +74,48 @@ def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str, *,
     model.load_state_dict(state, strict=False)
 
 
+def local_file(*names: str) -> Path | None:
+    """Return the first of these files that is in the user's folder of weights, `TLCOURSE_WEIGHTS`."""
+    folder = weights_folder()
+    return next((folder / name for name in names if (folder / name).is_file()), None) if folder else None
+
+
 def torchvision_state(entry: torchvision.models.WeightsEnum) -> dict[str, torch.Tensor]:
-    """Return torchvision's weights, from the user's folder, torch's cache or the net.
+    """Return torchvision's weights, from the user's folder, torch's cache or the internet.
 
     Raises:
-        OfflineError: they are nowhere; the message says which file to put where.
+        OfflineError: they cannot be found; the message says which file to put where.
     """
-    file, folder = entry.url.rpartition("/")[2], weights_folder()
-    if folder and (folder / file).is_file():
-        state = read_weights(folder / file)
+    name = entry.url.rpartition("/")[2]
+    if file := local_file(name):
+        state = read_weights(file)
     else:
         try:
             state = entry.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
             raise OfflineError(
                 f"The weights {entry} are not on this machine, and {entry.url} could not be reached. "
-                f"Put {file} into a folder and name it in TLCOURSE_WEIGHTS, or use `tl_resnet`, whose weights are here."
+                f"Put {name} into a folder and name it in TLCOURSE_WEIGHTS, or use `tl_resnet`, whose weights are here."
             ) from error
-    # DenseNet's files are from a time when `norm.1` was a name.
+    # DenseNet's files still have old names, such as `norm.1` for `norm1`.
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name): v for name, v in state.items()}
-
-
-def timm_file(name: str) -> Path | None:
-    """Return the file of a timm model's weights in the user's folder, if there is one."""
-    folder = weights_folder()
-    files = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth")] if folder else []
-    return next((file for file in files if file.is_file()), None)
 
 
 @contextmanager
 def hub_or_cache() -> Iterator[None]:
-    """Let timm's hub use its cache alone where the net cannot be reached, instead of trying again and again.
+    """Without a network, let timm's hub use only its cache, instead of trying again and again.
 
-    With no network it took 50 s until a model without weights on this machine was given up; now it takes `TIMEOUT`
-    at most, and weights in the cache are used at once.
+    It took 50 s to give up on weights that were not on this machine; now it takes at most `TIMEOUT`, and weights in the
+    cache are used at once.
     """
     from huggingface_hub import constants  # takes a while to import, and only timm's downloads need it
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        requests.head(constants.ENDPOINT, timeout=TIMEOUT)
+    except requests.RequestException:
+        constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _reachable(address: str) -> bool:
-    try:
-        requests.head(address, timeout=TIMEOUT)
-    except requests.RequestException:
-        return False
-    return True

@@ -6,14 +6,13 @@ import torch
 import tlcourse as tl
 from tlcourse import cli
 from tlcourse.predict import load_checkpoint
-from tlcourse.recipes import Recipe, run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of pictures with two classes and three parts."""
+    """A folder of images with two classes, split in three."""
     splits = tl.data.load("toypets").take(train=60, val=20, test=40)
-    return tl.data.export_folder(splits, tmp_path_factory.mktemp("photos") / "pets")
+    return tl.data.export_folder(splits, tmp_path_factory.mktemp("images") / "pets")
 
 
 @pytest.mark.parametrize("strategy", ["linear-probe", "frozen", "fine-tune"])
@@ -23,6 +22,7 @@ def test_from_a_folder_to_an_answer(strategy, folder, tmp_path, capsys):
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "95 % interval" in printed
+    assert ("of 2, highest learning rate 0.001" in printed) == (strategy != "linear-probe")
     model, about = load_checkpoint(out)
     assert about["strategy"] == strategy
     assert about["test"]["images"] == 40
@@ -39,14 +39,49 @@ def test_from_a_folder_to_an_answer(strategy, folder, tmp_path, capsys):
 
 
 def test_frozen_trains_the_head_only_and_fine_tuning_everything(folder):
-    for strategy, moved in (("frozen", {"fc"}), ("fine-tune", {"conv1", "layer1", "layer4", "fc"})):
+    frozen, fine_tune = tl.recipes.frozen, tl.recipes.fine_tune
+    for recipe, moved in ((frozen, {"fc"}), (fine_tune, {"conv1", "layer1", "layer4", "fc"})):
         torch.manual_seed(0)
         model = tl.models.create("tl_resnet", 2)
         before = {k: v.clone() for k, v in model.state_dict().items()}
-        run(model, tl.data.from_folder(folder, model=model), Recipe(strategy, epochs=1))
+        recipe(model, tl.data.from_folder(folder, model=model), epochs=1)
         changed = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
         assert moved <= changed
-        assert strategy == "fine-tune" or changed == moved
+        assert recipe is fine_tune or changed == moved
+
+
+def test_the_linear_probe_is_measured_before_it_learns_from_the_validation_set(folder):
+    model = tl.models.create("tl_resnet", 2)
+    splits = tl.data.from_folder(folder, model=model)
+    train, val, test = tl.features.extract_splits(model, splits)
+    result = tl.recipes.linear_probe(model, splits)
+    on_train = tl.features.linear_probe(train)
+    both = tl.features.Features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
+    on_both = tl.features.linear_probe(both)
+    assert torch.equal(result.val.logits, on_train.evaluate(val).logits)
+    assert torch.equal(result.test.logits, on_both.evaluate(test).logits)
+    assert torch.equal(model.fc.weight, on_both.linear.weight)
+
+
+@pytest.mark.parametrize(("recipe", "probed"), [("fine_tune", True), ("frozen", False)])
+def test_fine_tuning_starts_from_a_probe_on_the_training_set(recipe, probed, folder, monkeypatch):
+    model = tl.models.create("tl_resnet", 2)
+    splits = tl.data.from_folder(folder, model=model)
+    probe, before = tl.features.linear_probe(tl.features.extract(model, splits.plain().train)), model.fc.weight.clone()
+    seen = {}
+
+    def stop(model, loaders, optimizer, *, scheduler, **_):
+        seen.update(head=model.fc.weight.clone(), rates=[group["initial_lr"] for group in optimizer.param_groups])
+        seen["simulated"] = tl.train.schedules.simulate(scheduler, 2 * len(loaders.train))[:, -1]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlcourse.recipes.fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(tl.recipes, recipe)(model, splits, epochs=2, lr=0.01, batch_size=4)
+    assert torch.equal(seen["head"], probe.linear.weight if probed else before)
+    assert seen["rates"] == pytest.approx([0.01 * 0.7**i for i in range(5, -1, -1)] if probed else [0.01])
+    assert seen["simulated"].max() == pytest.approx(0.01)
+    assert seen["simulated"].argmax() == 5  # of 30 steps, the first six rise
 
 
 def test_one_seed_one_result(folder):
@@ -54,7 +89,7 @@ def test_one_seed_one_result(folder):
     for _ in range(2):
         tl.setup("mini", seed=3)
         model = tl.models.create("tl_resnet", 2)
-        results.append(run(model, tl.data.from_folder(folder, model=model), Recipe("frozen", epochs=1, seed=3)))
+        results.append(tl.recipes.frozen(model, tl.data.from_folder(folder, model=model), epochs=1, seed=3))
     assert torch.equal(results[0].test.logits, results[1].test.logits)
 
 
@@ -93,13 +128,13 @@ def test_predict_goes_on_after_a_bad_file(folder, tmp_path, capsys):
     out = tmp_path / "m.safetensors"
     cli.main(["train", "--data", str(folder), "--out", str(out)])
     capsys.readouterr()
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "a.JPG").write_bytes(b"not an image")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.JPG").write_bytes(b"not an image")
     good = sorted((folder / "test" / "dogs").iterdir())[0]
-    (photos / "b.png").write_bytes(good.read_bytes())
-    (photos / "notes.txt").write_text("not meant")
-    assert cli.main(["predict", str(out), str(photos)]) == 1
+    (images / "b.png").write_bytes(good.read_bytes())
+    (images / "notes.txt").write_text("not meant")
+    assert cli.main(["predict", str(out), str(images)]) == 1
     first, second = capsys.readouterr().out.splitlines()
     assert "not read" in first
     assert second.split()[1] in ("cats", "dogs")

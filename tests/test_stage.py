@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 import tlcourse as tl
@@ -74,11 +75,12 @@ class Own(nn.Module):
 PLAN = {"stem": ["conv1", "bn1"], "first": ["blocks.0"], "rest": ["blocks", "scale"], "head": ["answer"]}
 
 
-def test_a_network_of_ones_own_is_told_its_stages():
+def test_a_stage_plan_gives_the_stages_of_your_own_network():
     model = Own()
     with pytest.raises(ValueError, match=r"Own has no classifier under `fc`.*stage_plan"):
         tl.models.stages(model)
-    parts = tl.models.stages(model, plan=PLAN)
+    model.stage_plan = PLAN
+    parts = tl.models.stages(model)
     assert [part.name for part in parts] == [*PLAN]
     assert [*parts[2].parameters] == [
         "scale",
@@ -88,7 +90,6 @@ def test_a_network_of_ones_own_is_told_its_stages():
         "blocks.1.1.bias",
     ]
     assert {*parts[0].buffers} == {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
-    model.stage_plan = PLAN
     assert tl.models.head_name(model) == "answer"
     tl.models.train_mode(tl.models.freeze(model))
     assert [row["batch norm"] for row in tl.models.summary(model)] == ["eval", "none", "none", "none", ""]
@@ -107,16 +108,20 @@ def test_a_network_of_ones_own_is_told_its_stages():
     ],
 )
 def test_plans_that_do_not_cover_everything_once_name_it(change, message):
+    model = Own()
+    model.stage_plan = PLAN | change
     with pytest.raises(ValueError, match=message):
-        tl.models.stages(Own(), plan=PLAN | change)
+        tl.models.stages(model)
 
 
 def test_a_tensor_that_is_forgotten_by_a_plan_of_a_known_network_is_named_too():
+    model = meta_model("resnet18")
+    model.stage_plan = {"stem": ["conv1"], "head": ["fc"]}
     with pytest.raises(ValueError, match=r"torchvision/resnet18: no stage holds 'bn1\.weight'"):
-        tl.models.stages(meta_model("resnet18"), plan={"stem": ["conv1"], "head": ["fc"]})
+        tl.models.stages(model)
 
 
-def test_a_small_network_of_ones_own_needs_no_plan():
+def test_your_own_small_network_needs_no_plan():
     model = nn.Module()
     model.conv1, model.bn1, model.conv2, model.fc = (
         nn.Conv2d(3, 4, 3),
@@ -208,6 +213,15 @@ def test_a_plain_loop_moves_the_statistics_of_a_frozen_body():
     moved = [k for k, v in model.state_dict().items() if "running" in k and not torch.equal(v, before[k])]
     assert len(moved) == len([k for k in before if "running" in k])
     assert torch.equal(model.layer1[0].conv1.weight, before["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct],
+)
+def test_every_batch_norm_is_known(kind):
+    assert isinstance(kind(4), NORMS)
+    assert not isinstance(nn.GroupNorm(2, 4), NORMS)
 
 
 def test_train_mode_follows_what_is_frozen():

@@ -117,7 +117,7 @@ def state_of(optimizer, model):
 
 @pytest.mark.parametrize("weight_decay", [None, 0.1])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_thawing_keeps_the_state_of_what_trained(kind, weight_decay):
+def test_unfreezing_keeps_the_state_of_what_trained(kind, weight_decay):
     torch.manual_seed(0)
     model = tl.models.unfreeze_from(tl.models.create("tl_resnet", 2, weights=None), "layer4")
     options = {"decay": 0.5, "weight_decay": weight_decay}
@@ -171,6 +171,14 @@ def test_an_optimizer_keeps_its_groups_when_it_cannot_grow():
     assert len(optimizer.param_groups) == 6
 
 
+def test_an_optimizer_without_a_trainable_parameter_of_the_model_is_refused():
+    model, other = (tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None)) for _ in range(2))
+    tl.models.check_optimizer(model, torch.optim.SGD(model.parameters(), lr=0.1))  # one that trains is enough
+    for parameters in (other.parameters(), model.layer1.parameters()):
+        with pytest.raises(ValueError, match="no trainable parameter of this model"):
+            tl.models.check_optimizer(model, torch.optim.SGD(parameters, lr=0.1))
+
+
 def test_gradual_plans_go_from_the_head_down():
     with torch.device("meta"):
         resnet = tl.models.create("resnet50", 2, weights=None)
@@ -187,7 +195,7 @@ def test_gradual_plans_go_from_the_head_down():
             tl.models.gradual_plan(resnet, steps)
 
 
-def test_groups_of_a_network_of_ones_own():
+def test_groups_of_your_own_network():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     model.stage_plan = {"body": ["0", "1"], "head": ["2"]}
     groups = tl.models.param_groups(model, 1.0, decay=0.5, weight_decay=0.1)
