@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tlcourse import runtime
-from tlcourse.data import downloads as assets
+from tlcourse.data import downloads
+from tlcourse.runtime import OfflineError
 
 CONTENT = bytes(range(256)) * 8000  # 2 MB: several pieces
 
@@ -79,142 +80,145 @@ def server(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_data(monkeypatch):
+def folder(monkeypatch, tmp_path):
+    """The folder of downloads, not made yet."""
     monkeypatch.delenv("TLCOURSE_DATA", raising=False)
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runtime, "_current", None)
+    monkeypatch.setattr(downloads, "WAITS", (0, 0))
+    return tmp_path / "cache" / "downloads"
 
 
-def fetch(server, tmp_path, name="photos.bin", content=CONTENT, **options):
-    return assets.fetch(f"{server.address}/{name}", sha256(content), folder=tmp_path / "down", waits=(0, 0), **options)
+def fetch(server, name="images.bin", content=CONTENT):
+    return downloads.fetch(f"{server.address}/{name}", sha256(content))
 
 
 def visible(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_download_then_no_network(server, tmp_path):
-    server.files["photos.bin"] = CONTENT
-    path = fetch(server, tmp_path)
-    assert path == tmp_path / "down" / "photos.bin"
+def test_download_then_no_network(server, folder):
+    server.files["images.bin"] = CONTENT
+    path = fetch(server)
+    assert path == folder / "images.bin"
     assert path.read_bytes() == CONTENT
-    assert fetch(server, tmp_path) == path
+    assert fetch(server) == path
     assert len(server.requests) == 1, "a file that is here and right needs no request"
-    assert visible(path.parent) == ["photos.bin"]
+    assert visible(path.parent) == ["images.bin"]
 
 
-def test_md5_and_default_folder(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "_current", None)
-    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path))
+def test_md5_and_an_address_with_a_query(server, folder):
     server.files["a.bin"] = CONTENT
-    path = assets.fetch(f"{server.address}/a.bin?version=2", f"md5:{hashlib.md5(CONTENT).hexdigest()}")
-    assert path == tmp_path / "downloads" / "a.bin"
+    path = downloads.fetch(f"{server.address}/a.bin?version=2", f"md5:{hashlib.md5(CONTENT).hexdigest()}")
+    assert path == folder / "a.bin"
 
 
-def test_wrong_content_is_refused_and_not_left_behind(server, tmp_path):
-    server.files["photos.bin"] = b"log in to use this network"
-    with pytest.raises(assets.OfflineError, match="bin: the content has another hash than expected"):
-        fetch(server, tmp_path)
-    assert visible(tmp_path / "down") == []
+def test_wrong_content_is_refused_and_not_left_behind(server, folder):
+    server.files["images.bin"] = b"log in to use this network"
+    with pytest.raises(OfflineError, match="bin: the content has another hash than expected"):
+        fetch(server)
+    assert visible(folder) == []
 
 
-def test_damaged_file_is_downloaded_again(server, tmp_path):
-    server.files["photos.bin"] = CONTENT
-    fetch(server, tmp_path).write_bytes(CONTENT[:1000])
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+def test_damaged_file_is_downloaded_again(server):
+    server.files["images.bin"] = CONTENT
+    fetch(server).write_bytes(CONTENT[:1000])
+    assert fetch(server).read_bytes() == CONTENT
 
 
-def test_a_cut_connection_is_resumed_where_it_ended(server, tmp_path):
-    server.files["photos.bin"] = CONTENT
+def test_a_cut_connection_is_resumed_where_it_ended(server):
+    server.files["images.bin"] = CONTENT
     server.cuts = [700_000, 300_000]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert fetch(server).read_bytes() == CONTENT
     starts = [int(wanted.removeprefix("bytes=").rstrip("-")) for _, wanted in server.requests[1:]]
     assert [wanted for _, wanted in server.requests[:1]] == [None]
     assert 0 < starts[0] <= 700_000
     assert starts[0] < starts[1] <= 1_000_000
 
 
-def test_a_later_run_continues_what_an_earlier_one_left(server, tmp_path):
-    server.files["photos.bin"] = CONTENT
-    (tmp_path / "down").mkdir()
-    (tmp_path / "down" / "photos.bin.part").write_bytes(CONTENT[:500_000])
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
-    assert server.requests == [("photos.bin", "bytes=500000-")]
+def test_a_later_run_continues_what_an_earlier_one_left(server, folder):
+    server.files["images.bin"] = CONTENT
+    folder.mkdir(parents=True)
+    (folder / "images.bin.part").write_bytes(CONTENT[:500_000])
+    assert fetch(server).read_bytes() == CONTENT
+    assert server.requests == [("images.bin", "bytes=500000-")]
 
 
 @pytest.mark.parametrize("left", [b"another file's beginning", CONTENT + b"too long"])
-def test_a_beginning_of_another_file_is_thrown_away(server, tmp_path, left):
-    server.files["photos.bin"] = CONTENT
-    (tmp_path / "down").mkdir()
-    (tmp_path / "down" / "photos.bin.part").write_bytes(left)
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+def test_a_beginning_of_another_file_is_thrown_away(server, left, folder):
+    server.files["images.bin"] = CONTENT
+    folder.mkdir(parents=True)
+    (folder / "images.bin.part").write_bytes(left)
+    assert fetch(server).read_bytes() == CONTENT
 
 
-def test_a_complete_part_needs_no_more_bytes(server, tmp_path):
-    server.files["photos.bin"] = CONTENT
-    (tmp_path / "down").mkdir()
-    (tmp_path / "down" / "photos.bin.part").write_bytes(CONTENT)
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+def test_a_complete_part_needs_no_more_bytes(server, folder):
+    server.files["images.bin"] = CONTENT
+    folder.mkdir(parents=True)
+    (folder / "images.bin.part").write_bytes(CONTENT)
+    assert fetch(server).read_bytes() == CONTENT
     assert len(server.requests) == 1
 
 
-def test_a_server_without_ranges_starts_again(server, tmp_path):
-    server.files["photos.bin"], server.ranges, server.cuts = CONTENT, False, [700_000]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+def test_a_server_without_ranges_starts_again(server):
+    server.files["images.bin"], server.ranges, server.cuts = CONTENT, False, [700_000]
+    assert fetch(server).read_bytes() == CONTENT
 
 
-def test_not_found_goes_to_the_mirror_at_once(server, tmp_path):
-    server.files["mirror/photos.bin"] = CONTENT
-    path = fetch(server, tmp_path, mirrors=[f"{server.address}/mirror/photos.bin"])
-    assert path.read_bytes() == CONTENT
-    assert [name for name, _ in server.requests] == ["photos.bin", "mirror/photos.bin"]
+def test_a_file_that_is_not_there_is_asked_for_once(server):
+    with pytest.raises(OfflineError, match="the server answers 404"):
+        fetch(server)
+    assert len(server.requests) == 1
 
 
-def test_a_busy_server_is_asked_again(server, tmp_path):
-    server.files["photos.bin"], server.errors = CONTENT, [503, 429]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+def test_a_busy_server_is_asked_again(server):
+    server.files["images.bin"], server.errors = CONTENT, [503, 429]
+    assert fetch(server).read_bytes() == CONTENT
 
 
-def test_waits_are_kept(server, tmp_path, monkeypatch):
+def test_waits_are_kept(server, monkeypatch):
     slept = []
-    monkeypatch.setattr(assets.time, "sleep", slept.append)
+    monkeypatch.setattr(downloads, "WAITS", (1.0, 3.0))
+    monkeypatch.setattr(downloads.time, "sleep", slept.append)
     server.errors = [503] * 3
-    with pytest.raises(assets.OfflineError, match="the server answers 503"):
-        assets.fetch(f"{server.address}/photos.bin", sha256(CONTENT), folder=tmp_path)
-    assert slept == list(assets.WAITS)
+    with pytest.raises(OfflineError, match="the server answers 503"):
+        fetch(server)
+    assert slept == [1.0, 3.0]
 
 
-def test_without_a_server_the_error_says_what_to_do(tmp_path, monkeypatch):
+def test_without_a_server_the_error_says_what_to_do(tmp_path, monkeypatch, folder):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TLCOURSE_DATA", str(tmp_path / "stick"))
     gone = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     gone.server_close()
-    url = f"http://127.0.0.1:{gone.server_address[1]}/photos.bin"
-    with pytest.raises(assets.OfflineError) as caught:
-        assets.fetch(url, sha256(CONTENT), folder=tmp_path / "down", waits=(0,))
+    url = f"http://127.0.0.1:{gone.server_address[1]}/images.bin"
+    with pytest.raises(OfflineError) as caught:
+        downloads.fetch(url, sha256(CONTENT))
     message = str(caught.value)
-    for part in (url, "no connection", str(tmp_path / "down"), str(tmp_path / "stick"), sha256(CONTENT), "mini"):
+    for part in (url, "no connection", str(folder), str(tmp_path / "stick"), sha256(CONTENT), "mini"):
         assert part in message
-    assert visible(tmp_path / "down") == []
+    assert visible(folder) == []
 
 
-def test_given_data_is_used_first_and_never_changed(server, tmp_path, monkeypatch):
+def test_given_data_is_used_first_and_never_changed(server, tmp_path, monkeypatch, folder):
     stick = tmp_path / "stick"
     stick.mkdir()
     monkeypatch.setenv("TLCOURSE_DATA", str(stick))
-    (stick / "photos.bin").write_bytes(CONTENT)
-    assert fetch(server, tmp_path) == stick / "photos.bin"
+    (stick / "images.bin").write_bytes(CONTENT)
+    assert fetch(server) == stick / "images.bin"
     assert server.requests == []
-    (stick / "photos.bin").write_bytes(b"damaged")
-    with pytest.raises(assets.OfflineError, match="it is damaged"):
-        fetch(server, tmp_path)
-    server.files["photos.bin"] = CONTENT
-    assert fetch(server, tmp_path) == tmp_path / "down" / "photos.bin"
-    assert (stick / "photos.bin").read_bytes() == b"damaged"
+    (stick / "images.bin").write_bytes(b"damaged")
+    with pytest.raises(OfflineError, match="it is damaged"):
+        fetch(server)
+    server.files["images.bin"] = CONTENT
+    assert fetch(server) == folder / "images.bin"
+    assert (stick / "images.bin").read_bytes() == b"damaged"
 
 
-def test_two_at_a_time_download_once(server, tmp_path):
-    server.files["photos.bin"] = CONTENT
+def test_two_at_a_time_download_once(server):
+    server.files["images.bin"] = CONTENT
     paths = []
-    threads = [threading.Thread(target=lambda: paths.append(fetch(server, tmp_path))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: paths.append(fetch(server))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -245,58 +249,72 @@ def tarred(members: dict[str, bytes], link: str | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(server, tmp_path, content, name="set.zip"):
+def unpack(server, content, name="set.zip"):
     server.files[name] = content
-    return assets.fetch_archive(f"{server.address}/{name}", sha256(content), folder=tmp_path / "down", waits=())
+    return downloads.fetch_archive(f"{server.address}/{name}", sha256(content))
 
 
 @pytest.mark.parametrize(("pack", "name"), [(zipped, "set.zip"), (tarred, "set.tar.gz")])
-def test_an_archive_is_unpacked_once(server, tmp_path, pack, name):
+def test_an_archive_is_unpacked_once(server, pack, name, folder):
     content = pack({"a/1.txt": b"one", "b/2.txt": b"two"})
-    folder = unpack(server, tmp_path, content, name)
-    assert folder == tmp_path / "down" / "set"
-    assert (folder / "a" / "1.txt").read_bytes() == b"one"
-    (tmp_path / "down" / name).unlink()
-    assert unpack(server, tmp_path, content, name) == folder
+    unpacked = unpack(server, content, name)
+    assert unpacked == folder / "set"
+    assert (unpacked / "a" / "1.txt").read_bytes() == b"one"
+    (folder / name).unlink()
+    assert unpack(server, content, name) == unpacked
     assert len(server.requests) == 1
 
 
-def test_a_single_folder_inside_is_returned(server, tmp_path):
-    content = zipped({"photos/a/1.txt": b"1", "__MACOSX/photos/x": b""})
-    assert unpack(server, tmp_path, content) == tmp_path / "down" / "set" / "photos"
+def test_a_single_folder_inside_is_returned(server, folder):
+    content = zipped({"images/a/1.txt": b"1", "__MACOSX/images/x": b""})
+    assert unpack(server, content) == folder / "set" / "images"
 
 
 def test_a_given_folder_needs_no_archive(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TLCOURSE_DATA", str(tmp_path / "stick"))
     for name in ("train", "val"):
         (tmp_path / "stick" / "set" / name).mkdir(parents=True)
-    assert unpack(server, tmp_path, b"") == tmp_path / "stick" / "set"
+    assert unpack(server, b"") == tmp_path / "stick" / "set"
     assert server.requests == []
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"])
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_members_that_would_land_outside_are_refused(server, tmp_path, pack, name):
+def test_members_that_would_land_outside_are_refused(server, tmp_path, pack, name, folder):
     with pytest.raises(ValueError, match="outside"):
-        unpack(server, tmp_path, pack({"good.txt": b"", name: b"evil"}))
-    assert visible(tmp_path / "down") == ["set.zip"], "nothing half unpacked is left"
+        unpack(server, pack({"good.txt": b"", name: b"evil"}))
+    assert visible(folder) == ["set.zip"], "nothing half unpacked is left"
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_links_in_a_tar_are_refused(server, tmp_path):
+def test_links_in_a_tar_are_refused(server, folder):
     with pytest.raises(ValueError, match="link"):
-        unpack(server, tmp_path, tarred({"a.txt": b""}, link="etc"), "set.tar")
-    assert visible(tmp_path / "down") == ["set.tar"]
+        unpack(server, tarred({"a.txt": b""}, link="etc"), "set.tar")
+    assert visible(folder) == ["set.tar"]
 
 
-def test_what_a_dead_process_left_half_unpacked_is_cleared(server, tmp_path):
-    left = tmp_path / "down" / ".set.unfinished"
+def test_what_a_dead_process_left_half_unpacked_is_cleared(server, folder):
+    left = folder / ".set.unfinished"
     left.mkdir(parents=True)
     (left / "old.txt").write_text("old")
-    folder = unpack(server, tmp_path, zipped({"a.txt": b"", "b.txt": b""}))
-    assert visible(folder) == ["a.txt", "b.txt"]
+    assert visible(unpack(server, zipped({"a.txt": b"", "b.txt": b""}))) == ["a.txt", "b.txt"]
 
 
-def test_something_that_is_no_archive_is_said(server, tmp_path):
-    with pytest.raises(ValueError, match="neither a zip nor a tar"):
-        unpack(server, tmp_path, b"hello")
+def test_an_interrupted_unpacking_leaves_no_folder_and_is_repeated(server, folder, monkeypatch):
+    extract = zipfile.ZipFile.extract
+    with monkeypatch.context() as patch:
+
+        def stop(archive, member, path):
+            extract(archive, member, path)
+            raise KeyboardInterrupt
+
+        patch.setattr(zipfile.ZipFile, "extractall", lambda archive, path: stop(archive, "a.txt", path))
+        with pytest.raises(KeyboardInterrupt):
+            unpack(server, zipped({"a.txt": b"", "b.txt": b""}))
+    assert visible(folder) == ["set.zip"]
+    assert visible(unpack(server, zipped({"a.txt": b"", "b.txt": b""}))) == ["a.txt", "b.txt"]
+
+
+def test_something_that_is_no_archive_is_said(server):
+    with pytest.raises(ValueError, match="as a zip or tar archive"):
+        unpack(server, b"hello")

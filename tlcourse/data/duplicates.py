@@ -1,7 +1,7 @@
 """Find duplicates: copies and near copies of an image, in two parts of a data set or within one.
 
-A test image that was trained on tests nothing. Copies hide under other names, sizes and JPEG qualities, or are mirrored.
-So images are compared by what they show: a small grey thumbnail, standardised to mean 0 and deviation 1.
+A test image that was trained on tests nothing. Copies hide under other names, sizes and JPEG qualities, or mirrored. So
+images are compared by what they show: a small grey thumbnail, standardised to mean 0 and deviation 1.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from tlcourse.data.images import Source, read_image
 from tlcourse.data.splits import PARTS
 
-SIDE = 48  # pixels of a thumbnail: two photos of one scene differ here, two encodings of one photo do not
+SIDE = 48  # pixels of a thumbnail: two views of one scene differ here, two encodings of one image do not
 COARSE = 12  # pixels of the smaller thumbnail with which every pair is compared first
-# Correlations of thumbnails. The most similar different images have 0.93 (36 million pairs of 8,500 photos of 64
-# pixels), or 0.90 (3,000 larger photos; 2,000 toy pets). Of 100 photos at least 99 stay above 0.96 when re-encoded
-# (quality 30), halved, brightened by 1.3 or greyed; cropped by 1 % at each side 84 do, by 2 % only 22: crops are missed.
+# Correlations of thumbnails. The most similar different images have 0.93 (36 million pairs of 8,500 images of 64
+# pixels), or 0.90 (3,000 larger ones; 2,000 toy pets). Of 100 images at least 99 stay above 0.96 when re-encoded
+# (quality 30), halved, brightened by 1.3 or greyed; cropped by 1 % at each side 84 do, by 2 % only 22: crops are
+# not found.
 ALIKE = 0.96
 COARSE_ALIKE = 0.95
 FLAT = 6.0  # grey levels of 255: what deviates less is an empty page, and all empty pages look the same

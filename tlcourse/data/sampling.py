@@ -59,28 +59,18 @@ def _class_by_class(images: ImageSet, seed: int | str) -> list[int]:
 
 
 def take(images: ImageSet, count: int, part: str, seed: int) -> ImageSet:
-    """Return `count` images, as balanced over the classes as their sizes allow; for one seed the choices are nested.
-
-    Raises:
-        ValueError: `count` is more than there are images, or less than there are classes; `part` names the images.
-    """
+    """Return `count` images, see `Splits.take`; `part` names the images in messages."""
     if isinstance(count, bool) or not isinstance(count, int):
         raise ValueError(f"{part}={count!r}: give a whole number of images.")
     if count > len(images):
         raise ValueError(f"{part}={count}: the {part} part has only {len(images)} images. Ask for at most that many.")
     if count < len(images.classes):
-        raise ValueError(
-            f"{part}={count}: there are {len(images.classes)} classes. Ask for at least one image of each."
-        )
+        raise ValueError(f"{part}={count}: there are {len(images.classes)} classes. Ask for at least one image each.")
     return images.subset(sorted(_class_by_class(images, seed)[:count]))
 
 
 def mislabel(images: ImageSet, share: float, seed: int) -> ImageSet:
-    """Give a share of the images another label, the same share of every class; for one seed the choices are nested.
-
-    Raises:
-        ValueError: the share is no number from 0 to 1, there is one class only, or there is label noise already.
-    """
+    """Give a share of the images another label, see `Splits.with_label_noise`."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"share={share!r}: give a number from 0 (every label right) to 1 (every label wrong).")
     if len(images.classes) < 2:
@@ -97,14 +87,7 @@ def mislabel(images: ImageSet, share: float, seed: int) -> ImageSet:
 
 
 def rebalance(images: ImageSet, shares: Mapping[str, float], total: int | None, seed: int) -> ImageSet:
-    """Return images of each class in the given shares; for one seed, a class's images are nested as its count grows.
-
-    Without `total`, as many images as the shares allow.
-
-    Raises:
-        ValueError: the shares miss a class, name one that is not there, are not positive, or do not add up to 1; or a
-            class has too few images, or would get none.
-    """
+    """Return images of each class in the given shares, see `Splits.with_class_balance`."""
     if set(shares) != set(images.classes):
         raise ValueError(f"shares={dict(shares)!r}: give one for each of {', '.join(images.classes)}, and no other.")
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
