@@ -89,7 +89,7 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
         part = PART_NAMES.get(folder.name.lower())
         if part in parts:
             raise ValueError(
-                f"{root} has two {part} folders, {parts[part].name} and {folder.name}. Keep one of them, or merge them."
+                f"{root} has two {part} folders, {parts[part].name} and {folder.name}. Keep one, or merge them."
             )
         if part is not None:
             parts[part] = folder
@@ -102,7 +102,7 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
             raise ValueError(_no_class_folders(*next(iter(flat.items()))))
         names = ", ".join(folder.name for folder in parts.values())
         raise ValueError(
-            f"{root} has {names} but no train folder. Add train, or give a folder whose subfolders are classes."
+            f"{root} has {names} but no train folder. Add it, or give a folder whose subfolders are classes."
         )
     return parts
 
@@ -127,9 +127,7 @@ def _images_by_class(folder: Path, others: Counter[str]) -> dict[str, list[Path]
         images = sorted(filter(_is_image, files), key=lambda path: path.relative_to(folder).as_posix())
         others.update(path.suffix.lower() or path.name for path in files if not _is_image(path))
         if not images:
-            raise ValueError(
-                f"{class_folder} has no images. Add some ({' '.join(sorted(EXTENSIONS))}), or delete the folder."
-            )
+            raise ValueError(f"{class_folder} has no images. Add some ({' '.join(sorted(EXTENSIONS))}), or delete it.")
         classes[class_folder.name] = images
     return classes
 
@@ -153,14 +151,10 @@ def _common_classes(root: Path, found: dict[str, dict[str, list[Path]]]) -> list
         missing, extra = sorted(set(classes) - set(own)), sorted(set(own) - set(classes))
         lacks = [f"{place} lacks {', '.join(names)}" for place, names in ((part, missing), ("train", extra)) if names]
         if lacks:
-            raise ValueError(
-                f"The class folders in {root} differ: {'; '.join(lacks)}. Give each part the same class folders."
-            )
+            raise ValueError(f"The class folders in {root} differ: {'; '.join(lacks)}. Each part needs the same ones.")
     if len(classes) == 1:
         inner = next(path for path in root.rglob(classes[0]) if path.is_dir())
         below = [path.name for path in _entries(inner)[0]]
         hint = f" Did you mean {inner}, which has {', '.join(below[:5])}?" if len(below) > 1 else ""
-        raise ValueError(
-            f"{root} has one class only, {classes[0]}; telling apart needs at least two class folders.{hint}"
-        )
+        raise ValueError(f"{root} has one class only, {classes[0]}; there must be at least two class folders.{hint}")
     return classes

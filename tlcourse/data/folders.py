@@ -47,7 +47,7 @@ def from_folder(
     """
     if min(val, test) <= 0 or val + test >= 1:
         raise ValueError(
-            f"val={val}, test={test}: give shares above 0; from 1 on, together, nothing to train on is left."
+            f"val={val}, test={test}: give shares above 0, together below 1, or nothing to train on is left."
         )
     root = Path(folder).expanduser().absolute()
     layout = scan(root)
@@ -96,7 +96,7 @@ def _readable(layout: Layout, skip: bool) -> dict[str, Files]:
         missing = ", ".join(name for label, name in enumerate(layout.classes) if label not in left)
         if missing:
             raise ValueError(
-                f"{layout.root}: no readable image of {missing} is left in {part}. Replace the broken files."
+                f"{layout.root}: no readable image of {missing} is left in {part}. Replace the broken ones."
             )
     return kept
 

@@ -113,17 +113,12 @@ class Splits:
         the order and the augmentation of the training images; validation and test images come in their own order, in
         batches twice as large. A last training batch of one image is dropped, because batch norm cannot use it.
 
-        When a loader is first read, all cores decode its images once; they are kept as uint8, in memory or in the cache
-        folder, and only cropped and augmented anew in every epoch. An epoch's order and augmentation depend on the
-        state of the loader's `generator` at its start and on nothing else: restore it, and the same batches come.
+        Images are decoded once, when a loader is first read, and kept as uint8 in memory or in the cache folder;
+        `workers` threads crop and augment them anew in every epoch (None chooses for the machine). An epoch's order and
+        augmentation depend only on the state of the loader's `generator` at its start: restore it to repeat the epoch.
 
         A part whose transform `Preprocessing` did not make is read as PyTorch does it: each image decoded each time, in
         `workers` processes, images on the CPU, and without workers augmentation from the global random numbers.
-
-        Args:
-            batch_size: training images per step.
-            workers: threads that crop images; None chooses for the machine.
-            seed: for order and augmentation.
         """
         drop_single = len(self.train) > batch_size and len(self.train) % batch_size == 1
 
