@@ -26,7 +26,7 @@ from training_report import machine, markdown, plot
 from training_work import Job, Watch, Work, bare, memory
 
 import tlcourse as tl
-from tlcourse.data.downloads import OfflineError
+from tlcourse.runtime import OfflineError
 
 ACCURACY = Work("tl_resnet", size=64, train=480, val=200, test=400, batch=32, epochs=5, lr=0.003)
 TARGET = 0.8  # validation accuracy

@@ -1,6 +1,5 @@
 """Transforms, reading of odd images, splits, loaders, the catalog."""
 
-import importlib
 import os
 import pickle
 import zipfile
@@ -17,12 +16,11 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from tlcourse import data, runtime
+from tlcourse.data import registry
 from tlcourse.data.images import ZipMember, read_image, to_rgb
 from tlcourse.data.sampling import shuffled, stratify
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 
-# `tlcourse.data.registry` is the function; the module of that name hides behind it.
-catalog = importlib.import_module("tlcourse.data.registry")
 SMALL = Preprocessing(16, 20)
 
 
@@ -36,8 +34,8 @@ def mini(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def photo():
-    """A smooth picture with some grain, larger than the crop and not square."""
+def image():
+    """A smooth image with some grain, larger than the crop and not square."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(
         (411, 307), Image.Resampling.BICUBIC
@@ -70,9 +68,9 @@ def splits():
         models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1,
     ],
 )
-def test_evaluation_is_what_the_weights_were_measured_with(weights, photo):
-    ours = get_preprocessing(weights).evaluation()(photo)
-    torch.testing.assert_close(ours, weights.transforms()(photo), atol=1e-5, rtol=0)
+def test_evaluation_is_what_the_weights_were_measured_with(weights, image):
+    ours = get_preprocessing(weights).evaluation()(image)
+    torch.testing.assert_close(ours, weights.transforms()(image), atol=1e-5, rtol=0)
 
 
 def test_resnet50_v2_reads_232_and_224():
@@ -80,10 +78,10 @@ def test_resnet50_v2_reads_232_and_224():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50.a1_in1k", "vit_base_patch16_siglip_224"])
-def test_evaluation_is_timms_own(name, photo):
+def test_evaluation_is_timms_own(name, image):
     config = timm.get_pretrained_cfg(name)
     theirs = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
-    torch.testing.assert_close(get_preprocessing(config).evaluation()(photo), theirs(photo), atol=1e-5, rtol=0)
+    torch.testing.assert_close(get_preprocessing(config).evaluation()(image), theirs(image), atol=1e-5, rtol=0)
 
 
 def test_timm_model_and_carried_preprocessing():
@@ -124,16 +122,16 @@ def test_impossible_preprocessing(wrong, message):
         Preprocessing(**wrong)
 
 
-def test_undo_gives_the_colours_back(photo):
-    shown = SMALL.undo(torch.stack([SMALL.evaluation()(photo)] * 2))
-    resized = v2.functional.center_crop(v2.functional.resize(photo, [20]), [16])
+def test_undo_gives_the_colours_back(image):
+    shown = SMALL.undo(torch.stack([SMALL.evaluation()(image)] * 2))
+    resized = v2.functional.center_crop(v2.functional.resize(image, [20]), [16])
     torch.testing.assert_close(shown[1], v2.functional.to_dtype(v2.functional.to_image(resized), scale=True).data)
 
 
-def test_training_transform(photo):
+def test_training_transform(image):
     transform = pickle.loads(pickle.dumps(SMALL.training(rotation=10, colour=0.2)))
     torch.manual_seed(0)
-    first, second = transform(photo), transform(photo)
+    first, second = transform(image), transform(image)
     assert first.shape == (3, 16, 16)
     assert first.dtype == torch.float32
     assert not torch.equal(first, second)
@@ -206,7 +204,7 @@ def test_cmyk_jpeg(tmp_path):
     assert red > 200 > 60 > max(green, blue)
 
 
-def test_photos_are_turned_upright(tmp_path):
+def test_images_are_turned_upright(tmp_path):
     image = Image.new("RGB", (40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
@@ -214,7 +212,7 @@ def test_photos_are_turned_upright(tmp_path):
     assert read_image(tmp_path / "turned.jpg").size == (20, 40)
 
 
-def test_broken_exif_does_not_spoil_a_photo(tmp_path):
+def test_broken_exif_does_not_spoil_an_image(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "exif.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff")
     assert read_image(tmp_path / "exif.jpg").size == (8, 8)
 
@@ -225,6 +223,14 @@ def test_animated_gives_the_first_frame(tmp_path):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=50)
         red, _, blue = read_image(tmp_path / name).getpixel((4, 4))
         assert red > 200 > 50 > blue, name
+
+
+def test_a_smallest_side_makes_jpegs_smaller_and_leaves_others(tmp_path, image):
+    image.save(tmp_path / "a.jpg")
+    image.save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.jpg", min_side=70).size == (103, 77), "a quarter"
+    assert read_image(tmp_path / "a.png", min_side=70).size == image.size
+    assert read_image(tmp_path / "a.jpg").size == image.size
 
 
 def test_unreadable_files_are_named(tmp_path):
@@ -288,26 +294,26 @@ def test_zip_members_in_this_and_in_worker_processes(zipped):
     assert torch.equal(torch.cat([images for images, _ in loader]), torch.stack([image for image, _ in zipped]))
 
 
-def test_fingerprint_follows_what_a_model_would_see(zipped, tmp_path):
-    images = arrays(transform=SMALL.evaluation())
-    prints = {
-        images.fingerprint,
-        images.with_transform(SMALL.training()).fingerprint,
-        images.subset(range(59)).fingerprint,
-        arrays(per_class=(29, 21, 10), transform=SMALL.evaluation()).fingerprint,
-        zipped.fingerprint,
-        zipped.subset([1, 0, 2, 3, 4, 5]).fingerprint,
+def test_content_follows_images_and_their_order(zipped):
+    images = arrays()
+    digests = {
+        images.content,
+        images.subset(range(59)).content,
+        zipped.content,
+        zipped.subset([1, 0, 2, 3, 4, 5]).content,
     }
-    changed = arrays(transform=SMALL.evaluation())
+    assert images.with_transform(SMALL.training()).content == images.content
+    assert images.relabelled(images.labels.flip(0)).content == images.content
+    changed = arrays()
     changed.sources[0] = changed.sources[0].copy()
-    assert changed.fingerprint == images.fingerprint
+    assert changed.content == images.content
     changed.sources[0][0, 0, 0] ^= 1
-    assert len(prints | {changed.fingerprint}) == 7
+    assert len(digests | {changed.content}) == 5
 
 
-def test_fingerprint_of_files_follows_changes_but_not_moves(tmp_path):
+def test_content_of_files_follows_changes_but_not_moves(tmp_path):
     def of(folder):
-        return data.ImageSet([folder / "a.png"], [0], ["a"], root=folder).fingerprint
+        return data.ImageSet([folder / "a.png"], [0], ["a"], root=folder).content
 
     (tmp_path / "here").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "here" / "a.png")
@@ -381,7 +387,7 @@ def test_label_noise_is_exact_nested_and_on_record(splits):
     for part in ("val", "test"):
         assert getattr(noisy, part) is getattr(splits, part)
     assert noisy.notes == ["Label noise: 15 of 60 training labels are wrong."]
-    assert noisy.train.fingerprint != splits.train.fingerprint
+    assert noisy.train.content == splits.train.content
     assert len(splits.with_label_noise(0).train.wrong) == 0
 
 
@@ -481,14 +487,21 @@ def test_evaluating_draws_nothing_from_the_global_numbers(splits):
 def test_splits_show_a_table(splits):
     lines = repr(splits).split("\n")
     assert lines[0] == "test: 3 classes, 16 x 16 pixels"
-    assert [line.split() for line in lines[1:3]] == [
-        ["part", "images", "a", "b", "c"],
-        ["train", "60", "30", "20", "10"],
-    ]
+    assert lines[1].split() == ["part", "images", "a", "b", "c"]
+    assert lines[3].split() == ["train", "60", "30", "20", "10"]
     noted = data.Splits("<b>", *[arrays()] * 3, classes=["a", "b", "c"], preprocessing=SMALL, notes=["1 < 2"])
     assert "<b>&lt;b&gt;</b>" in noted._repr_html_()
     assert "1 &lt; 2" in noted._repr_html_()
     assert repr(noted).endswith("\n1 < 2")
+
+
+def test_the_table_of_many_classes_or_odd_names_shows_a_range():
+    names = [f"class {i}" for i in range(8)]
+    many = arrays(per_class=[1] * 7 + [3], classes=names)
+    splits = data.Splits("many", many, many, many, names, SMALL)
+    assert repr(splits).split("\n")[3].split() == ["train", "10", "1", "to", "3"]
+    odd = arrays(classes=("a", "images", "part"))
+    assert "10 to 30" in repr(data.Splits("odd", odd, odd, odd, odd.classes, SMALL))
 
 
 def test_stratify_keeps_shares_and_spares_small_classes():
@@ -499,6 +512,15 @@ def test_stratify_keeps_shares_and_spares_small_classes():
     assert sorted(train + val + test) == list(range(103))
     with pytest.raises(ValueError, match="class 0 has 2 images for 3 parts"):
         stratify(range(2), [0, 0], [0.2, 0.2], seed=0)
+
+
+@pytest.mark.parametrize("shares", [[0.2, 0.2], [0.01, 0.01], [0.5, 0.5], [0.98, 0.01], [0.01, 0.98], [0.9, 0.9]])
+@pytest.mark.parametrize("size", [3, 4, 5, 40])
+def test_every_part_has_an_image_of_each_class(shares, size):
+    labels = [0] * size + [1] * 50
+    parts = stratify(range(len(labels)), labels, shares, seed=0)
+    assert [{labels[i] for i in part} for part in parts] == [{0, 1}] * 3
+    assert sorted(position for part in parts for position in part) == list(range(len(labels)))
 
 
 def test_the_order_is_the_same_on_every_system():
@@ -532,7 +554,7 @@ def small_toypets(path):
 
 
 def test_toypets(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "TOYPETS", tmp_path / "toypets.zip")
+    monkeypatch.setattr(registry, "TOYPETS", tmp_path / "toypets.zip")
     with pytest.raises(ValueError, match=r"toypets\.zip is missing"):
         data.load("toypets")
     small_toypets(tmp_path / "toypets.zip")
@@ -553,6 +575,16 @@ def test_the_packed_toypets():
     assert ((breeds.test.labels > 3) == (pets.test.labels == 1)).all(), "four breeds of cats, then four of dogs"
 
 
+def test_the_catalog_names_what_is_in_the_packed_toypets():
+    with zipfile.ZipFile(registry.TOYPETS) as archive:
+        names = [name.split("/") for name in archive.namelist()]
+    assert {style for style, *_ in names} == set(registry.STYLES)
+    assert {part for _, part, *_ in names} == set(registry.PARTS)
+    assert sorted({(species, breed) for _, _, species, breed, _ in names}) == [
+        (registry.SPECIES[label > 3], breed) for label, breed in enumerate(registry.BREEDS)
+    ]
+
+
 @pytest.mark.parametrize("style", ["cartoon", "line", "silhouette"])
 def test_toypets_in_other_styles(style):
     pets = data.load(f"toypets-{style}")
@@ -565,9 +597,8 @@ def test_digits_are_never_mirrored():
     assert [len(images) for images in (digits.train, digits.val, digits.test)] == [1078, 269, 450]
     assert "Flip" not in repr(digits.train.transform)
     assert np.asarray(digits.train.raw(0)).max() > 200, "greys are spread over 0 to 255"
-    pictures = [image.tobytes() for part in (digits.train, digits.val, digits.test) for image in part.sources]
-    assert len(pictures) == 1797
-    assert data.load("digits", seed=5).test.fingerprint == digits.test.fingerprint, "the catalog's splits are fixed"
+    assert len({image.tobytes() for part in (digits.train, digits.val, digits.test) for image in part.sources}) == 1797
+    assert data.load("digits", seed=5).test.content == digits.test.content, "the catalog's splits are fixed"
     assert "Random" not in repr(data.load("digits", augment=False).train.transform)
 
 
@@ -597,7 +628,7 @@ def test_the_catalog_lists_what_load_knows():
         assert entry.source
 
 
-def test_hymenoptera_from_given_folder_leaves_the_error_picture_out(tmp_path, monkeypatch):
+def test_hymenoptera_from_given_folder_leaves_the_error_image_out(tmp_path, monkeypatch):
     for part in ("train", "val"):
         for name in ("ants", "bees"):
             folder = tmp_path / "hymenoptera_data" / part / name
@@ -630,10 +661,10 @@ def test_dogs_vs_cats_from_the_archives_folder(tmp_path, monkeypatch):
 
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "sizes"), [("hymenoptera", (195, 48, 153)), ("dogs-vs-cats", (1600, 400, 1000))])
-def test_real_photos(name, sizes, monkeypatch):
+def test_real_images(name, sizes, monkeypatch):
     folder = os.environ.get("TLCOURSE_REAL")
     if not folder:
-        pytest.skip("TLCOURSE_REAL names no folder of real photos")
+        pytest.skip("TLCOURSE_REAL names no folder of real images")
     monkeypatch.setenv("TLCOURSE_DATA", folder)
     weights = models.ResNet50_Weights.IMAGENET1K_V2
     splits = data.load(name, model=weights)
@@ -642,6 +673,6 @@ def test_real_photos(name, sizes, monkeypatch):
         images, labels = next(iter(loader))
         assert images.shape == (8, 3, 224, 224)
         assert labels.bincount().tolist() == [4, 4]
-        assert 0.5 < images.std() < 2, "photos, normalised, spread by about one"
+        assert 0.5 < images.std() < 2, "images, normalised, deviate by about one"
     raw = splits.test.raw(3)
     torch.testing.assert_close(splits.test[3][0], weights.transforms()(raw), atol=1e-5, rtol=0)

@@ -158,7 +158,7 @@ def test_a_set_draws_what_is_looked_at():
     )
     again = pickle.loads(pickle.dumps(grey))
     assert np.array_equal(np.asarray(again.raw(1)), np.asarray(grey.raw(1)))
-    assert again.fingerprint == grey.fingerprint != data.synthetic_images("radiographs", 2, first_seed=0).fingerprint
+    assert again.content == grey.content != data.synthetic_images("radiographs", 2, first_seed=0).content
     with pytest.raises(ValueError, match="the generated image hole, seed 3"):
         read_image(images.sources[0]._replace(label="hole", seed=3))
 

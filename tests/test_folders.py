@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from tlcourse import data, runtime
-from tlcourse.data import folder_layout as _layout
-from tlcourse.data import folders
+from tlcourse.data import folder_layout, folders
 from tlcourse.preprocessing import Preprocessing
 
 SMALL = Preprocessing(16, 20)
@@ -25,13 +24,13 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def root(tmp_path):
-    folder = tmp_path / "photos"
+    folder = tmp_path / "images"
     folder.mkdir()
     return folder
 
 
 def fill(folder, cats=10, dogs=10, suffix=".jpg"):
-    """Write small pictures into `folder/cats` and `folder/dogs`."""
+    """Write small images into `folder/cats` and `folder/dogs`."""
     for name, count in (("cats", cats), ("dogs", dogs)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(count):
@@ -67,7 +66,7 @@ def test_class_folders_are_split_by_class(root):
         "The images were split into 18 for training, 6 for validation and 6 for the test, in the same shares of each "
         "class (seed 0)."
     ]
-    assert splits.name == "photos"
+    assert splits.name == "images"
 
 
 def test_the_split_depends_on_names_and_seed_alone(root, tmp_path, monkeypatch):
@@ -76,14 +75,14 @@ def test_the_split_depends_on_names_and_seed_alone(root, tmp_path, monkeypatch):
     expected = [names(images, root) for images in (first.train, first.val, first.test)]
     moved = tmp_path / "elsewhere" / "renamed"
     shutil.copytree(root, moved)
-    listing, walking = _layout._entries, os.walk
+    listing, walking = folder_layout._entries, os.walk
 
     def backwards(top, **options):
         for place, below, files in walking(top, **options):
             yield place, below, files[::-1]
 
-    monkeypatch.setattr(_layout, "_entries", lambda folder: tuple(found[::-1] for found in listing(folder)))
-    monkeypatch.setattr(_layout.os, "walk", backwards)
+    monkeypatch.setattr(folder_layout, "_entries", lambda folder: tuple(found[::-1] for found in listing(folder)))
+    monkeypatch.setattr(folder_layout.os, "walk", backwards)
     again = data.from_folder(moved, model=SMALL)
     assert [names(images, moved) for images in (again.train, again.val, again.test)] == expected
     other = data.from_folder(root, model=SMALL, seed=1)
@@ -195,7 +194,7 @@ def test_load_takes_a_path(root, monkeypatch):
     fill(root)
     assert len(data.load(root, model=SMALL, train=6, seed=2).train) == 6
     monkeypatch.chdir(root.parent)
-    assert data.load("photos").preprocessing == Preprocessing(64, 64)
+    assert data.load("images").preprocessing == Preprocessing(64, 64)
 
 
 # Folders that do not work
@@ -307,7 +306,7 @@ def spoil(root):
 def test_unreadable_files_are_found_before_training(root):
     fill(root)
     spoil(root)
-    message = refused(root, r"5 of 23 files in .*photos cannot be read")
+    message = refused(root, r"5 of 23 files in .*images cannot be read")
     for line in ("cats/0.jpg: empty file", "cats/1.png: not an image", "dogs/2.jpg: ", "dogs/3.png: ", "dogs/4.webp: "):
         assert f"  {line}" in message
     assert "skip_unreadable=True" in message

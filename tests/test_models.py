@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.data.downloads import OfflineError
 from tlcourse.features.extraction import Probe, put_into_head
 from tlcourse.models import weights
 from tlcourse.models.tl_resnet import WEIGHTS
+from tlcourse.runtime import OfflineError
 
 
 def test_resnet50_counts_are_the_reference_numbers():

@@ -222,7 +222,7 @@ def main():
     if root is None:
         from tlcourse.data.downloads import fetch_archive
 
-        root = fetch_archive(ARCHIVE, ARCHIVE_HASH) / "tiny-imagenet-200"
+        root = fetch_archive(ARCHIVE, ARCHIVE_HASH)  # the one folder inside
     wnids, train_files, val_files = list_images(root)
     args.work.mkdir(parents=True, exist_ok=True)
     images, labels, train_hash = decode(train_files)

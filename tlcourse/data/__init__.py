@@ -1,4 +1,4 @@
-"""Image sets: by name or from any folder, split, and transformed as a model wants them."""
+"""Image sets, by name or from any folder: split, and prepared as a model expects them."""
 
 from tlcourse.data import duplicates, folder_layout
 from tlcourse.data.duplicates import find_duplicates
@@ -7,11 +7,10 @@ from tlcourse.data.folders import from_folder
 from tlcourse.data.images import EXTENSIONS, ImageSet, find_unreadable, read_image
 from tlcourse.data.loading import make_loader, shard_loader
 from tlcourse.data.registry import catalog, load, synthetic_images
-from tlcourse.data.splits import PARTS, Loaders, Splits, export_folder
+from tlcourse.data.splits import Loaders, Splits, export_folder
 
 __all__ = [
     "EXTENSIONS",
-    "PARTS",
     "PART_NAMES",
     "ImageSet",
     "Loaders",

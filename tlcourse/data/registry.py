@@ -1,4 +1,4 @@
-"""Image sets by name: where they come from, and how they are split."""
+"""The catalog: image sets by name, where they come from, and how they are split."""
 
 import difflib
 import os
@@ -13,19 +13,18 @@ import numpy as np
 
 from tlcourse import runtime
 from tlcourse.data.downloads import fetch_archive
-from tlcourse.data.folders import default_preprocessing, from_folder
+from tlcourse.data.folders import from_folder, preprocessing_for
 from tlcourse.data.images import Generated, ImageSet, ZipMember
 from tlcourse.data.sampling import stratify
 from tlcourse.data.splits import PARTS, Splits
-from tlcourse.preprocessing import get_preprocessing
 from tlcourse.synthetic import DOMAINS, generate
 
 TOYPETS = Path(__file__).with_name("toypets.zip")
-# In the order of the labels; the names stand in the zip, STYLE/PART/SPECIES/BREED/NUMBER.webp.
+# In the order of the labels. They are in the names inside the zip: STYLE/PART/SPECIES/BREED/NUMBER.webp.
 SPECIES = ("cats", "dogs")
 BREEDS = ("maine-coon", "persian", "shorthair", "siamese", "dachshund", "labrador", "pug", "spaniel")
 STYLES = ("photo", "cartoon", "line", "silhouette")
-# Training, validation and test part of each generated domain; seeds from 3,000,000 on are in none of them.
+# Training, validation and test part of each generated domain; no part has seeds from 3,000,000 on.
 DOMAIN_COUNTS = (1000, 200, 800)
 FIRST_SEEDS = (0, 1_000_000, 2_000_000)
 
@@ -44,20 +43,18 @@ Parts = tuple[dict[str, ImageSet], list[str]]
 class Entry:
     """One image set of the catalog.
 
-    `images` counts all parts; `download` is what has to come over the network once ("" for nothing);
-    `mirror_keeps_label` says whether a mirror image shows the same class, so that training may flip images;
-    `augmentation` holds further keywords of `Preprocessing.training`.
+    `images` counts all parts; `augmentation` holds the keywords of `Preprocessing.training`; `download` is the size of
+    what has to be downloaded once ("" for nothing).
     """
 
     name: str
     images: int
     classes: tuple[str, ...]
-    licence: str
-    source: str
-    download: str
-    mirror_keeps_label: bool
     build: Callable[["Entry"], Parts] = field(repr=False)
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "made by tlcourse"
+    licence: str = "CC BY 4.0"
+    download: str = ""
 
 
 def load(
@@ -72,26 +69,27 @@ def load(
 ) -> Splits:
     """Load an image set of the catalog, or any folder of images, as splits.
 
-    The catalog's splits are fixed; `seed` decides which images `train`, `val` and `test` take when they give a number
+    The catalog's splits are fixed; `seed` decides which images are taken when `train`, `val` and `test` give a number
     (see `Splits.take`), and how a folder is split. `model` decides the preprocessing; without it the profile does.
 
     Raises:
         ValueError: no such name or folder.
         OfflineError: the set has to be downloaded, and cannot be.
     """
-    if isinstance(name, Path) or name not in ENTRIES:
+    entry = ENTRIES.get(name) if isinstance(name, str) else None
+    if entry is None:
         _must_be_folder(name)
         splits = from_folder(name, model=model, seed=seed, augment=augment)
     else:
-        entry = ENTRIES[name]
         sets, notes = entry.build(entry)
+        augmentation = entry.augmentation if augment else None
         splits = Splits(
             name,
             **sets,
             classes=list(entry.classes),
-            preprocessing=default_preprocessing() if model is None else get_preprocessing(model),
+            preprocessing=preprocessing_for(model),
             notes=notes,
-            augmentation={"flip": entry.mirror_keeps_label, **entry.augmentation} if augment else None,
+            augmentation=augmentation,
         )
     return splits.take(train, val, test, seed=seed)
 
@@ -102,9 +100,9 @@ def catalog() -> list[Entry]:
 
 
 def synthetic_images(domain: str, count: int, *, first_seed: int = 3_000_000) -> ImageSet:
-    """Return `count` images of a domain, the classes in turn, each with a seed of its own from `first_seed` on.
+    """Return `count` images of a domain, with the classes in turn and seeds that count up from `first_seed`.
 
-    An image is drawn when it is looked at, and then kept. From the default seed on no image is in the catalog's sets.
+    An image is drawn when it is read, and then kept. No image from the default seed on is in the catalog's sets.
 
     Raises:
         ValueError: no such domain, or fewer images than classes.
@@ -122,14 +120,13 @@ def synthetic_images(domain: str, count: int, *, first_seed: int = 3_000_000) ->
 # Two catalog sets in colour: 110 MB at most.
 @lru_cache(maxsize=4000)
 def _drawn(domain: str, label: str, seed: int) -> np.ndarray:
-    picture = generate(domain, label, seed)
-    picture.setflags(write=False)  # all who ask get the same array
-    return picture
+    image = generate(domain, label, seed)
+    image.setflags(write=False)  # all callers get the same array
+    return image
 
 
 def _must_be_folder(name: str | Path) -> None:
-    path = Path(name).expanduser()
-    if isinstance(name, Path) or path.is_dir() or os.sep in name or "/" in name:
+    if isinstance(name, Path) or os.sep in name or "/" in name or Path(name).expanduser().is_dir():
         return  # from_folder says what is wrong with a path
     near = difflib.get_close_matches(name.lower(), ENTRIES, n=2, cutoff=0.5)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -140,12 +137,10 @@ def _must_be_folder(name: str | Path) -> None:
 
 
 def _toypets(entry: Entry) -> Parts:
-    """Toy pets by the entry's name: `toypets-STYLE`, photos without one; labels are the species or the breeds."""
+    """Read toy pets by the entry's name, `toypets-STYLE` or `toypets` for photos; labels are species or breeds."""
     if not TOYPETS.is_file():
-        raise ValueError(
-            f"{TOYPETS} is missing. Render it again with tools/render_toypets.py, or reinstall the package."
-        )
-    _, _, kind = entry.name.partition("-")
+        raise ValueError(f"{TOYPETS} is missing. Reinstall the package, or run tools/render_toypets.py.")
+    kind = entry.name.partition("-")[2]
     style = kind if kind in STYLES else "photo"
     found: dict[str, list[tuple[ZipMember, int]]] = {part: [] for part in PARTS}
     with zipfile.ZipFile(TOYPETS) as archive:
@@ -162,12 +157,8 @@ def _digits(entry: Entry) -> Parts:
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # scikit-learn's greys go from 0 to 16
-    positions = stratify(range(len(images)), digits.target.tolist(), [0.15, 0.25], seed=0)
-    sets = {
-        part: ImageSet(images[own], digits.target[own].tolist(), entry.classes)
-        for part, own in zip(PARTS, positions, strict=True)
-    }
-    return sets, []
+    parts = zip(PARTS, stratify(range(len(images)), digits.target.tolist(), [0.15, 0.25], seed=0), strict=True)
+    return {part: ImageSet(images[own], digits.target[own].tolist(), entry.classes) for part, own in parts}, []
 
 
 def _domain(entry: Entry) -> Parts:
@@ -176,96 +167,62 @@ def _domain(entry: Entry) -> Parts:
 
 
 def _dogs_vs_cats(entry: Entry) -> Parts:
-    folder = _given("dogs-vs-cats")
-    if folder is None:
+    given = runtime.data_folder()
+    folder = given / entry.name if given is not None else None
+    if folder is None or not folder.is_dir():
         folder = fetch_archive(CATS_URL, CATS_HASH) / "PetImages"
-    # The public archive has a few damaged files.
-    return _parts(from_folder(folder, skip_unreadable=True), entry)
+    return _parts(from_folder(folder, skip_unreadable=True), entry)  # the public archive has a few damaged files
 
 
 def _hymenoptera(entry: Entry) -> Parts:
-    folder = _given("hymenoptera_data") or fetch_archive(HYMENOPTERA_URL, HYMENOPTERA_HASH)
-    sets, notes = _parts(from_folder(folder), entry)
-    return {part: _without(images, "imageNotFound.gif") for part, images in sets.items()}, notes
+    return _parts(from_folder(fetch_archive(HYMENOPTERA_URL, HYMENOPTERA_HASH)), entry)
 
 
 def _parts(splits: Splits, entry: Entry) -> Parts:
-    """Take the parts out of a folder's splits, under the entry's class names (the archives write Cat or cats)."""
-    if len(splits.classes) != len(entry.classes):
-        raise ValueError(
-            f"{entry.name} has the classes {', '.join(entry.classes)}, but {splits.name} has "
-            f"{', '.join(splits.classes)}. Delete that folder, or load it by its path."
-        )
-    sets = {part: getattr(splits, part) for part in PARTS}
-    return {
-        part: ImageSet(own.sources, own.labels, entry.classes, root=own.root) for part, own in sets.items()
-    }, splits.notes
-
-
-def _without(images: ImageSet, name: str) -> ImageSet:
-    """Leave out a file that the archive carries by mistake: a picture that says "image not found", among the ants."""
-    return images.subset(i for i, path in enumerate(images.sources) if Path(path).name != name)
-
-
-def _given(name: str) -> Path | None:
-    folder = runtime.data_folder()
-    return folder / name if folder is not None and (folder / name).is_dir() else None
+    """Return a folder's parts under the entry's class names (the archives write Cat or cats)."""
+    parts = {}
+    for part in PARTS:
+        images: ImageSet = getattr(splits, part)
+        # Among the ants, one archive carries by mistake an image that says "image not found".
+        kept = images.subset(i for i, path in enumerate(images.sources) if path.name != "imageNotFound.gif")
+        parts[part] = ImageSet(kept.sources, kept.labels, entry.classes, root=images.root)
+    return parts, splits.notes
 
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("toypets", 2000, SPECIES, "CC BY 4.0", "rendered by tlcourse", "", True, _toypets),
-        Entry("toypets-breeds", 2000, BREEDS, "CC BY 4.0", "rendered by tlcourse", "", True, _toypets),
-        *(
-            Entry(f"toypets-{style}", 320, SPECIES, "CC BY 4.0", "rendered by tlcourse", "", True, _toypets)
-            for style in STYLES
-            if style != "photo"
-        ),
+        Entry("toypets", 2000, SPECIES, _toypets),
+        Entry("toypets-breeds", 2000, BREEDS, _toypets),
+        *(Entry(f"toypets-{style}", 320, SPECIES, _toypets) for style in STYLES[1:]),
         Entry(
             "digits",
             1797,
             tuple("0123456789"),
-            "CC BY 4.0",
-            "UCI Optical Recognition of Handwritten Digits, from scikit-learn",
-            "",
-            False,
             _digits,
+            {"flip": False},  # a mirrored digit is none
+            source="UCI Optical Recognition of Handwritten Digits, from scikit-learn",
         ),
-        *(
-            # A chest's mirror image has the heart on the wrong side, which is rare and no reason to name it otherwise.
-            Entry(
-                name,
-                sum(DOMAIN_COUNTS),
-                DOMAINS[name].CLASSES,
-                "CC BY 4.0",
-                "drawn by tlcourse",
-                "",
-                True,
-                _domain,
-                {"rotation": 180} if name == "landuse" else {},
-            )
-            for name in DOMAINS
-        ),
+        # A mirrored chest has the heart on the wrong side, which is rare and no reason to give it another class.
+        *(Entry(name, sum(DOMAIN_COUNTS), DOMAINS[name].CLASSES, _domain) for name in ("radiographs", "surfaces")),
+        Entry("landuse", sum(DOMAIN_COUNTS), DOMAINS["landuse"].CLASSES, _domain, {"rotation": 180}),
         Entry(
             "dogs-vs-cats",
             25000,
             ("cats", "dogs"),
-            "CDLA-Permissive-2.0",
-            "Microsoft Research and Petfinder.com (Asirra), used in Kaggle's Dogs vs Cats",
-            "825 MB",
-            True,
             _dogs_vs_cats,
+            source="Microsoft Research and Petfinder.com (Asirra), used in Kaggle's Dogs vs Cats",
+            licence="CDLA-Permissive-2.0",
+            download="825 MB",
         ),
         Entry(
             "hymenoptera",
             397,
             ("ants", "bees"),
-            "not stated; photos found on the web, for study only",
-            "PyTorch's transfer learning tutorial",
-            "47 MB",
-            True,
             _hymenoptera,
+            source="PyTorch's transfer learning tutorial",
+            licence="not stated; images found on the web, for study only",
+            download="47 MB",
         ),
     )
 }
