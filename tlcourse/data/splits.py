@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tlcourse.data.images import ImageSet
-from tlcourse.data.loading.loader import make_loader
+from tlcourse.data.loading import make_loader
 from tlcourse.data.sampling import mislabel, rebalance, take
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 
