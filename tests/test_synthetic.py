@@ -17,18 +17,18 @@ from tlcourse.synthetic import domains
 
 EVERY = [(name, label) for name, module in domains.DOMAINS.items() for label in module.CLASSES]
 ONE = Preprocessing(64, 64)
-# For seed 7, 40 values at equal distances in the image.
-SAMPLES = {
-    ("radiographs", "clear"): "08080a43790a94807c4d652934397d5d24271d88571a2026a268405a27a6449e9731be47a79f6ebd",
-    ("radiographs", "opacity"): "08080a43790a94807c4d65293439875d24271d89571a2026a268405a27a6449e9731be47a79f6ebd",
-    ("surfaces", "clean"): "887d5d667a705d607f635e756a7e615f926986747e9f638c776b71887f726a57726e615e67517166",
-    ("surfaces", "scratch"): "887d5d667a705d607f635e756c7e665f95698a749a9f638d996b828884726a58726e615e67517166",
-    ("surfaces", "dent"): "887d5d667a705d607f625e75687e645f925a865d7e9f878c766b71847f726a57726e615e67517166",
-    ("surfaces", "stain"): "887d5d667a705d607f455e756a7e4e5f924b865c7e8c5a8c776b71767f726a57726e615e67517166",
-    ("landuse", "fields"): "86583b97463c44496568525b775245524f52467577407e3d7783629b5d5997578873886960913f94",
-    ("landuse", "forest"): "3ec29b7bc494f9c679f1ba49e6964dee52995d598f4d624643b6465b6a4d544e536775523b706e44",
-    ("landuse", "town"): "567463978868909d6e7c6c6f769d71868e8d7657586b8b5b965e92788462af7b67798b6155a8536f",
-    ("landuse", "water"): "596a716e3a451768625751685b7528506c5a4d74437c62337356695c686055605a5a6d5161615454",
+# Of the image of seed 7: the means of 3 x 3 blocks, and how much neighbouring pixels differ.
+SUMMARIES = {
+    ("radiographs", "clear"): [74.18, 101.25, 71.87, 51.52, 106.77, 67.27, 109.67, 166.66, 98.62, 6.39],
+    ("radiographs", "opacity"): [74.18, 104.20, 72.03, 51.52, 110.29, 67.34, 109.67, 166.67, 98.62, 6.42],
+    ("surfaces", "clean"): [121.51, 119.09, 111.34, 119.82, 119.71, 113.30, 113.59, 112.83, 100.61, 12.96],
+    ("surfaces", "scratch"): [121.51, 118.05, 110.55, 118.73, 115.23, 110.25, 112.09, 111.72, 100.61, 13.62],
+    ("surfaces", "dent"): [121.51, 118.87, 110.95, 119.82, 115.70, 114.54, 113.59, 112.91, 100.88, 12.99],
+    ("surfaces", "stain"): [121.51, 109.69, 110.88, 119.82, 104.15, 99.09, 113.59, 112.83, 98.65, 12.73],
+    ("landuse", "fields"): [106.08, 80.79, 77.63, 77.40, 89.32, 120.86, 78.88, 112.33, 131.89, 4.24],
+    ("landuse", "forest"): [112.61, 179.91, 180.56, 95.91, 98.99, 144.74, 96.47, 90.72, 87.08, 9.03],
+    ("landuse", "town"): [123.80, 123.76, 118.45, 122.85, 128.36, 129.44, 122.29, 125.38, 120.94, 10.79],
+    ("landuse", "water"): [104.17, 81.42, 89.62, 92.19, 95.56, 87.45, 87.93, 95.02, 87.29, 4.69],
 }
 
 
@@ -71,10 +71,10 @@ def test_a_size_changes_the_resolution_and_not_the_scene():
 @pytest.mark.parametrize(("domain", "label"), EVERY)
 def test_images_stay_what_they_were(domain, label):
     """Figures and measurements were made from them: a change has to be meant, and to be measured again."""
-    expected = np.frombuffer(bytes.fromhex(SAMPLES[domain, label]), np.uint8).astype(int)
-    image = domains.generate(domain, label, 7)
-    found = image.ravel()[:: image.size // 40][:40].astype(int)
-    assert abs(found - expected).max() <= 1, "the tolerance that `generate` states"
+    values = domains.generate(domain, label, 7).astype(float).reshape(96, 96, -1).mean(2)
+    summary = [*values.reshape(3, 32, 3, 32).mean((1, 3)).ravel(), np.abs(np.diff(values)).mean()]
+    # Processors may round a few values to the next grey level, see `generate`.
+    assert summary == pytest.approx(SUMMARIES[domain, label], abs=0.05)
 
 
 @pytest.mark.parametrize(
