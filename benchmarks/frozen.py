@@ -119,7 +119,7 @@ def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
 
 def forget_images() -> None:
     """Let no contender find what another has decoded."""
-    _pixels._remembered.clear()
+    _pixels.remembered.clear()
     shutil.rmtree(tl.get_runtime().cache / "pixels", ignore_errors=True)
 
 
@@ -133,7 +133,7 @@ def cache_of_its_own() -> Iterator[None]:
             yield
         finally:
             runtime._current = now
-            _pixels._remembered.clear()
+            _pixels.remembered.clear()
 
 
 def compare(model: nn.Module, stage: str, splits: Splits, epochs: int) -> list[Contender]:

@@ -1,4 +1,4 @@
-"""Images decoded once, augmentation from a table of random numbers, batches dealt out to processes."""
+"""Images decoded once, augmentation from a table of random numbers, batches divided among processes."""
 
 import os
 import random
@@ -20,13 +20,27 @@ from torchvision.transforms.v2 import functional as tv
 
 from tlcourse import data, runtime
 from tlcourse.data.images import Generated, ZipMember
-from tlcourse.data.loading import pixel_cache as _pixels
-from tlcourse.data.loading.augmentation import ANGLE, COLUMNS, FLIP, ORDER, crop_box, cut, finish, recipe
+from tlcourse.data.loading import augmentation, make_loader, pixel_cache
+from tlcourse.data.loading.augmentation import (
+    ANGLE,
+    COLUMNS,
+    FLIP,
+    ORDER,
+    crop_box,
+    random_crop,
+    split_transform,
+    transform_batch,
+)
 from tlcourse.data.loading.loader import PixelLoader
 from tlcourse.data.loading.shard import shard_loader
 from tlcourse.preprocessing import Preprocessing
 
 SMALL = Preprocessing(16, 20)
+ORDER_OF_SEED_3 = [[2, 4, 3], [5, 1, 0], [6, 7]]
+CROPS_OF_SEED_3 = [  # top, left, height and width of each image's crop
+    *((0, 3, 19, 16), (0, 2, 26, 24), (1, 10, 27, 21), (3, 10, 25, 29)),
+    *((2, 0, 31, 35), (3, 19, 25, 19), (0, 14, 31, 34), (4, 11, 22, 18)),
+]
 STRONG = {"scale": (0.3, 1.0), "rotation": 30, "colour": 0.4}
 
 
@@ -35,13 +49,13 @@ def mini(monkeypatch, tmp_path):
     monkeypatch.setenv("TLCOURSE_PROFILE", "mini")
     monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(runtime, "_current", None)
-    monkeypatch.setattr(_pixels, "_remembered", type(_pixels._remembered)())
+    monkeypatch.setattr(pixel_cache, "remembered", type(pixel_cache.remembered)())
 
 
 @pytest.fixture
 def in_files(monkeypatch, tmp_path):
     """No set is small: all go into files. Returns their folder."""
-    monkeypatch.setattr(_pixels, "SMALL", 0)
+    monkeypatch.setattr(pixel_cache, "MAX_IN_MEMORY", 0)
     return tmp_path / "cache" / "pixels"
 
 
@@ -59,14 +73,14 @@ def decoded(monkeypatch):
     return counts
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def image_set(count=23, side=30, transform=None):
     """Images of different shapes; image `i` has label `i`, so that it can be told in a batch."""
-    images = [np.asarray(picture(side + i % 5, side + 3 * (i % 7), i)) for i in range(count)]
+    images = [np.asarray(random_image(side + i % 5, side + 3 * (i % 7), i)) for i in range(count)]
     return data.ImageSet(images, range(count), [str(i) for i in range(count)], transform)
 
 
@@ -89,15 +103,15 @@ def odd_files(tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
     images = {
-        "grey.png": picture(40, 50).convert("L"),
+        "grey.png": random_image(40, 50).convert("L"),
         "clear.png": Image.new("RGBA", (40, 30), (200, 0, 0, 90)),
-        "palette.gif": picture(40, 50).quantize(16),
-        "line.png": picture(1, 300),
-        "column.png": picture(300, 1),
+        "palette.gif": random_image(40, 50).quantize(16),
+        "line.png": random_image(1, 300),
+        "column.png": random_image(300, 1),
         "dot.png": Image.new("RGB", (1, 1), "red"),
-        "tiny.png": picture(5, 7),
-        "panorama.png": picture(20, 900),
-        "photo.jpg": picture(90, 120),
+        "tiny.png": random_image(5, 7),
+        "panorama.png": random_image(20, 900),
+        "photo.jpg": random_image(90, 120),
     }
     for name, image in images.items():
         image.save(folder / name)
@@ -140,12 +154,12 @@ def test_loaders_still_look_like_dataloaders():
 
 @pytest.mark.parametrize("augmentation", [{}, {"flip": False}, {"rotation": 10}, {"colour": 0.1}, STRONG])
 def test_our_transforms_are_read(augmentation):
-    how = recipe(SMALL.training(**augmentation))
-    assert how.size == 16
-    assert how.augmentation.flip == (0.5 if augmentation.get("flip", True) else 0)
-    assert (how.augmentation.degrees is None) == ("rotation" not in augmentation)
-    assert (how.augmentation.colour is None) == ("colour" not in augmentation)
-    assert recipe(SMALL.evaluation()).augmentation is None
+    split = split_transform(SMALL.training(**augmentation))
+    assert split.size == 16
+    assert (split.flip is None) == (not augmentation.get("flip", True))
+    assert (split.rotation is None) == ("rotation" not in augmentation)
+    assert (split.jitter is None) == ("colour" not in augmentation)
+    assert split_transform(SMALL.evaluation()).crop is None
 
 
 def ours(*steps):
@@ -171,11 +185,31 @@ def ours(*steps):
         ),
     ],
 )
-def test_transforms_of_ones_own_are_left_to_pytorch(transform):
-    assert recipe(transform) is None
+def test_other_transforms_are_left_to_pytorch(transform):
+    assert split_transform(transform) is None
     own = replace(splits(), train=image_set(transform=transform or v2.Compose([v2.CenterCrop(9), v2.ToImage()])))
     loader = own.loaders(4, workers=0).train
     assert type(loader) is DataLoader
+
+
+@pytest.mark.parametrize("transform", [ours(v2.RandomResizedCrop(16), v2.RandomErasing()), lambda image: 0])
+def test_a_printed_line_says_that_a_transform_is_not_recognised(transform, capsys):
+    own = replace(splits(), train=image_set(transform=transform))
+    assert capsys.readouterr().out == ""
+    own.loaders(4)
+    (line,) = capsys.readouterr().out.splitlines()
+    names = "<lambda>" if isinstance(transform, type(ours)) else "RandomResizedCrop, RandomErasing, ToImage, ToDtype"
+    assert line.startswith(f"23 images have a transform that Preprocessing did not make ({names}")
+    assert "decoded in every epoch and stays on the CPU" in line
+    assert "the options of Preprocessing.training" in line
+
+
+def test_nothing_is_printed_about_our_transforms_or_about_none(capsys):
+    splits().loaders(4)
+    splits().plain().loaders(4)
+    loader = make_loader(image_set(), 4, collate_fn=lambda items: len(items), workers=0)
+    assert list(loader) == [4, 4, 4, 4, 4, 3]
+    assert capsys.readouterr().out == ""
 
 
 # Augmentation
@@ -209,30 +243,39 @@ def test_where_no_crop_fits_it_is_torchvisions_central_one(height, width):
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (9, 12), (1, 30)])
 def test_a_crop_is_resized_as_torchvision_does(interpolation, height, width):
-    how = recipe(Preprocessing(16, 20, interpolation=interpolation).training()).augmentation
-    image = np.asarray(picture(height, width))
+    split = split_transform(Preprocessing(16, 20, interpolation=interpolation).training())
+    image = np.asarray(random_image(height, width))
     rows = torch.rand(20, COLUMNS, generator=torch.Generator().manual_seed(0))
     for row in rows.tolist():
-        box = crop_box(row, height, width, how.scale, how.ratio)
-        expected = np.asarray(tv.resized_crop(Image.fromarray(image), *box, [16, 16], how.mode)).astype(int)
+        box = crop_box(row, height, width, split.crop.scale, split.crop.ratio)
+        expected = np.asarray(tv.resized_crop(Image.fromarray(image), *box, [16, 16], split.crop.interpolation)).astype(
+            int
+        )
         if row[FLIP] < 0.5:
             expected = expected[:, ::-1]
-        out = cut(image, row, how, np.empty((16, 16, 3), np.uint8)).astype(int)
+        out = random_crop(image, row, split).astype(int)
         # Two implementations round differently; Pillow rounds between the two directions too.
         assert abs(out - expected).max() <= 2
     assert 0 < (rows[:, FLIP] < 0.5).sum() < 20
 
 
+def test_a_crop_keeps_the_order_in_which_images_are_stored():
+    """Channels last: PyTorch resizes that several times faster, and normalising would copy anything else."""
+    image, row = np.asarray(random_image(60, 80)), [0.5] * COLUMNS
+    for flip in (False, True):
+        assert random_crop(image, row, split_transform(SMALL.training(flip=flip))).flags.c_contiguous
+
+
 def test_rotation_is_torchvisions():
-    how = recipe(SMALL.training(rotation=40))
-    batch = torch.from_numpy(np.stack([np.asarray(picture(16, 16, seed)) for seed in range(6)]))
+    split = split_transform(SMALL.training(rotation=40))
+    batch = torch.from_numpy(np.stack([np.asarray(random_image(16, 16, seed)) for seed in range(6)]))
     rows = torch.rand(6, COLUMNS, generator=torch.Generator().manual_seed(0))
-    images = SMALL.undo(finish(batch, rows, how))
-    fill = list(how.augmentation.fill)
-    for image, picture_, row in zip(images, batch, rows, strict=True):
-        plain = tv.to_dtype(picture_.permute(2, 0, 1), scale=True)
+    images = SMALL.undo(transform_batch(batch, rows, split))
+    fill = [value / 255 for value in split.rotation.fill]
+    for image, crop, row in zip(images, batch, rows, strict=True):
+        plain = tv.to_dtype(crop.permute(2, 0, 1), scale=True)
         turned = tv.rotate(plain, -40 + 80 * float(row[ANGLE]), v2.InterpolationMode.BILINEAR, fill=fill)
-        # Where picture and corner meet, torchvision mixes in the fill colour twice.
+        # Where image and corner meet, torchvision mixes in the fill colour twice.
         inside = tv.rotate(torch.ones(1, 16, 16), -40 + 80 * float(row[ANGLE]), v2.InterpolationMode.BILINEAR)
         sure = ((inside < 0.001) | (inside > 0.999)).expand(3, -1, -1)
         assert sure.float().mean() > 0.8
@@ -240,11 +283,11 @@ def test_rotation_is_torchvisions():
 
 
 def test_colours_change_as_torchvisions_do():
-    how = recipe(SMALL.training(colour=0.5))
-    batch = torch.from_numpy(np.stack([np.asarray(picture(16, 16, seed)) for seed in range(24)]))
+    split = split_transform(SMALL.training(colour=0.5))
+    batch = torch.from_numpy(np.stack([np.asarray(random_image(16, 16, seed)) for seed in range(24)]))
     rows = torch.rand(24, COLUMNS, generator=torch.Generator().manual_seed(0))
     rows[:, ORDER] = (torch.arange(24) % 6 + 0.5) / 6  # every order
-    images = SMALL.undo(finish(batch, rows, how))
+    images = SMALL.undo(transform_batch(batch, rows, split))
     changes = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation]
     seen, orders = set(), {(a, b, c) for a in range(3) for b in range(3) for c in range(3) if len({a, b, c}) == 3}
     for image, original, row in zip(images, batch, rows, strict=True):
@@ -263,7 +306,7 @@ def test_colours_change_as_torchvisions_do():
 
 def test_all_in_all_the_images_are_spread_as_torchvisions():
     larger, n = Preprocessing(48, 56), 400
-    image = np.asarray(picture(160, 220, 3))
+    image = np.asarray(random_image(160, 220, 3))
     images = data.ImageSet([image] * n, [0] * n, ["a"], larger.training(scale=(0.3, 1.0), rotation=15, colour=0.4))
     torch.manual_seed(0)
     theirs = torch.stack([images[i][0] for i in range(n)])
@@ -281,30 +324,30 @@ def test_a_crop_is_as_sharp_as_one_of_the_original():
         grey = np.asarray(image, dtype=float).mean(2)
         return (np.diff(grey, axis=0) ** 2).mean() + (np.diff(grey, axis=1) ** 2).mean()
 
-    how = recipe(Preprocessing(48, 56).training())
+    split = split_transform(Preprocessing(48, 56).training())
     grain = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    small = np.asarray(how.keep(Image.fromarray(grain)))
+    small = np.asarray(split.once(Image.fromarray(grain)))
     assert small.shape == (72, 96, 3)
     ratios = []
     for row in torch.rand(20, COLUMNS, generator=torch.Generator().manual_seed(0)).tolist():
-        box = crop_box(row, 300, 400, how.augmentation.scale, how.augmentation.ratio)
+        box = crop_box(row, 300, 400, split.crop.scale, split.crop.ratio)
         direct = tv.resized_crop(Image.fromarray(grain), *box, [48, 48])
-        ratios.append(energy(cut(small, row, how.augmentation, np.empty((48, 48, 3), np.uint8))) / energy(direct))
+        ratios.append(energy(random_crop(small, row, split)) / energy(direct))
     assert 0.85 < np.mean(ratios) < 1.15
 
 
 def test_large_images_are_kept_no_larger_than_crops_need():
-    keep = recipe(Preprocessing(128, 146).training(scale=(0.6, 1))).keep
-    assert keep(picture(400, 600)).size == (286, 191)
-    assert keep(picture(100, 300)).size == (300, 100), "never enlarged"
-    assert keep(picture(1, 500)).size == (500, 1)
-    assert recipe(SMALL.training(scale=(0, 1))).keep(picture(400, 600)).size == (600, 400)
+    once = split_transform(Preprocessing(128, 146).training(scale=(0.6, 1))).once
+    assert once(random_image(400, 600)).size == (286, 191)
+    assert once(random_image(100, 300)).size == (300, 100), "never enlarged"
+    assert once(random_image(1, 500)).size == (500, 1)
+    assert split_transform(SMALL.training(scale=(0, 1))).once(random_image(400, 600)).size == (600, 400)
 
 
-def test_finishing_never_waits_for_the_device():
+def test_transforming_a_batch_never_waits_for_the_device():
     rows = torch.rand(5, COLUMNS)
     batch = torch.empty(5, 16, 16, 3, dtype=torch.uint8, device="meta")  # has no values: reading one is an error
-    images = finish(batch, rows, recipe(SMALL.training(**STRONG)))
+    images = transform_batch(batch, rows, split_transform(SMALL.training(**STRONG)))
     assert images.shape == (5, 3, 16, 16)
     assert images.is_contiguous(memory_format=torch.channels_last)
 
@@ -357,6 +400,20 @@ def test_augmentation_depends_on_seed_and_image_alone():
     assert same(by_label(parts.loaders(4).train), runs[0])
     other = by_label(parts.loaders(4, seed=1).train)
     assert not any(torch.equal(other[label], runs[0][label]) for label in other)
+
+
+def test_a_seed_gives_the_same_order_and_the_same_crops_as_ever(monkeypatch):
+    """Measurements were made with these: a version that draws otherwise makes other numbers."""
+    boxes = {}
+
+    def box(row, height, width, scale, ratio):
+        boxes[height, width] = crop_box(row, height, width, scale, ratio)
+        return boxes[height, width]
+
+    monkeypatch.setattr(augmentation, "crop_box", box)
+    loader = splits(8).loaders(3, seed=3).train
+    assert [labels.tolist() for _, labels in loader] == ORDER_OF_SEED_3
+    assert [boxes[30 + i % 5, 30 + 3 * (i % 7)] for i in range(8)] == CROPS_OF_SEED_3
 
 
 def test_nothing_draws_from_the_global_numbers():
@@ -436,23 +493,23 @@ def test_generated_images_are_drawn_once_each(in_files):
 
 
 def test_generated_images_that_fill_the_memory_are_drawn_each_time(monkeypatch):
-    monkeypatch.setattr(_pixels, "DRAWN", 1000)
+    monkeypatch.setattr(pixel_cache, "MAX_GENERATED", 1000)
 
     def make(label, seed):
         return np.full((30, 30, 3), seed, np.uint8)
 
     images = data.ImageSet([Generated(make, "a", seed) for seed in range(5)], range(5), list("abcde"))
     parts = data.Splits("drawn", images, images, images, images.classes, SMALL)
-    with pytest.warns(UserWarning, match="no room in memory. Every epoch makes them anew"):
+    with pytest.warns(UserWarning, match="no room in memory. Every epoch decodes them again"):
         assert same(by_label(parts.loaders(8).val), dict(enumerate(image for image, _ in parts.val)))
 
 
 def test_decoding_does_not_run_ahead_of_writing(monkeypatch, decoded):
     monkeypatch.setattr(runtime, "cores", lambda: 2)
-    arrays = _pixels._decode(_pixels.Decoder(image_set(), recipe(SMALL.evaluation()).keep))
+    arrays = pixel_cache._decode(image_set(), split_transform(SMALL.evaluation()).once)
     next(arrays)
     time.sleep(0.1)
-    assert decoded.total() <= 2 * _pixels.ASIDE + 1
+    assert decoded.total() <= 2 * pixel_cache.DECODE_AHEAD + 1
     assert len(list(arrays)) == 22
 
 
@@ -460,7 +517,7 @@ def test_zip_members(tmp_path, in_files):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for index in range(7):
             with archive.open(f"{index}.png", "w") as file:
-                picture(30, 40, index).save(file, "PNG")
+                random_image(30, 40, index).save(file, "PNG")
     members = [ZipMember(str(tmp_path / "a.zip"), f"{index}.png") for index in range(7)]
     images = data.ImageSet(members, range(7), list("abcdefg"))
     parts = data.Splits("zip", images, images, images, images.classes, SMALL, augmentation={})
@@ -477,7 +534,7 @@ def test_larger_sets_go_into_a_file_that_other_runs_use(in_files, decoded):
     first = by_label(parts.loaders(4).train)
     assert decoded.total() == 23
     assert len(files_of(in_files)) == 1
-    _pixels._remembered.clear()
+    pixel_cache.remembered.clear()
     assert same(by_label(parts.loaders(4).train), first)
     assert decoded.total() == 23
     assert same(by_label(parts.loaders(4, workers=0).train), first)
@@ -514,7 +571,7 @@ def test_a_damaged_file_is_made_anew(how, in_files, decoded):
     (file,) = in_files.glob("*.pixels")
     whole = file.read_bytes()
     damage(how, file)
-    _pixels._remembered.clear()
+    pixel_cache.remembered.clear()
     assert same(by_label(parts.loaders(4).train), first)
     assert decoded.total() == 46
     assert file.read_bytes() == whole
@@ -525,7 +582,7 @@ def test_a_changed_file_is_decoded_anew(odd_files, in_files):
     parts = data.Splits("odd", odd_files, odd_files, odd_files, odd_files.classes, SMALL, augmentation={})
     first = by_label(parts.loaders(4).val)
     path = odd_files.sources[3]
-    picture(33, 44, 8).save(path)
+    random_image(33, 44, 8).save(path)
     second = by_label(parts.loaders(4).val)
     assert [label for label in first if not torch.equal(first[label], second[label])] == [3]
     assert torch.equal(second[3], parts.val[3][0])
@@ -543,13 +600,13 @@ def test_an_unreadable_image_is_named_and_nothing_is_left(odd_files, in_files):
 def test_without_room_each_epoch_decodes_anew(in_files, decoded, monkeypatch):
     parts = splits()
     expected = by_label(parts.loaders(4).train)
-    _pixels._remembered.clear()
+    pixel_cache.remembered.clear()
     shutil.rmtree(in_files)
     usage = shutil.disk_usage(in_files.parent)
-    monkeypatch.setattr(_pixels.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     decoded.clear()
     loader = parts.loaders(4).train
-    with pytest.warns(UserWarning, match="The 23 decoded images need .* anew: set TLCOURSE_CACHE"):
+    with pytest.warns(UserWarning, match="The 23 decoded images need .* again: set TLCOURSE_CACHE"):
         first = by_label(loader)
     assert same(first, expected)
     assert decoded.total() > 23
@@ -567,13 +624,13 @@ def test_a_folder_that_cannot_be_written(tmp_path, in_files):
 def test_a_disk_that_fills_up_meanwhile(in_files, monkeypatch):
     parts = splits()
     expected = by_label(parts.loaders(4).train)
-    _pixels._remembered.clear()
+    pixel_cache.remembered.clear()
     shutil.rmtree(in_files)
 
     def full(values):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_pixels.zlib, "crc32", full)
+    monkeypatch.setattr(pixel_cache.zlib, "crc32", full)
     with pytest.warns(UserWarning, match="there is no room"):
         assert same(by_label(parts.loaders(4).train), expected)
     assert files_of(in_files) == []
@@ -585,12 +642,12 @@ def test_the_files_unused_for_longest_give_way(in_files, monkeypatch):
     old, middle, new = sorted(in_files.glob("*.pixels"), key=lambda file: file.stat().st_size)
     for age, file in enumerate((new, middle, old)):
         os.utime(file, (time.time() - 100 * age,) * 2)
-    _pixels._remembered.clear()
+    pixel_cache.remembered.clear()
     os.utime(old, (1, 1))
     list(splits(10, augmentation=None).loaders(4).val)  # now it is in use
     taken = sum(file.stat().st_size for file in (old, middle, new))
     usage = shutil.disk_usage(in_files)
-    monkeypatch.setattr(_pixels.shutil, "disk_usage", lambda folder: usage._replace(free=taken + 3000))
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda folder: usage._replace(free=taken + 3000))
     list(splits(13, augmentation=None).loaders(4).val)
     assert old.exists()
     assert not middle.exists()
@@ -598,7 +655,7 @@ def test_the_files_unused_for_longest_give_way(in_files, monkeypatch):
 
 
 def test_sets_in_memory_are_forgotten_from_the_oldest_on(decoded, monkeypatch):
-    monkeypatch.setattr(_pixels, "REMEMBERED", 2 * 10 * 16 * 16 * 3)
+    monkeypatch.setattr(pixel_cache, "MAX_REMEMBERED", 2 * 10 * 16 * 16 * 3)
     parts = [splits(10, augmentation=None, preprocessing=Preprocessing(16, size)) for size in (16, 17, 18)]
     for part in parts:
         list(part.loaders(4).val)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import render_toypets as tool
 import torch
+import toypets
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from toypets import renderer as toypets
-from toypets.renderer import Difficulty, render, sample
+from toypets import Difficulty, render, sample
 from toypets.tracer import Field
 
 ROOT = Path(__file__).parents[1]
@@ -33,32 +33,32 @@ def decode(data: bytes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def packed() -> dict[str, np.ndarray]:
-    """Every packed picture, `(96, 96, 3)` uint8, by its name."""
+    """Every packed image, `(96, 96, 3)` uint8, by its name."""
     with zipfile.ZipFile(PACKED) as archive:
         return {name: decode(archive.read(name)) for name in archive.namelist()}
 
 
 def difference(a, b) -> int:
-    """The largest difference between two uint8 pictures."""
+    """The largest difference between two uint8 images."""
     return int((torch.as_tensor(a).int() - torch.as_tensor(b).int()).abs().max())
 
 
 def differs(a, b) -> tuple[float, float]:
-    """The mean difference of two uint8 pictures, in levels, and the share of values that differ by more than two."""
+    """The mean difference of two uint8 images, in levels, and the share of values that differ by more than two."""
     apart = (torch.as_tensor(a).int() - torch.as_tensor(b).int()).abs()
     return float(apart.float().mean()), float((apart > 2).float().mean())
 
 
 def split_of(packed, split, level=2) -> tuple[np.ndarray, np.ndarray]:
-    """Photos of a split and their labels: the name's part at `level`, 2 the species and 3 the breed."""
+    """Images of a split and their labels: the name's part at `level`, 2 for the species, 3 for the breed."""
     names = [name for name in packed if name.startswith(f"photo/{split}/")]
     return np.stack([packed[name] for name in names]), np.array([name.split("/")[level] for name in names])
 
 
-# One picture
+# One image
 
 
-def test_a_picture_depends_on_its_seed_and_on_nothing_else() -> None:
+def test_an_image_depends_on_its_seed_and_on_nothing_else() -> None:
     torch.manual_seed(1)
     first = render([sample(0, 5), sample(1, 6), sample(1, 7)], size=48)
     torch.manual_seed(2)
@@ -74,10 +74,10 @@ def test_another_number_of_threads_or_another_processor_moves_a_hair_at_most(tmp
     here = render([sample(i % 2, i) for i in range(2)])
     for name, threads, kernels in (("threads", "2", {}), ("plain", "1", PLAIN)):
         code = (
-            f"import torch; torch.set_num_threads({threads}); from toypets.renderer import render, sample; "
+            f"import torch; torch.set_num_threads({threads}); from toypets import render, sample; "
             f"torch.save(render([sample(i % 2, i) for i in range(2)]), {str(tmp_path / name)!r})"
         )
-        environment = {**os.environ, **kernels, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **kernels, "PYTHONPATH": str(ROOT / "tools")}
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)
         for a, b in zip(here, torch.load(tmp_path / name, weights_only=True), strict=True):
             mean, share = differs(a, b)
@@ -86,8 +86,8 @@ def test_another_number_of_threads_or_another_processor_moves_a_hair_at_most(tmp
             assert share <= toypets.TOLERANCE[1]
 
 
-def test_ten_pictures_a_second_on_two_cores() -> None:
-    """In processor time, at most a fifth of a second a picture; the bound is generous, since neighbours slow it."""
+def test_ten_images_per_second_on_two_cores() -> None:
+    """In processor time, at most a fifth of a second per image; the bound is generous, since neighbours slow it."""
     pets = [sample(i % 2, i) for i in range(7)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def test_ten_pictures_a_second_on_two_cores() -> None:
             times.append(time.process_time() - start)
     finally:
         torch.set_num_threads(threads)
-    print(f"{np.mean(times):.3f} CPU-seconds a picture")
+    print(f"{np.mean(times):.3f} CPU-seconds per image")
     assert np.median(times) < 0.4
 
 
@@ -110,8 +110,8 @@ def test_the_class_changes_the_shape_only() -> None:
     assert repr(cat.scene) == repr(dog.scene)
     assert repr(cat.look) != repr(sample(0, 12).look)
     assert torch.equal(cat.shape.turn, dog.shape.turn)
-    pictures = render([cat, dog], size=48)
-    assert difference(pictures[0], pictures[1]) > 50
+    images = render([cat, dog], size=48)
+    assert difference(images[0], images[1]) > 50
 
 
 def stands_at(pet, height: float) -> bool:
@@ -122,7 +122,7 @@ def stands_at(pet, height: float) -> bool:
 
 
 @pytest.mark.parametrize(("label", "breed"), BREEDS)
-def test_every_breed_in_every_pose_is_in_the_picture(label, breed) -> None:
+def test_every_breed_in_every_pose_is_in_the_image(label, breed) -> None:
     """Seen straight from the front, nothing in the way: an animal of one piece, on the floor, none of it cut off."""
     calm = Difficulty(view=0, clutter=0, occlusion=0)
     for pose in toypets.POSES:
@@ -179,21 +179,21 @@ def test_what_cannot_be_is_refused(call, message) -> None:
 
 def test_styles_show_the_same_animal_in_their_own_way() -> None:
     pet = sample(0, 21, difficulty=Difficulty(occlusion=0))
-    pictures = {style: render([pet], style=style)[0] for style in toypets.STYLES}
-    ink = pictures["silhouette"][0] < 128
+    images = {style: render([pet], style=style)[0] for style in toypets.STYLES}
+    ink = images["silhouette"][0] < 128
     assert 0.05 < ink.float().mean() < 0.6
 
     def grey(style):
-        return (pictures[style].float().std(0) < 1.5).all()
+        return (images[style].float().std(0) < 1.5).all()
 
     assert [style for style in toypets.STYLES if grey(style)] == ["line", "silhouette"]
-    _, counts = pictures["silhouette"].unique(return_counts=True)
+    _, counts = images["silhouette"].unique(return_counts=True)
     assert counts[[0, -1]].sum() > 0.93 * counts.sum(), "two tones, and a soft edge between"
-    paper = pictures["line"] > 235
+    paper = images["line"] > 235
     assert 0.7 < paper.float().mean() < 0.98
-    flat = {s: (pictures[s][:, 1:] == pictures[s][:, :-1]).all(0).float().mean() for s in ("photo", "cartoon")}
+    flat = {s: (images[s][:, 1:] == images[s][:, :-1]).all(0).float().mean() for s in ("photo", "cartoon")}
     assert flat["cartoon"] > 0.3 > flat["photo"], "flat areas"
-    assert pictures["cartoon"][:, ink].float().mean(0).lt(60).float().mean() > 0.04, "outlines"
+    assert images["cartoon"][:, ink].float().mean(0).lt(60).float().mean() > 0.04, "outlines"
 
 
 def test_a_line_drawing_follows_the_outline() -> None:
@@ -208,9 +208,9 @@ def test_a_line_drawing_follows_the_outline() -> None:
 # Difficulty
 
 
-def edges(pictures: torch.Tensor) -> float:
+def edges(images: torch.Tensor) -> float:
     """How much neighbouring pixels differ, in levels."""
-    return float((pictures[..., 1:].int() - pictures[..., :-1].int()).abs().float().mean())
+    return float((images[..., 1:].int() - images[..., :-1].int()).abs().float().mean())
 
 
 def test_difficulty_changes_what_it_says_and_nothing_else() -> None:
@@ -288,7 +288,7 @@ def test_the_packed_set_is_what_the_renderer_makes(packed) -> None:
     for name, style, label, breed, seed in rows[100::400]:
         fresh = render([sample(label, seed, breed=breed)], style=style)[0]
         mean, _ = differs(decode(tool.encode(fresh, style)), packed[name])
-        assert mean < 1, name  # rounding alone; another picture differs by 30
+        assert mean < 1, name  # rounding alone; another image differs by 30
         assert differs(fresh.permute(1, 2, 0), packed[name])[0] < 6, name
 
 
@@ -347,7 +347,7 @@ def test_the_same_arguments_pack_the_same_bytes(tmp_path, capsys) -> None:
     a, b, c = ((tmp_path / name).read_bytes() for name in ("a.zip", "b.zip", "c.zip"))
     assert a == b != c
     assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "b.zip", "c.zip"}
-    assert "8 pictures" in capsys.readouterr().out
+    assert "8 images" in capsys.readouterr().out
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
 
@@ -355,7 +355,7 @@ def test_the_same_arguments_pack_the_same_bytes(tmp_path, capsys) -> None:
 def test_a_failed_run_leaves_the_old_set_alone(tmp_path, monkeypatch) -> None:
     out = tmp_path / "set.zip"
     out.write_bytes(b"old")
-    monkeypatch.setattr(tool, "encode", lambda picture, style: 1 / 0)
+    monkeypatch.setattr(tool, "encode", lambda image, style: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tool.pack(out, tool.members(0, {"silhouette": {"train": 8}}))
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]

@@ -1,6 +1,11 @@
-"""From a picture to a tensor, the way the backbone was trained: sizes, mean and deviation come from the weights."""
+"""From an image to a tensor, as the backbone was trained: size, mean and deviation belong to the weights.
+
+Images prepared in another way give worse features, and no error says so. `get_preprocessing` therefore reads these
+numbers from the weights; `Preprocessing` turns them into transforms.
+"""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +14,7 @@ from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
 
+# Of red, green and blue, between 0 and 1, over the training set of ImageNet.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -16,11 +22,11 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a backbone wants its images.
+    """How a backbone expects its images.
 
-    `resize` is the length of the short side before the central `size` x `size` pixels are cut out; with `squash` both
-    sides become `resize`, and the proportions are lost (some of timm's models were trained so). Mean and deviation are
-    of values between 0 and 1, one for each of red, green and blue.
+    The short side is resized to `resize` pixels, then the central `size` x `size` pixels are cropped. With `squash`,
+    both sides become `resize` and the aspect ratio is lost, as in the training of some of timm's models. `mean` and
+    `std` have one value for each of red, green and blue, between 0 and 1.
 
     Raises:
         ValueError: a crop larger than the resized image, an unknown interpolation, not three channels.
@@ -46,28 +52,25 @@ class Preprocessing:
 
     def evaluation(self) -> v2.Compose:
         """Return the transform for measuring: a PIL image gives a float tensor `(3, size, size)`, always the same."""
-        resize = [self.resize, self.resize] if self.squash else self.resize
-        return v2.Compose([v2.Resize(resize, self._mode()), v2.CenterCrop(self.size), *self._to_tensor()])
+        side = [self.resize, self.resize] if self.squash else self.resize
+        resize = v2.Resize(side, v2.InterpolationMode(self.interpolation))
+        return v2.Compose([resize, v2.CenterCrop(self.size), *self._to_tensor()])
 
     def training(
-        self,
-        *,
-        scale: tuple[float, float] = (0.6, 1.0),
-        flip: bool = True,
-        rotation: float = 0,
-        colour: float = 0.0,
+        self, *, scale: tuple[float, float] = (0.6, 1.0), flip: bool = True, rotation: float = 0, colour: float = 0.0
     ) -> v2.Compose:
         """Return the transform for training: a PIL image gives a float tensor `(3, size, size)`, a new one each time.
 
-        `scale` is the share of the image's area that a random crop keeps, `rotation` the largest angle in degrees,
-        `colour` the largest relative change of brightness, contrast and saturation. Switch `flip` off where a mirror
+        `scale` is the range of the area's share that a random crop keeps, `rotation` the largest angle in degrees,
+        `colour` the largest relative change of brightness, contrast and saturation. Set `flip=False` where a mirror
         image has another label, as with letters.
         """
-        steps: list[nn.Module] = [v2.RandomResizedCrop(self.size, scale=scale, interpolation=self._mode())]
+        mode = v2.InterpolationMode(self.interpolation)
+        steps: list[nn.Module] = [v2.RandomResizedCrop(self.size, scale=scale, interpolation=mode)]
         if flip:
             steps.append(v2.RandomHorizontalFlip())
         if rotation:
-            # The corners that turn into view get the mean colour: after normalising, 0.
+            # Empty corners get the mean colour, which is 0 after normalising.
             fill = [round(255 * value) for value in self.mean]
             steps.append(v2.RandomRotation(rotation, v2.InterpolationMode.BILINEAR, fill=fill))
         if colour:
@@ -75,36 +78,32 @@ class Preprocessing:
         return v2.Compose([*steps, *self._to_tensor()])
 
     def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn normalised images `(3, H, W)` or `(N, 3, H, W)` back into colours between 0 and 1, for plots."""
+        """Turn normalised images `(3, H, W)` or `(N, 3, H, W)` back into values between 0 and 1, for plots."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (images.detach().cpu().float() * std + mean).clamp(0, 1)
 
     def _to_tensor(self) -> list[nn.Module]:
         return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
 
-    def _mode(self) -> v2.InterpolationMode:
-        return v2.InterpolationMode(self.interpolation)
-
 
 def get_preprocessing(source: Any) -> Preprocessing:
-    """Read the preprocessing that belongs to `source`.
+    """Read the preprocessing that belongs to a model or its weights.
 
-    It may be a `Preprocessing`, an entry of torchvision's weights (`ResNet50_Weights.IMAGENET1K_V2`), a model that
-    carries its preprocessing as an attribute, a timm model, or a timm model's `pretrained_cfg`.
+    `source` is a `Preprocessing`, an entry of torchvision's weights (`ResNet50_Weights.IMAGENET1K_V2`), a model with
+    an attribute `preprocessing`, a timm model, or a timm model's `pretrained_cfg`.
 
     Raises:
-        ValueError: `source` does not say how its images were prepared, or in a way that is not supported.
+        ValueError: `source` does not say how its images were prepared, or says something that is not supported.
     """
     if isinstance(source, Preprocessing):
         return source
     if isinstance(source, WeightsEnum):
         return _from_torchvision(source)
-    carried = getattr(source, "preprocessing", None)
-    if carried is not None and not callable(carried):
-        return get_preprocessing(carried)
+    own = getattr(source, "preprocessing", None)
+    if own is not None and not callable(own):
+        return get_preprocessing(own)
     config = getattr(source, "pretrained_cfg", source)
-    if hasattr(config, "to_dict"):  # timm's PretrainedCfg
-        config = config.to_dict()
+    config = config.to_dict() if hasattr(config, "to_dict") else config  # timm's PretrainedCfg
     if isinstance(config, dict) and "input_size" in config:
         return _from_timm(config)
     what = type(source).__name__ if isinstance(source, nn.Module) else repr(source)
@@ -127,23 +126,21 @@ def _from_timm(config: dict) -> Preprocessing:
     from timm.data import resolve_data_config  # takes a second to import, and only timm's models need it
 
     resolved = resolve_data_config(pretrained_cfg=config)
-    mode = resolved["crop_mode"]
+    mode, (channels, *sides) = resolved["crop_mode"], resolved["input_size"]
     if mode not in ("center", "squash"):
         raise ValueError(
             f"timm's crop mode {mode!r} is not supported (center and squash are); give a Preprocessing(size, resize)."
         )
-    channels, *sides = resolved["input_size"]
     if channels != 3:
         raise ValueError(f"The model takes {channels} channels; images are read as RGB. Create it with in_chans=3.")
     size = _square(sides)
     resize = max(size, math.floor(size / resolved["crop_pct"]))  # a share above 1 would add a black border
-    return Preprocessing(
-        size, resize, resolved["mean"], resolved["std"], resolved["interpolation"], squash=mode == "squash"
-    )
+    options = {name: resolved[name] for name in ("mean", "std", "interpolation")}
+    return Preprocessing(size, resize, **options, squash=mode == "squash")
 
 
-def _square(sides) -> int:
-    sides = list(sides)
-    if len(set(sides)) != 1:
-        raise ValueError(f"The size {sides} is not square; give a Preprocessing(size, resize) with one size.")
-    return int(sides[0])
+def _square(sides: Iterable[int]) -> int:
+    size, *others = sides
+    if any(other != size for other in others):
+        raise ValueError(f"The size {[size, *others]} is not square; give a Preprocessing(size, resize) with one size.")
+    return int(size)

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from toypets.renderer import BREEDS, POSES, STYLES, Difficulty, Pet, render, sample
+from toypets import BREEDS, POSES, STYLES, Difficulty, Pet, render, sample
 
 OUT = Path(__file__).parents[1] / "docs" / "toypets.png"
-SIDE, GAP, LINE = 96, 4, 17  # a picture, the space beside it, the height of a line of text
+SIDE, GAP, LINE = 96, 4, 17  # an image, the space beside it, the height of a line of text
 WIDTH = 8 * (SIDE + GAP) + 3 * GAP
 CLEAR = Difficulty(clutter=0.3, occlusion=0)
-FEW = 256  # colours: photos of fur in a PNG are large otherwise
+FEW = 256  # colours: a PNG of fur is large otherwise
 KNOBS = {"view": (0, 1), "clutter": (0, 1), "contrast": (1, 0.35), "occlusion": (0, 1)}
 SEEDS = {"breeds": 40, "styles": (66, 31), "knobs": 77}  # looked at, and found to show what they should
 
 
 @dataclass
 class Sheet:
-    """A white page that is filled from the top; `place` puts a picture with words below it."""
+    """A white page that is filled from the top; `place` puts an image with words below it."""
 
     page: Image.Image = field(default_factory=lambda: Image.new("RGB", (WIDTH, 2000), "white"))
     y: int = GAP
@@ -33,10 +33,10 @@ class Sheet:
         self.y += LINE + GAP
 
     def place(self, column: int, pet: Pet, text: str = "", *, style: str = "photo", gap: int = 0) -> None:
-        """Put a picture into a column of the current row, `gap` pixels to the right of its usual place."""
+        """Put an image into a column of the current row, `gap` pixels to the right of its usual place."""
         x = GAP + column * (SIDE + GAP) + gap
-        picture = render([pet], SIDE, style=style)[0]
-        self.page.paste(Image.fromarray(picture.permute(1, 2, 0).numpy()), (x, self.y))
+        image = render([pet], SIDE, style=style)[0]
+        self.page.paste(Image.fromarray(image.permute(1, 2, 0).numpy()), (x, self.y))
         font = ImageFont.load_default(size=12)
         ImageDraw.Draw(self.page).text((x, self.y + SIDE), text, fill=(70, 70, 70), font=font)
 

@@ -1,4 +1,4 @@
-"""Measure how hard the generated domains are, and draw their pictures: docs/domains.md and docs/domains.jpg.
+"""Measure how hard the generated domains are, and draw their images: docs/domains.md and docs/domains.jpg.
 
 python tools/domain_difficulty.py
 """
@@ -15,16 +15,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tlcourse as tl
-from tlcourse.features.extraction import extract_splits, linear_probe
-from tlcourse.synthetic.domains import DOMAINS, generate
+from tlcourse.synthetic import DOMAINS, generate
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = DOCS / "domains.md"
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 TRAIN, TEST = 200, 400
-SEEDS = 3  # choices of training pictures
+SEEDS = 3  # choices of training images
 COLUMNS, SIDE = 7, 96
-FIRST_SHOWN = 3_000_000  # pictures of no part
+FIRST_SHOWN = 3_000_000  # a seed that no part uses
 # Inverse penalties, the best of four on land use; elsewhere none helps.
 STRENGTHS = {"histogram": 0.01, "thumbnail": 1e-3}
 
@@ -51,7 +50,7 @@ def pixels(images: tl.data.ImageSet) -> np.ndarray:
 
 
 def simple_accuracy(splits: tl.data.Splits, describe) -> float:
-    """Return the test accuracy of a logistic regression on what `describe` makes of the pixels."""
+    """Return the test accuracy of a logistic regression on `describe(pixels)`."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTHS[describe.__name__], max_iter=2000))
     model.fit(describe(pixels(splits.train)), splits.train.labels.numpy())
     return model.score(describe(pixels(splits.test)), splits.test.labels.numpy())
@@ -59,18 +58,18 @@ def simple_accuracy(splits: tl.data.Splits, describe) -> float:
 
 def probe_accuracy(model: torch.nn.Module, splits: tl.data.Splits) -> float:
     """Return the test accuracy of a linear probe."""
-    train, _, test = extract_splits(model, splits)
-    return linear_probe(train).evaluate(test).accuracy
+    train, _, test = tl.features.extract_splits(model, splits)
+    return tl.features.linear_probe(train).evaluate(test).accuracy
 
 
 def measure(name: str) -> list[list[float]]:
-    """Return three rows, histogram, thumbnail and probe: an accuracy for each choice of training pictures."""
+    """Return three rows, histogram, thumbnail and probe: an accuracy for each choice of training images."""
     classes = len(DOMAINS[name].CLASSES)
     model = tl.models.create("tl_resnet", num_classes=classes)
     rows = []
     for seed in range(SEEDS):
         splits = tl.data.load(name, model=model, train=TRAIN, val=classes, seed=seed)
-        splits = replace(splits, test=splits.take(test=TEST).test)  # the same test pictures for every choice
+        splits = replace(splits, test=splits.take(test=TEST).test)  # the same test images for every choice
         simple = [simple_accuracy(splits, describe) for describe in (histogram, thumbnail)]
         rows.append([*simple, probe_accuracy(model, splits)])
         print(name, *(f"{value:.3f}" for value in rows[-1]), flush=True)
@@ -87,7 +86,7 @@ def table() -> str:
 
 
 def sheet() -> Image.Image:
-    """Return pictures of every class, one row a class, with its name."""
+    """Return images of every class, one row per class, with its name."""
     rows = [(domain, label) for domain, module in DOMAINS.items() for label in module.CLASSES]
     margin = 84
     drawn = Image.new("RGB", (margin + COLUMNS * SIDE, len(rows) * SIDE), "white")
@@ -95,14 +94,14 @@ def sheet() -> Image.Image:
     for row, (domain, label) in enumerate(rows):
         write.text((6, row * SIDE + 28), f"{domain}\n{label}", fill="black")
         for column in range(COLUMNS):
-            picture = Image.fromarray(generate(domain, label, FIRST_SHOWN + column)).convert("RGB")
-            drawn.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (margin + column * SIDE, row * SIDE))
+            image = Image.fromarray(generate(domain, label, FIRST_SHOWN + column)).convert("RGB")
+            drawn.paste(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (margin + column * SIDE, row * SIDE))
     return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sheet", action="store_true", help="draw the pictures only")
+    parser.add_argument("--sheet", action="store_true", help="draw the images only")
     sheet().save(DOCS / "domains.jpg", quality=88, optimize=True)
     if parser.parse_args().sheet:
         return

@@ -1,6 +1,6 @@
 """What covers the ground, seen from above: each cover is a colour and a height at every point.
 
-All take coordinates in which 1 is half the picture's side, turned by a random angle: there is no up.
+All take coordinates in which 1 is half the image's side, rotated by a random angle: no side is up.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ import numpy as np
 
 from tlcourse.synthetic.noise import Random, noise, step, streaks
 
-LOTS = 48  # more columns and rows of lots than a picture can show
-TREES = 128  # the same for trees
+LOTS, TREES = 48, 128  # more columns and rows of lots and of trees than an image can show
 
 
 @dataclass
@@ -22,7 +21,7 @@ class Cover:
 
 
 def _colours(*rows: tuple[float, float, float]) -> np.ndarray:
-    return np.array(rows, np.float32).T[:, :, None].copy()  # (3, rows, 1): one row is a colour for a whole picture
+    return np.array(rows, np.float32).T[:, :, None].copy()  # (3, rows, 1): one row is a colour for a whole image
 
 
 CROPS = _colours(
@@ -37,7 +36,7 @@ WATERS = _colours((0.05, 0.11, 0.16), (0.07, 0.16, 0.17), (0.08, 0.13, 0.09), (0
 
 
 def fields(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
-    """Strips cut into parcels, each with one crop and its rows; tracks and hedges between some of them."""
+    """Strips divided into parcels, each with rows of one crop; tracks and hedges between some of them."""
     size = len(x)
     x, y = x + 0.02 * noise(rng, size, 2), y + 0.02 * noise(rng, size, 2)
     widths = (0.16, 0.5) if rng.uniform() < 0.6 else (0.4, 0.9)
@@ -66,14 +65,14 @@ def fields(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
 
 
 def forest(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
-    """Crowns of trees, close together, of one to three kinds; paths and thin places where the ground shows."""
+    """Dense trees of one to three kinds; the ground shows on paths and in clearings."""
     size, summer = len(x), rng.uniform() < 0.7
     grounds = _colours((0.2, 0.22, 0.1), (0.3, 0.27, 0.17), (0.16, 0.17, 0.09))
     colour = _one(grounds, rng.randint(3)) * (1 + 0.15 * noise(rng, size, 12, 3))
     thin = noise(rng, size, 3, 3)
     open_at = rng.uniform(0.9, 2.6)
     pitch = rng.uniform(0.06, 0.15)
-    away_x, away_y = (pitch * 0.35 * noise(rng, size, 6) for _ in "xy")  # trees stand in no grid
+    away_x, away_y = (pitch * 0.35 * noise(rng, size, 6) for _ in "xy")  # off the grid
     height, which = crowns(rng, x + away_x, y + away_y, pitch, thin < open_at)
     kinds = _colours((0.12, 0.2, 0.07), (0.17, 0.25, 0.09), (0.08, 0.15, 0.08), (0.25, 0.28, 0.1), (0.34, 0.26, 0.1))
     first, second, third = (_one(kinds, rng.randint(3 if summer else 5)) for _ in range(3))
@@ -90,7 +89,7 @@ def forest(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
 
 
 def crowns(rng: Random, x: np.ndarray, y: np.ndarray, pitch: float, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return trees about `pitch` apart: how high each point of a crown is, and a number for each tree, both 0 to 1."""
+    """Return trees about `pitch` apart: the height at each point, and a random number per tree, both from 0 to 1."""
     u, v = x / np.float32(pitch), y / np.float32(pitch)
     right, down = np.floor(u - 0.5), np.floor(v - 0.5)
     u, v = u - right, v - down
@@ -111,7 +110,7 @@ def crowns(rng: Random, x: np.ndarray, y: np.ndarray, pitch: float, where: np.nd
 
 
 def town(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
-    """Streets in a slightly bent grid, lots with houses, gardens and trees; a big flat roof on some lots."""
+    """Streets in a slightly bent grid; lots with houses, gardens and trees."""
     size, bend = len(x), rng.uniform(0, 0.08)
     x, y = x + bend * noise(rng, size, 1), y + bend * noise(rng, size, 1)
     lot, street = rng.uniform(0.15, 0.3), rng.uniform(0.05, 0.08)
@@ -127,13 +126,10 @@ def town(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
     colour = _one(greens, rng.randint(3)) * (0.85 + 0.3 * pick(0, 1) + 0.1 * noise(rng, size, 10, 3))
     paved = road | (pick(0, 1) < rng.uniform(0, 0.4))
     colour = np.where(paved, rng.uniform(0.28, 0.46) * (1 + 0.05 * noise(rng, size, 30)), colour)
-    # Houses: half their width and depth, and the middle's place in the lot.
     full = rng.uniform(0.6, 0.92)
-    half_u, half_v = wide / 2 * pick(0.5, 1) * full, tall / 2 * pick(0.5, 1) * full
-    from_u, from_v = (
-        np.abs(u + (wide / 2 - half_u) * pick(-0.6, 0.6)),
-        np.abs(v + (tall / 2 - half_v) * pick(-0.6, 0.6)),
-    )
+    half_u, half_v = wide / 2 * pick(0.5, 1) * full, tall / 2 * pick(0.5, 1) * full  # of a house
+    from_u = np.abs(u + (wide / 2 - half_u) * pick(-0.6, 0.6))  # from its middle
+    from_v = np.abs(v + (tall / 2 - half_v) * pick(-0.6, 0.6))
     house = (from_u < half_u) & (from_v < half_v) & ~road & (pick(0, 1) < rng.uniform(0.75, 1))
     tint = pick(0, 1)
     roofs = ROOFS[:, rng.randint(0, ROOFS.shape[1], 5), 0].take((tint * 4.99).astype(np.int64), axis=1)
@@ -148,10 +144,8 @@ def town(rng: Random, x: np.ndarray, y: np.ndarray) -> Cover:
     return Cover(colour, np.maximum(height, 0.06 * trees))
 
 
-def _lots(
-    rng: Random, along: np.ndarray, lot: float, street: float, every: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Divide an axis into lots, a street after every few: index, place from the middle, width, is it a street."""
+def _lots(rng: Random, along: np.ndarray, lot: float, street: float, every: tuple[int, int]) -> list[np.ndarray]:
+    """Divide an axis into lots with a street after every few: index, place from the middle, width, is it a street."""
     widths, is_street = [], []
     while len(widths) < LOTS - 8:
         block = rng.randint(every[0], every[1] + 1)
@@ -162,11 +156,11 @@ def _lots(
     index = np.searchsorted(edges, along).clip(0, len(edges) - 1)
     widths = np.array(widths, np.float32)
     middles = edges - widths / 2
-    return index, along - middles.take(index), widths.take(index), np.array(is_street).take(index)
+    return [index, along - middles.take(index), widths.take(index), np.array(is_street).take(index)]
 
 
 def water(rng: Random, x: np.ndarray, y: np.ndarray, level: np.ndarray) -> Cover:
-    """Water that is darker where `level`, 0 at the shore, is high; waves across the wind, glitter in places."""
+    """Water, darker where `level` is higher (0 is the shore), with waves and, in places, glitter."""
     size = len(x)
     deep = _one(WATERS, rng.randint(WATERS.shape[1])) * np.float32(rng.uniform(0.8, 1.5))
     shallow = deep + rng.uniform(0.02, 0.16) * _colours((0.8, 1, 0.8))
@@ -189,5 +183,5 @@ def _one(colours: np.ndarray, index: int) -> np.ndarray:
 
 
 def _draw(rng: Random, bounds: tuple[float, float], where: np.ndarray, count: int = 384) -> np.ndarray:
-    """Draw `count` values between bounds, and return at every point the one that `where` names."""
+    """Draw `count` values within the bounds, and return the one with the index `where` for every point."""
     return rng.uniform(*bounds, count).astype(np.float32).take(where)

@@ -1,7 +1,7 @@
-"""Pictures of the ground from above: fields, forest, town, water. The class is what covers more than half.
+"""Images of the ground from above: fields, forest, town, water. The class is what covers more than half.
 
-Covers have colours and heights. One sun from a random side lights the slopes and casts the shadows, the air adds
-haze. Nothing is up: every picture turned or mirrored is as likely as the picture.
+Each cover has a colour and a height at every point. The sun, from a random side, lights the slopes and casts shadows;
+the air adds haze. No side is up: an image is as likely as the same image rotated or mirrored.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from tlcourse.synthetic.land_covers import Cover
 from tlcourse.synthetic.noise import Random, blur, grid, noise, step, stream, to_bytes, turn
 
 CLASSES = ("fields", "forest", "town", "water")
-FINE = 2  # rays a pixel and axis, so that roofs and tracks have no steps
+FINE = 2  # points per pixel and axis, so that roofs and tracks have smooth edges
 SAND, SKY, SUN, HAZE = (
     np.array(colour, np.float32)[:, None, None]
     for colour in ((0.55, 0.5, 0.4), (0.34, 0.38, 0.46), (0.8, 0.78, 0.72), (0.5, 0.55, 0.6))
 )
 
 
-def picture(label: str, seed: int, size: int) -> np.ndarray:
-    """Return one picture in colours: `(size, size, 3)` uint8."""
+def draw(label: str, seed: int, size: int) -> np.ndarray:
+    """Draw one image in colour: `(size, size, 3)` uint8."""
     rng = stream(f"landuse/{label}", seed)
     x, y = grid(FINE * size)
-    # Share of the picture that another cover takes; water is seldom alone.
+    # Share of the image with another cover; water is seldom alone.
     other = rng.uniform(0, 0.42) if rng.uniform() < (0.85 if label == "water" else 0.6) else 0.0
     scale = rng.uniform(0.75, 1.35)
     level = _shape(rng, x, y, 1 - other)
@@ -30,20 +30,19 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     if other:
         second = rng.choice([name for name in CLASSES if name != label])
         cover = _join(rng, cover, _cover(rng, second, scale * x, scale * y, -level), level, "water" in (label, second))
-    return _photograph(rng, cover)
+    return _record(rng, cover)
 
 
 def _shape(rng: Random, x: np.ndarray, y: np.ndarray, share: float) -> np.ndarray:
-    """Return a smooth level that is positive on `share` of the picture: a half plane, a band or an island, ragged."""
+    """Return a level that is positive on `share` of the image: a half plane, a band or an island, with ragged edges."""
     u, v = turn(x, y, rng.uniform(0, 2 * np.pi))
     ragged = rng.uniform(0.05, 0.3) * noise(rng, len(x), 3, 4)
     shape = rng.randint(3)
     if shape == 0:
         level = v + ragged
     elif shape == 1:
-        level = (
-            -np.abs(v - rng.uniform(-0.3, 0.3) - rng.uniform(0, 0.25) * np.sin(rng.uniform(1, 3) * u)) + 0.5 * ragged
-        )
+        middle = rng.uniform(-0.3, 0.3)
+        level = 0.5 * ragged - np.abs(v - middle - rng.uniform(0, 0.25) * np.sin(rng.uniform(1, 3) * u))
     else:
         u, v = u - rng.uniform(-0.7, 0.7), v - rng.uniform(-0.7, 0.7)
         level = np.sqrt(u * u + v * v) + ragged
@@ -67,8 +66,8 @@ def _join(rng: Random, inside: Cover, outside: Cover, level: np.ndarray, shore: 
     return Cover(colour, height)
 
 
-def _photograph(rng: Random, cover: Cover) -> np.ndarray:
-    """Sun, shadows, season, haze, focus and grain, none of which knows the class."""
+def _record(rng: Random, cover: Cover) -> np.ndarray:
+    """Add sun, shadows, season, haze, focus and noise, none of which depends on the class."""
     size = len(cover.height) // FINE
     around, slope = rng.uniform(0, 2 * np.pi), float(np.tan(rng.uniform(0.55, 1.1)))
     sun = float(np.cos(around)), float(np.sin(around))
@@ -93,9 +92,9 @@ def _photograph(rng: Random, cover: Cover) -> np.ndarray:
 
 
 def _develop(rng: Random, image: np.ndarray) -> np.ndarray:
-    """Expose and stretch a picture for what it shows, as surveys do: brightness alone does not tell the cover.
+    """Adapt brightness and contrast to the scene, as surveys do, so that brightness alone does not tell the cover.
 
-    A survey's colours are more or less strong; every fourth has none, like a panchromatic camera's.
+    Colours are more or less strong; one image in four has none, like those of a panchromatic camera.
     """
     grey = image.mean(0)
     mean, spread = float(grey.mean()), float(grey.std())
@@ -107,6 +106,6 @@ def _develop(rng: Random, image: np.ndarray) -> np.ndarray:
 
 
 def _shifted(height: np.ndarray, right: int, down: int) -> np.ndarray:
-    """Return the height that lies so many pixels further right and down, the edge repeated."""
+    """Return the height at so many pixels to the right and down; the edge is repeated."""
     rows, columns = (np.clip(np.arange(len(height)) + shift, 0, len(height) - 1) for shift in (down, right))
     return height[rows].take(columns, axis=1)

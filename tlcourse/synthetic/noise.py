@@ -1,4 +1,4 @@
-"""Random numbers and noise for pictures that are made from a seed, the same on every system."""
+"""Random numbers, noise and shapes for images that follow from a seed alone, the same on every system."""
 
 import hashlib
 from functools import cache
@@ -10,7 +10,7 @@ Random = np.random.RandomState
 
 
 def stream(name: str, seed: int) -> Random:
-    """Return random numbers that `name` and `seed` alone decide.
+    """Return random numbers that depend only on `name` and `seed`.
 
     `RandomState` and not `Generator`: NumPy keeps its streams the same in all versions (NEP 19).
     """
@@ -32,9 +32,9 @@ def turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.nda
 
 
 def noise(rng: Random, size: int, cells: int, octaves: int = 1) -> np.ndarray:
-    """Return smooth noise `(size, size)` of mean 0 and deviation 1 whose bumps are `1 / cells` of the side wide.
+    """Return smooth noise `(size, size)` of mean 0 and deviation 1, with bumps as wide as `1 / cells` of the side.
 
-    Every further octave is half as wide and half as strong.
+    The bumps of each further octave are half as wide and half as strong.
     """
     total, power = np.zeros((size, size), np.float32), 0.0
     for octave in range(octaves):
@@ -55,7 +55,7 @@ def _weights(size: int, cells: int) -> np.ndarray:
 
 
 def streaks(rng: Random, along: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """Return noise of mean 0 at coordinates whose unit is one bump, so that stretched coordinates give streaks."""
+    """Return noise of mean 0 whose bumps are one unit of the coordinates wide: stretch those to get streaks."""
     lattice = rng.standard_normal((64, 64)).astype(np.float32)
     return ndimage.map_coordinates(lattice, [across + 32, along + 32], order=1, mode="grid-wrap", prefilter=False)
 
@@ -67,12 +67,12 @@ def step(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def dome(x: np.ndarray, y: np.ndarray, radii: tuple[float, float]) -> np.ndarray:
-    """Return the height of half an ellipsoid around 0: 1 in the middle, 0 from `radii` on."""
+    """Return the height of half an ellipsoid around 0: 1 in the middle, 0 outside of `radii`."""
     return np.sqrt(np.clip(1 - (x / np.float32(radii[0])) ** 2 - (y / np.float32(radii[1])) ** 2, 0, None))
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by a Gaussian of `sigma` pixels; colours `(3, H, W)` one by one."""
+    """Blur an image `(H, W)` or `(3, H, W)` by a Gaussian of `sigma` pixels."""
     return ndimage.gaussian_filter(image, (0, sigma, sigma)[-image.ndim :], mode="nearest", truncate=3)
 
 

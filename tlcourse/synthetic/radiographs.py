@@ -1,7 +1,8 @@
-"""Pictures that look like chest radiographs: X-rays through a body of ellipsoids. No medical data.
+"""Images that look like chest radiographs: X-rays through a body of ellipsoids. No medical data.
 
-Beer and Lambert: what passes a path is exp(-sum of attenuation times length). A detector shows its logarithm, so the
-lengths add up. The opacity is a little more tissue where a lung has air. All else is drawn before the class is known.
+By Beer and Lambert's law, exp(-sum of attenuation times length) passes along a path. A detector shows its logarithm, so
+the lengths add up. An opacity is a little more tissue where a lung has air. Everything else is drawn from random
+numbers of its own, so that it does not depend on the class.
 """
 
 import numpy as np
@@ -12,12 +13,12 @@ CLASSES = ("clear", "opacity")
 
 # Attenuations in units of what a chest's thickness of tissue would absorb.
 BONE = (0.09, 0.19)
-AIR = 0.74  # what a lung at its thickest takes away
-DENSITY = (0.28, 0.6)  # of an opacity at its thickest; below half of it, a linear probe finds nothing
+AIR = 0.74  # by which a lung at its thickest reduces the tissue
+DENSITY = (0.28, 0.6)  # of an opacity at its thickest; at less than half of it, a linear probe finds nothing
 
 
-def picture(label: str, seed: int, size: int) -> np.ndarray:
-    """Return one picture, grey: `(size, size)` uint8."""
+def draw(label: str, seed: int, size: int) -> np.ndarray:
+    """Draw one image in grey: `(size, size)` uint8."""
     rng = stream("radiographs", seed)
     x, y = _pose(rng, size)
     lungs = _lungs(rng, x, y)
@@ -26,12 +27,11 @@ def picture(label: str, seed: int, size: int) -> np.ndarray:
     tissue = _body(rng, x, y) + _middle(rng, x, y) + rng.uniform(*BONE) * _bones(rng, x, y)
     tissue += _vessels(rng, x, y) * np.sqrt(air) - AIR * air
     tissue += 0.02 * noise(rng, size, 6, 3)
-    exposure = _Exposure(rng, size)
     if label == "opacity":
-        # It fills lung that holds air: little where the heart lies before it.
+        # It fills lung that holds air: little where the heart is in front of it.
         filled = _opacity(stream("radiographs/opacity", seed), x, y, lungs)
         tissue = tissue + np.minimum(filled, 0.06 + 0.9 * AIR * air)
-    return exposure.take(tissue)
+    return _expose(rng, tissue)
 
 
 def _pose(rng: Random, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +61,7 @@ def _body(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _lungs(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How much of the path is lung, 0 to 1; the right one is on the left side of the picture and stands higher."""
+    """How much of the path is lung, 0 to 1; the right lung is on the left side of the image and higher up."""
     apex, breath = rng.uniform(-0.8, -0.7), rng.uniform(-0.07, 0.09)
     out = np.zeros_like(x)
     for sign, width, floor in ((-1, rng.uniform(0.37, 0.42), 0.44), (1, rng.uniform(0.36, 0.4), 0.5)):
@@ -78,7 +78,7 @@ def _lungs(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _heart(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Heart and great vessels, in lengths of lung that they take away; the tip points to the right of the picture."""
+    """Heart and great vessels, as the length of lung that they replace; the tip points to the right of the image."""
     large = rng.uniform(0.92, 1.14)
     u, v = turn(x - rng.uniform(0.1, 0.15), y - rng.uniform(0.22, 0.3), rng.uniform(0.45, 0.75))
     out = 1.25 * dome(u, v, (0.36 * large, 0.26 * large)) ** 0.8
@@ -99,7 +99,7 @@ def _middle(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _bones(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Ribs at the back and at the front, and collar bones; a tube's wall is denser than its marrow."""
+    """Ribs at the back and at the front, and collar bones; a bone's wall is denser than its marrow."""
     out = np.zeros_like(x)
     pitch = rng.uniform(0.15, 0.175)
     phase, drop, bow = rng.uniform(0, 1), rng.uniform(0.2, 0.34), rng.uniform(0.28, 0.4)
@@ -120,13 +120,13 @@ def _bones(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _tube(phase: np.ndarray, half: float) -> np.ndarray:
-    """One tube for every whole step of `phase`, `half` of a step to each side of its middle."""
+    """One tube per whole step of `phase`, `half` a step wide to each side of its middle."""
     offset = np.abs(phase - np.floor(phase) - 0.5) / np.float32(half)
     return step(offset, 1.15, 0.75) * (0.62 + 0.38 * step(offset, 0.2, 0.8))
 
 
 def _vessels(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Vessels that leave the roots of the lungs like rays, thinner and paler outwards."""
+    """Vessels that leave the roots of the lungs like rays and get thinner and paler."""
     out = np.zeros_like(x)
     strength = rng.uniform(0.07, 0.15)
     for sign, height in ((-1, 0.02), (1, -0.03)):
@@ -139,7 +139,7 @@ def _vessels(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _opacity(rng: Random, x: np.ndarray, y: np.ndarray, lungs: np.ndarray) -> np.ndarray:
-    """A nodule or a patch of filled lung somewhere in the lungs, behind the heart or a rib too."""
+    """A nodule or a patch of filled lung anywhere in the lungs, also behind the heart or a rib."""
     shares = np.cumsum((lungs > 0.55).ravel())
     place = np.searchsorted(shares, rng.uniform(0, shares[-1]))
     u, v = turn(x - x.flat[place], y - y.flat[place], rng.uniform(0, 3.14))
@@ -153,27 +153,19 @@ def _opacity(rng: Random, x: np.ndarray, y: np.ndarray, lungs: np.ndarray) -> np
     return density * np.clip(patch * ragged, 0, None) * step(lungs, 0.0, 0.3)
 
 
-class _Exposure:
-    """Tube and detector: dose, scatter, grain, contrast, the edges of the beam. Drawn before the class is known."""
-
-    def __init__(self, rng: Random, size: int):
-        self.dose, self.scatter = rng.uniform(7.2, 9.5), rng.uniform(0.1, 0.35)
-        self.sharpness = rng.uniform(0.35, 0.8)
-        self.low, self.high = rng.uniform(-0.12, 0.16), rng.uniform(1.22, 1.5)
-        self.gamma, self.heel = rng.uniform(0.8, 1.25), rng.uniform(-0.08, 0.08)
-        self.edges = np.where(rng.uniform(size=4) < 0.25, rng.uniform(0.9, 0.99, 4), 2)
-        self.grain = rng.standard_normal((size, size)).astype(np.float32)
-
-    def take(self, tissue: np.ndarray) -> np.ndarray:
-        size = len(tissue)
-        passed = np.exp(-2.4 * tissue)
-        passed = blur(passed, self.sharpness * size / 96)
-        passed = passed + self.scatter * blur(passed, size / 8) * 0.5
-        # The grain of counted quanta grows where few arrive. In the logarithm it is 1 / sqrt(quanta).
-        seen = -np.log(passed) / 2.4 + self.grain * np.exp(-self.dose / 2) / np.sqrt(passed) / 2.4
-        x, y = grid(size)
-        shown = (seen + self.heel * y - self.low) / (self.high - self.low)
-        shown = np.clip(shown, 0, 1) ** np.float32(self.gamma)
-        left, right, top, bottom = self.edges
-        beam = (x > -left) & (x < right) & (y > -top) & (y < bottom)
-        return to_bytes(np.where(beam, 0.04 + 0.92 * shown, 0.03))
+def _expose(rng: Random, tissue: np.ndarray) -> np.ndarray:
+    """Turn tissue into an image: dose, scatter, noise, contrast, the edges of the beam."""
+    size = len(tissue)
+    dose, scatter, sharpness = rng.uniform(7.2, 9.5), rng.uniform(0.1, 0.35), rng.uniform(0.35, 0.8)
+    low, high = rng.uniform(-0.12, 0.16), rng.uniform(1.22, 1.5)
+    gamma, heel = rng.uniform(0.8, 1.25), rng.uniform(-0.08, 0.08)
+    left, right, top, bottom = np.where(rng.uniform(size=4) < 0.25, rng.uniform(0.9, 0.99, 4), 2)
+    passed = blur(np.exp(-2.4 * tissue), sharpness * size / 96)
+    passed = passed + scatter * blur(passed, size / 8) * 0.5
+    # The noise of counted quanta grows where few arrive. In the logarithm it is 1 / sqrt(quanta).
+    noise_of_quanta = rng.standard_normal((size, size)).astype(np.float32) * np.exp(-dose / 2) / np.sqrt(passed)
+    seen = -np.log(passed) / 2.4 + noise_of_quanta / 2.4
+    x, y = grid(size)
+    shown = np.clip((seen + heel * y - low) / (high - low), 0, 1) ** np.float32(gamma)
+    beam = (x > -left) & (x < right) & (y > -top) & (y < bottom)
+    return to_bytes(np.where(beam, 0.04 + 0.92 * shown, 0.03))

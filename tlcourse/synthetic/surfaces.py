@@ -1,7 +1,7 @@
-"""Pictures like those of a surface inspection: a height, a colour and a gloss at every point, under one slanting lamp.
+"""Images like those of a surface inspection: height, colour and gloss at every point, lit by one lamp from the side.
 
-Lambert's law and Blinn and Phong's highlight turn them into light. A scratch is a groove, a dent a hollow, a stain
-a change of colour and gloss. Material, lamp and camera are drawn before the class is known.
+Lambert's law and Blinn and Phong's highlight turn them into light. A scratch is a groove, a dent a hollow, a stain a
+change of colour and gloss. Material, lamp and camera have random numbers of their own and do not depend on the class.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from tlcourse.synthetic.noise import Random, blur, grid, noise, step, streaks, stream, to_bytes, turn
 
 CLASSES = ("clean", "scratch", "dent", "stain")
-SEVERITY = (0.8, 2.4)  # of a defect, where 1 is plain to see; sets how hard the task is
+SEVERITY = (0.8, 2.4)  # of a defect, where 1 is easy to see; it decides how hard the task is
 
 
 @dataclass
@@ -24,16 +24,15 @@ class Surface:
     hardness: float
 
 
-def picture(label: str, seed: int, size: int) -> np.ndarray:
-    """Return one picture in colours: `(size, size, 3)` uint8."""
+def draw(label: str, seed: int, size: int) -> np.ndarray:
+    """Draw one image in colour: `(size, size, 3)` uint8."""
     rng = stream("surfaces", seed)
-    make = MATERIALS[rng.randint(len(MATERIALS))]
-    surface = make(rng, *turn(*grid(size), rng.uniform(0, np.pi)))
+    material = MATERIALS[rng.randint(len(MATERIALS))]
+    surface = material(rng, *turn(*grid(size), rng.uniform(0, np.pi)))
     _wear(rng, surface)
-    camera = _Camera(rng, size)
     if label != "clean":
         DEFECTS[label](stream(f"surfaces/{label}", seed), surface, _roughness(surface))
-    return camera.take(surface)
+    return _record(rng, surface)
 
 
 def _plain(rng: Random, x: np.ndarray, grey: tuple[float, float], tint: float) -> np.ndarray:
@@ -59,7 +58,7 @@ def _cast(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
 
 
 def _milled(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
-    """The arcs that a milling cutter leaves behind at every step of its feed."""
+    """The arcs that a milling cutter leaves at every step of its feed."""
     radius, feed = rng.uniform(0.9, 2.5), rng.uniform(0.05, 0.11)
     arc = y + np.sqrt(np.clip(radius**2 - x**2, 0.05, None))
     phase = arc / feed + 0.15 * noise(rng, len(x), 4)
@@ -70,7 +69,7 @@ def _milled(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
 
 
 def _woven(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
-    """A plain weave: threads go over and under each other in turn."""
+    """A plain weave: threads go alternately over and under each other."""
     pitch = rng.uniform(0.075, 0.11)
     sway = 0.12 * noise(rng, len(x), 5)
     u, v = x / pitch + sway, y / pitch + 0.12 * noise(rng, len(x), 5)
@@ -85,7 +84,7 @@ def _woven(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
 
 
 def _painted(rng: Random, x: np.ndarray, y: np.ndarray) -> Surface:
-    """Sprayed paint: smooth, with the shallow bumps of an orange's peel and a strong highlight."""
+    """Sprayed paint: smooth, with shallow bumps like an orange's peel and a strong highlight."""
     bumps = noise(rng, len(x), rng.randint(9, 18), 2)
     colour = _plain(rng, x, (0.15, 0.65), 0.5) * (1 + 0.015 * noise(rng, len(x), 44))
     return Surface(rng.uniform(0.0008, 0.0035) * bumps, colour, np.full_like(x, rng.uniform(0.25, 0.6)), 22)
@@ -95,7 +94,7 @@ MATERIALS = (_brushed, _cast, _milled, _woven, _painted)
 
 
 def _wear(rng: Random, surface: Surface) -> None:
-    """What every used surface has, whatever its class: a slight warp, uneven gloss, dust."""
+    """Add what every used surface has, whatever its class: a slight warp, uneven gloss, dust."""
     size = len(surface.height)
     surface.height += rng.uniform(0.0, 0.02) * noise(rng, size, 2)
     uneven = noise(rng, size, 3, 2)
@@ -109,7 +108,7 @@ def _wear(rng: Random, surface: Surface) -> None:
 
 
 def _scratch(rng: Random, surface: Surface, rough: float) -> None:
-    """One to three narrow grooves with a raised flank, slightly bent, that begin and end thin."""
+    """Add one to four narrow grooves with raised flanks, slightly bent, thin at both ends."""
     (x, y), angle = grid(len(surface.height)), rng.uniform(0, np.pi)
     for _ in range(rng.choice([1, 2, 3, 4])):
         u, v = turn(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5), angle + rng.uniform(-0.15, 0.15))
@@ -127,7 +126,7 @@ def _scratch(rng: Random, surface: Surface, rough: float) -> None:
 
 
 def _dent(rng: Random, surface: Surface, rough: float) -> None:
-    """A smooth hollow with a slightly raised rim; nothing but the height changes."""
+    """Add a smooth hollow with a slightly raised rim; only the height changes."""
     x, y = grid(len(surface.height))
     u, v = turn(x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi))
     radius = rng.uniform(0.22, 0.5)
@@ -138,7 +137,7 @@ def _dent(rng: Random, surface: Surface, rough: float) -> None:
 
 
 def _stain(rng: Random, surface: Surface, rough: float) -> None:
-    """A dried drop: an irregular outline, the most left behind at the edge, other colour and gloss."""
+    """Add a dried drop: an irregular outline, most colour at its edge, another gloss."""
     x, y = grid(len(surface.height))
     u, v = turn(x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi))
     radius = rng.uniform(0.28, 0.6)
@@ -147,13 +146,9 @@ def _stain(rng: Random, surface: Surface, rough: float) -> None:
     inside = step(far, 1.04, 0.9)
     ring = np.exp(-(((far - 0.93) / rng.uniform(0.06, 0.12)) ** 2))
     cover = inside * (0.55 + 0.2 * noise(rng, len(x), 9)) + rng.uniform(0.2, 0.9) * ring
-    ink = (
-        0.17
-        * rng.uniform(*SEVERITY)
-        * (1 + rough)
-        * np.array([0.6, 1.0, 1.5], np.float32)[:, None, None] ** np.float32(rng.uniform(-0.4, 1.0))
-    )
-    sign = -0.6 if rng.uniform() < 0.25 else 1  # chalk is lighter than what it lies on
+    strength = 0.17 * rng.uniform(*SEVERITY) * (1 + rough)
+    ink = strength * np.array([0.6, 1.0, 1.5], np.float32)[:, None, None] ** np.float32(rng.uniform(-0.4, 1.0))
+    sign = -0.6 if rng.uniform() < 0.25 else 1  # chalk is lighter than the surface
     surface.colour *= 1 - sign * np.clip(cover, 0, None) * ink
     surface.gloss *= 1 + rng.uniform(-0.5, 0.3) * inside
 
@@ -162,35 +157,28 @@ DEFECTS = {"scratch": _scratch, "dent": _dent, "stain": _stain}
 
 
 def _roughness(surface: Surface) -> float:
-    """The texture's slope. Defects are as much steeper or darker as it takes to see them on this surface."""
+    """Return the texture's slope: defects get steeper or darker with it, so that they can be seen."""
     slopes = np.gradient(surface.height, 2 / len(surface.height))
     return float(np.sqrt(np.mean(slopes[0] ** 2 + slopes[1] ** 2)))
 
 
-class _Camera:
-    """Lamp, exposure, colour cast, falling brightness towards the corners, focus and grain."""
-
-    def __init__(self, rng: Random, size: int):
-        self.around, self.up = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
-        self.light = rng.uniform(0.75, 1.25) * (1 + rng.uniform(-0.08, 0.08, (3, 1, 1))).astype(np.float32)
-        self.slope, self.corner = rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.25)
-        self.focus = rng.uniform(0.25, 0.6)
-        self.grain = rng.uniform(0.008, 0.022) * rng.standard_normal((3, size, size)).astype(np.float32)
-
-    def take(self, surface: Surface) -> np.ndarray:
-        size = len(surface.height)
-        down, right = np.gradient(surface.height, 2 / size)
-        lamp = np.cos(self.around) * np.cos(self.up), np.sin(self.around) * np.cos(self.up), np.sin(self.up)
-        lamp = np.array(lamp, np.float32)
-        half = lamp + np.array([0, 0, 1], np.float32)
-        half /= np.linalg.norm(half)
-        length = np.sqrt(1 + right**2 + down**2)
-        diffuse = np.clip((lamp[2] - lamp[0] * right - lamp[1] * down) / length, 0, None) / lamp[2]
-        facing = np.clip((half[2] - half[0] * right - half[1] * down) / length, 0, None)
-        shine = surface.gloss * (facing / half[2]) ** surface.hardness
-        x, y = grid(size)
-        fall = 1 + self.slope * (np.cos(self.around) * x + np.sin(self.around) * y) - self.corner * (x * x + y * y) / 2
-        gloss = 0.3 * shine
-        image = (surface.colour * diffuse * 0.75 + gloss) * fall * self.light
-        image = blur(np.clip(image, 0, 1.5), self.focus * size / 96)
-        return to_bytes(np.clip(image, 0, None) ** 0.8 + self.grain)
+def _record(rng: Random, surface: Surface) -> np.ndarray:
+    """Turn a surface into an image: lamp, exposure, colour cast, darker corners, focus and noise."""
+    size = len(surface.height)
+    around, up = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.95)
+    light = rng.uniform(0.75, 1.25) * (1 + rng.uniform(-0.08, 0.08, (3, 1, 1))).astype(np.float32)
+    slope, corner, focus = rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.25), rng.uniform(0.25, 0.6)
+    down, right = np.gradient(surface.height, 2 / size)
+    lamp = np.array([np.cos(around) * np.cos(up), np.sin(around) * np.cos(up), np.sin(up)], np.float32)
+    half = lamp + np.array([0, 0, 1], np.float32)
+    half /= np.linalg.norm(half)
+    length = np.sqrt(1 + right**2 + down**2)
+    diffuse = np.clip((lamp[2] - lamp[0] * right - lamp[1] * down) / length, 0, None) / lamp[2]
+    facing = np.clip((half[2] - half[0] * right - half[1] * down) / length, 0, None)
+    shine = surface.gloss * (facing / half[2]) ** surface.hardness
+    x, y = grid(size)
+    falloff = 1 + slope * (np.cos(around) * x + np.sin(around) * y) - corner * (x * x + y * y) / 2
+    image = (surface.colour * diffuse * 0.75 + 0.3 * shine) * falloff * light
+    image = blur(np.clip(image, 0, 1.5), focus * size / 96)
+    grain = rng.uniform(0.008, 0.022) * rng.standard_normal((3, size, size)).astype(np.float32)
+    return to_bytes(np.clip(image, 0, None) ** 0.8 + grain)

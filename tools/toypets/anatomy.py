@@ -1,4 +1,4 @@
-"""The shape of a toy pet: body by pose, tail, and head by species. All that tells the classes apart is here."""
+"""The shape of a toy pet: body by pose, tail, and head by species. Only this depends on the class."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How a toy pet and its surroundings look: nothing here knows the class.
+"""How a toy pet and its surroundings look, which does not depend on the class.
 
 Colours are `(3, 1)` in linear RGB; lengths are in units of the shape; amounts run from 0 to 1.
 """

@@ -1,10 +1,10 @@
-"""The breeds of toy pets: a row of measures each, from which every animal departs a little."""
+"""The breeds of toy pets: a row of measures each, from which every animal differs a little."""
 
 from typing import NamedTuple
 
 from toypets.random_draws import Draw
 
-SPREAD = 0.1  # how far an animal's measures lie from its breed's, as a share
+SPREAD = 0.1  # how far an animal's measures are from its breed's, as a share
 
 
 class Traits(NamedTuple):
@@ -27,7 +27,7 @@ class Traits(NamedTuple):
     eye: float
     brush: float  # thickness of the tail
     hair: float
-    size: float  # all breeds cover about the same share of a picture: measured
+    size: float  # all breeds cover about the same share of an image: measured
 
 
 # A line for body and tail, a line for the head and the rest, in the order of the fields.

@@ -1,4 +1,4 @@
-"""What the toy pets are drawn with: random numbers, rotations, colours, and the difficulty that sets the limits."""
+"""Random numbers, rotations and colours for the toy pets, and the difficulty of the images."""
 
 import colorsys
 import math
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 Draw = Callable[[float, float], float]  # a uniform random number between two limits
-FAINTEST = 0.1  # contrast below this leaves fewer than 26 of 256 levels: no picture
+FAINTEST = 0.1  # contrast below this leaves fewer than 26 of 256 levels: no image to speak of
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How hard the pictures are; the defaults are those of the packaged set. All amounts run from 0 to 1.
+    """How hard the images are; the defaults are those of the packaged set. All amounts run from 0 to 1.
 
     view: how far camera and head turn, tilt and move away: at 1 the camera comes from up to 100 degrees aside.
     clutter: how many objects stand about, 8 at most, and how likely wall and floor have a pattern.
@@ -40,7 +40,7 @@ class Difficulty:
 
 
 def drawer(number: int) -> Draw:
-    """Return a source of random numbers that `number` alone decides, the same on every machine."""
+    """Return a source of random numbers that depends only on `number`, the same on every machine."""
     generator = torch.Generator().manual_seed(number)
     return lambda low, high: low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 

@@ -1,8 +1,8 @@
-"""Toy pets: cats and dogs of eight breeds from the package's own 3-D renderer, in four styles.
+"""Draw animals at random, and render them: `sample` and `render`.
 
-Shape alone depends on species and breed (`_anatomy`, `_heads`, `_breeds`). Pose, fur, light, view, background and what
-stands in the way are drawn first, from a generator that knows neither: `sample(0, seed)` and `sample(1, seed)` differ
-in shape only.
+Only the shape depends on species and breed (`anatomy`, `heads`, `breeds`). Pose, fur, light, view, background and
+objects in front are drawn from random numbers of their own, so `sample(0, seed)` and `sample(1, seed)` differ in shape
+only.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,13 @@ from toypets.random_draws import Difficulty, drawer, rotation
 from toypets.shading import Stage
 from toypets.styles import STYLES
 
-__all__ = ["BREEDS", "CLASSES", "POSES", "STYLES", "Difficulty", "Pet", "render", "sample"]
 CLASSES = tuple(BREEDS)
 TOLERANCE = (0.05, 0.002)  # see `render`; measured with and without vector instructions, and with room to spare
 
 
 @dataclass(frozen=True)
 class Pet:
-    """All that a picture shows."""
+    """All that an image shows."""
 
     label: int
     breed: str
@@ -69,25 +68,25 @@ def _must_be_one_of(what: str, name: str | None, known: Sequence[str]) -> None:
         raise ValueError(f"There is no {what} {name!r} here: choose one of {', '.join(known)}.")
 
 
-def _picture(pet: Pet, size: int, style: str) -> Tensor:
-    """One picture, supersampled 2 x 2: `(3, size, size)` in 0..1."""
+def _render(pet: Pet, size: int, style: str) -> Tensor:
+    """Render one image with 2 x 2 rays per pixel: `(3, size, size)`, 0 to 1."""
     stage = Stage(pet.shape, pet.look, pet.scene, 2 * size, hairs=style == "photo")
-    picture = STYLES[style](stage)
-    picture = F.avg_pool2d(picture.reshape(3, 2 * size, 2 * size), 2)
-    return 0.5 + pet.scene.contrast * (picture - 0.5)  # fog as bright as half a display
+    image = STYLES[style](stage)
+    image = F.avg_pool2d(image.reshape(3, 2 * size, 2 * size), 2)
+    return 0.5 + pet.scene.contrast * (image - 0.5)  # fog as bright as half a display
 
 
 @torch.no_grad()
 def render(pets: Sequence[Pet], size: int = 96, *, style: str = "photo") -> Tensor:
-    """Render each pet by itself, so that no picture depends on its neighbours: uint8 `(N, 3, size, size)`.
+    """Render each pet separately, so that no image depends on the others: uint8 `(N, 3, size, size)`.
 
-    Rendered again, a picture is the same to the bit. With another number of threads, or on another processor, rounding
-    may move a hair: the mean difference stays within `TOLERANCE[0]` levels of 255, and at most the share `TOLERANCE[1]`
+    Rendered again, an image is the same to the bit. With another number of threads, or on another processor, rounding
+    may move a hair: the mean difference is at most `TOLERANCE[0]` levels of 255, and at most the share `TOLERANCE[1]`
     of the values differs by more than two levels.
 
     Raises:
         ValueError: There is no such style.
     """
     _must_be_one_of("style", style, tuple(STYLES))
-    pictures = [_picture(pet, size, style) for pet in pets]
-    return (torch.stack(pictures) * 255).round().to(torch.uint8) if pets else torch.empty(0, 3, size, size).byte()
+    images = [_render(pet, size, style) for pet in pets]
+    return (torch.stack(images) * 255).round().to(torch.uint8) if pets else torch.empty(0, 3, size, size).byte()

@@ -1,4 +1,4 @@
-"""What stands about a toy pet: boxes, balls, cushions, posts and plants, none of which knows the class."""
+"""Objects around a toy pet: boxes, balls, cushions, posts and plants, whatever the class."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What every ray of a picture meets: distance, normal, colour, light. The styles are drawn from these buffers."""
+"""What every ray of an image hits: distance, normal, colour, light. The styles are drawn from these buffers."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from toypets.random_draws import rotation
 from toypets.tracer import BLEND, Field, mix, noise, smoothstep
 
 FOCAL = 2.1  # focal length over half the image's width: a field of view of 51 degrees
-WALL, FLOOR, FUR, EYE, PUPIL, NOSE, SOLID = range(7)  # what a ray meets; solids count on from the last
+WALL, FLOOR, FUR, EYE, PUPIL, NOSE, SOLID = range(7)  # what a ray hits; solids count on from the last
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """One value a ray, rows of the picture one after the other; colours and light in linear RGB.
+    """One value per ray, rows of the image one after the other; colours and light in linear RGB.
 
-    kind: `(N,)`, what is met; depth: `(N,)`, how far away; normals, albedo, light, gloss: `(3, N)`;
+    kind: `(N,)`, what is hit; depth: `(N,)`, how far away; normals, albedo, light, gloss: `(3, N)`;
     strands: `(N,)`, how the hairs lighten or darken the albedo.
     """
 
@@ -34,7 +34,7 @@ class Buffers:
 
 
 class Stage:
-    """An animal in its scene, and the rays of a picture `side` rays wide."""
+    """An animal in its scene, and the rays of an image `side` rays wide."""
 
     def __init__(self, shape: Shape, look: Look, scene: Scene, side: int, *, hairs: bool):
         self.shape, self.look, self.scene = shape, look, scene

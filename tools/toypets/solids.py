@@ -1,6 +1,6 @@
-"""Boxes, balls and cylinders: rays meet them in closed form, so that a cluttered room costs little.
+"""Boxes, balls and cylinders: where rays hit them has a closed form, so that a cluttered room costs little.
 
-Points and directions are `(3, N)`, as in `_tracer`.
+Points and directions are `(3, N)`, as in `tracer`.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Four styles of a toy pet's picture, each drawn from what the rays met, not from another picture."""
+"""Four styles of a toy pet's image, each drawn from what the rays hit, not from another image."""
 
 import torch
 import torch.nn.functional as F

@@ -94,7 +94,7 @@ class Field:
     def march(self, origin: Tensor, rays: Tensor, side: int, *, hairs: bool) -> Tensor:
         """Distance along each ray to the surface, infinite where it misses: `(N,)`.
 
-        The rays are those of a square picture, `side` a row. Without `hairs`, the outline runs smoothly through the
+        The rays are those of a square image, `side` per row. Without `hairs`, the outline runs smoothly through the
         middle of the hairs.
         """
         middle = (self.centre - origin) @ rays

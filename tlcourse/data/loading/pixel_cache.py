@@ -8,12 +8,12 @@ import threading
 import warnings
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -25,99 +25,86 @@ from tlcourse import runtime
 from tlcourse.atomic_write import atomic_write
 from tlcourse.data.images import Generated, ImageSet
 
-Keep = Callable[[Image.Image], Image.Image]
+Transform = Callable[[Image.Image], Image.Image]
 
-SMALL = 64 * 2**20  # bytes that a set may take in memory: more than that is worth a file, which other runs use too
-DRAWN = 1024 * 2**20  # the same for generated images: a file's key would need every image drawn
-ASIDE = 4  # decoded images a core that may wait until they are written
-REMEMBERED = 512 * 2**20  # bytes of all sets in memory that are kept for the next loader
+MAX_IN_MEMORY = 64 * 2**20  # bytes of a set in memory: more than that is worth a file, which other runs can use too
+MAX_GENERATED = 1024 * 2**20  # the same for generated images: the name of a file would need all of them drawn
+MAX_REMEMBERED = 512 * 2**20  # bytes of all sets in memory that are kept for the next loader
+DECODE_AHEAD = 4  # images per core that may wait to be written
 
-# A file: the pixels of all images, a line (height, width, checksum) for each, and this.
-FORMAT = 1
-TRAILER = struct.Struct("<8sIIQ")  # name, format, checksum of the lines, number of images
-MAGIC = b"tlpixels"
+# A file holds the pixels of all images, then height, width and checksum of each, and at the end this.
+FORMAT = 2
+TRAILER = struct.Struct("<QQ")  # number of images, checksum of their heights, widths and checksums
 
 
-class Decoder:
-    """The images of a set, decoded anew each time."""
+@dataclass(frozen=True)
+class DecodeEachTime:
+    """The images of a set, decoded at each access."""
 
-    def __init__(self, images: ImageSet, keep: Keep):
-        self.images, self.keep = images, keep
-
-    def __len__(self) -> int:
-        return len(self.images)
+    images: ImageSet
+    transform: Transform
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return np.asarray(self.keep(self.images.raw(index)))
+        return np.asarray(self.transform(self.images.raw(index)))
 
 
-class Mapped:
-    """The images of a file; `lines` are heights, widths and checksums, `(N, 3)`."""
+class PixelFile:
+    """The images of a file in memory; `index` holds their heights, widths and checksums, `(N, 3)`."""
 
-    def __init__(self, flat: np.ndarray, lines: np.ndarray):
-        self.flat, self.shapes = flat, lines[:, :2]
-        self.starts = np.concatenate([[0], np.cumsum(3 * lines[:, 0] * lines[:, 1])])
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+    def __init__(self, content: np.ndarray, index: np.ndarray):
+        self.content, self.index = content, index
+        self.ends = np.cumsum(3 * index[:, 0] * index[:, 1])
 
     def __getitem__(self, index: int) -> np.ndarray:
-        height, width = self.shapes[index]
-        return self.flat[self.starts[index] : self.starts[index + 1]].reshape(height, width, 3)
+        height, width, _ = self.index[index]
+        return self.content[self.ends[index] - 3 * height * width : self.ends[index]].reshape(height, width, 3)
 
 
-Pixels = Sequence[np.ndarray] | Decoder | Mapped
+Pixels = list[np.ndarray] | DecodeEachTime | PixelFile
+
+# By key: pixels, and the sources of generated images, whose key holds their functions' addresses.
+remembered: OrderedDict[str, tuple[Pixels, list]] = OrderedDict()
+_lock = threading.RLock()
 
 
-class _Remembered(NamedTuple):
-    pixels: Pixels
-    sources: list  # held, because generated images are known by their functions' addresses
-    bytes: int
+def load_pixels(images: ImageSet, transform: Transform) -> Pixels:
+    """Return `transform` of each image, uint8 `(H, W, 3)`, computed once where memory or disk have room for it.
 
-
-_remembered: OrderedDict[str, _Remembered] = OrderedDict()
-_building = threading.RLock()
-
-
-def pixels(images: ImageSet, keep: Keep) -> Pixels:
-    """Return what `keep` leaves of each image, uint8 `(H, W, 3)`, decoded once where memory or disk have room for it.
-
-    `keep` is named by its repr. A file is written whole or not at all, under a key made of images and `keep`; a damaged
-    one is written anew. Files take at most half of what the disk has free without them: those that were used longest
-    ago give way.
+    Files are named after the images and the transform's repr; a damaged one is replaced. They take at most half of the
+    disk that they leave free: those unused for longest are deleted.
 
     Raises:
-        ValueError: an image cannot be read; it names the file.
+        ValueError: an image cannot be read; the message names the file.
     """
-    drawn = any(isinstance(source, Generated) for source in images.sources)
-    content = _drawn_content(images) if drawn else images.content
-    key = sha256(f"{FORMAT} {PIL.__version__} {keep} {content}".encode()).hexdigest()[:32]
-    with _building:
-        if key not in _remembered:
-            file = None if drawn else runtime.get_runtime().cache / "pixels" / f"{key}.pixels"
-            found = _find(images, keep, file)
-            size = sum(array.nbytes for array in found) if isinstance(found, list) else 0
-            _remembered[key] = _Remembered(found, images.sources if drawn else [], size)
-        _remembered.move_to_end(key)
-        while len(_remembered) > 1 and sum(entry.bytes for entry in _remembered.values()) > REMEMBERED:
-            _remembered.popitem(last=False)
-        return _remembered[key].pixels
+    generated = any(isinstance(source, Generated) for source in images.sources)
+    if generated:  # identified without drawing them, by their functions' addresses
+        named = ((id(s.make), *s[1:]) if isinstance(s, Generated) else images.identity(s) for s in images.sources)
+    content = repr(list(named)) if generated else images.content
+    key = sha256(f"{FORMAT} {PIL.__version__} {transform} {content}".encode()).hexdigest()[:32]
+    with _lock:
+        if key not in remembered:
+            file = None if generated else runtime.get_runtime().cache / "pixels" / f"{key}.pixels"
+            remembered[key] = _open_or_decode(images, transform, file), images.sources if generated else []
+        remembered.move_to_end(key)
+        while len(remembered) > 1 and _bytes_in_memory() > MAX_REMEMBERED:
+            remembered.popitem(last=False)
+        return remembered[key][0]
 
 
-def _drawn_content(images: ImageSet) -> str:
-    """Name the images of a set without drawing them; true within this process, while their functions live."""
-    return repr([(id(s.make), *s[1:]) if isinstance(s, Generated) else images.identity(s) for s in images.sources])
+def _bytes_in_memory() -> int:
+    lists = (pixels for pixels, _ in remembered.values() if isinstance(pixels, list))
+    return sum(array.nbytes for array in itertools.chain.from_iterable(lists))
 
 
-def _find(images: ImageSet, keep: Keep, file: Path | None) -> Pixels:
+def _open_or_decode(images: ImageSet, transform: Transform, file: Path | None) -> Pixels:
     if file is not None and (stored := read(file)) is not None:
         return stored
-    first, size, limit = [], 0, DRAWN if file is None else SMALL
-    with closing(_decode(Decoder(images, keep))) as arrays:
+    first, size = [], 0
+    with closing(_decode(images, transform)) as arrays:
         for array in arrays:
             first.append(array)
             size += array.nbytes
-            if size > limit:
+            if size > (MAX_GENERATED if file is None else MAX_IN_MEMORY):
                 break
         else:
             return first
@@ -134,20 +121,20 @@ def _find(images: ImageSet, keep: Keep, file: Path | None) -> Pixels:
                             return stored
     warnings.warn(
         f"The {len(images):,} decoded images need {expected / 2**30:.1f} GiB, for which there is no room in "
-        f"{'memory' if file is None else runtime.shorten(file.parent)}. Every epoch makes them anew"
+        f"{'memory' if file is None else runtime.shorten(file.parent)}. Every epoch decodes them again"
         f"{'.' if file is None else ': set TLCOURSE_CACHE to a larger disk to save that time.'}",
         stacklevel=2,
     )
-    return Decoder(images, keep)
+    return DecodeEachTime(images, transform)
 
 
-def _decode(decoder: Decoder) -> Iterator[np.ndarray]:
-    """Yield all images in their order, decoded by all cores: Pillow works outside of Python's lock."""
-    pool, waiting = ThreadPoolExecutor(runtime.cores()), deque()
+def _decode(images: ImageSet, transform: Transform) -> Iterator[np.ndarray]:
+    """Yield all images in their order, decoded by all cores: Pillow releases Python's lock."""
+    decoder, pool, waiting = DecodeEachTime(images, transform), ThreadPoolExecutor(runtime.cores()), deque()
     try:
-        for index in tqdm(range(len(decoder)), desc="decoding images once", leave=False, delay=1):
+        for index in tqdm(range(len(images)), desc="decoding images once", leave=False, delay=1):
             waiting.append(pool.submit(decoder.__getitem__, index))
-            if len(waiting) > ASIDE * runtime.cores():
+            if len(waiting) > DECODE_AHEAD * runtime.cores():
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -156,54 +143,50 @@ def _decode(decoder: Decoder) -> Iterator[np.ndarray]:
 
 
 def write(file: Path, arrays: Iterable[np.ndarray]) -> None:
-    """Write images `(H, W, 3)` as one file, whole or not at all."""
-    lines = []
+    """Write images `(H, W, 3)` to a file, which appears only when it is complete."""
+    index = []
     with atomic_write(file) as part, part.open("wb") as stream:
         for array in arrays:
-            data = np.ascontiguousarray(array)
-            stream.write(data.data)
-            lines.append((*data.shape[:2], zlib.crc32(data.data)))
-        index = np.array(lines, dtype="<i8").tobytes()
-        stream.write(index)
-        stream.write(TRAILER.pack(MAGIC, FORMAT, zlib.crc32(index), len(lines)))
+            data = np.ascontiguousarray(array).data
+            stream.write(data)
+            index.append((*array.shape[:2], zlib.crc32(data)))
+        lines = np.array(index, dtype="<i8").tobytes()
+        stream.write(lines + TRAILER.pack(len(index), zlib.crc32(lines)))
 
 
-def read(file: Path) -> Mapped | None:
+def read(file: Path) -> PixelFile | None:
     """Open a file of images; None where there is none, or where it is damaged."""
     try:
-        flat = np.asarray(np.memmap(file, np.uint8, "r"))
-        os.utime(file)  # which files are in use decides which give way to others
-        magic, version, checksum, count = TRAILER.unpack(flat[-TRAILER.size :].tobytes())
-        index = flat[-TRAILER.size - 24 * count : -TRAILER.size].tobytes()
+        content = np.asarray(np.memmap(file, np.uint8, "r"))
+        os.utime(file)  # which files are in use decides which are deleted for new ones
+        count, checksum = TRAILER.unpack(content[-TRAILER.size :].tobytes())
     except (OSError, ValueError, struct.error):
         return None
-    if (magic, version) != (MAGIC, FORMAT) or len(index) != 24 * count or zlib.crc32(index) != checksum:
+    lines = content[-TRAILER.size - 24 * count : -TRAILER.size].tobytes()
+    if count == 0 or len(lines) != 24 * count or zlib.crc32(lines) != checksum:
         return None
-    lines = np.frombuffer(index, dtype="<i8").reshape(count, 3)
-    stored = Mapped(flat, lines)
-    if stored.starts[-1] + len(index) + TRAILER.size != len(flat):
+    stored = PixelFile(content, np.frombuffer(lines, dtype="<i8").reshape(count, 3))
+    if stored.ends[-1] + len(lines) + TRAILER.size != len(content):
         return None
     with ThreadPoolExecutor(runtime.cores()) as pool:
         checksums = pool.map(lambda i: zlib.crc32(stored[i]), range(count), chunksize=64)
-        return stored if list(checksums) == lines[:, 2].tolist() else None
+        return stored if list(checksums) == stored.index[:, 2].tolist() else None
 
 
 def _make_room(folder: Path, needed: int) -> bool:
-    """Delete files, the longest unused first, until `needed` bytes fit; False where they cannot.
+    """Delete files, the longest unused first, until `needed` bytes fit; return False where they cannot.
 
-    The caller holds the folder's lock: what is unfinished here was left by a process that was killed.
+    The caller holds the folder's lock, so an unfinished file was left by a process that was killed.
     """
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
     files = sorted(folder.glob("*.pixels"), key=lambda file: file.stat().st_mtime)
     taken = sum(file.stat().st_size for file in files)
     allowed = (shutil.disk_usage(folder).free + taken) // 2
-    if needed > allowed:
-        return False
-    for file in files:
+    for file in files if needed <= allowed else []:
         if taken + needed <= allowed:
             break
         taken -= file.stat().st_size
         with suppress(OSError):  # Windows keeps a file that is in use
             file.unlink()
-    return True
+    return needed <= allowed
