@@ -124,9 +124,7 @@ def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     parser.add_argument("--data", required=True, help="a folder of images, or a name from the catalog such as toypets")
     parser.add_argument("--model", default="tl_resnet", help="from torchvision or timm, or tl_resnet (default)")
-    parser.add_argument(
-        "--weights", default="default", help="a .safetensors or .pth file, or `none`: random weights"
-    )
+    parser.add_argument("--weights", default="default", help="a .safetensors or .pth file, or `none`: random weights")
     parser.add_argument("--strategy", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
     parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
     parser.add_argument("--batch-size", type=int, default=32)
