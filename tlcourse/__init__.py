@@ -23,14 +23,12 @@ if TYPE_CHECKING:  # What a name stands for is imported when it is first used: i
         train,
     )
     from tlcourse.doctor import examine
-    from tlcourse.lessons import ClaimError, claim
-    from tlcourse.runtime import Runtime, get_runtime, setup
+    from tlcourse.lessons import claim
+    from tlcourse.runtime import get_runtime, setup
     from tlcourse.table import Table
 
 __version__ = "0.1.0"
 __all__ = [
-    "ClaimError",
-    "Runtime",
     "Table",
     "claim",
     "data",
@@ -50,10 +48,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    **{"ClaimError": "lessons", "claim": "lessons", "examine": "doctor", "Table": "table"},
-    **{"Runtime": "runtime", "get_runtime": "runtime", "setup": "runtime"},
-}
+_HOMES = {"Table": "table", "claim": "lessons", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
 
 
 def __getattr__(name: str) -> Any:

@@ -40,9 +40,6 @@ def seconds(text: str) -> float:
     return number
 
 
-# --- tlcourse run -----------------------------------------------------------------------------------------------------
-
-
 def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "run",
@@ -90,7 +87,9 @@ def summary(result: LessonResult) -> str:
     """Return a run's summary: the error if there was one, the table of claims, the time and the path."""
     lines = [""]
     if result.error:
-        lines += ["FAILED in " + _shortened(result.error), ""]
+        where, *rest = result.error.splitlines()
+        shown = rest if len(rest) <= 14 else ["…", *rest[-14:]]
+        lines += [f"FAILED in {where}", *(f"  {line}".rstrip() for line in shown), ""]
     if result.interrupted:
         lines += ["Interrupted: the cells after this point did not run.", ""]
     if result.claims:
@@ -103,16 +102,6 @@ def summary(result: LessonResult) -> str:
     count = f"{total - false} of {total} claims hold" if total else "This run made no claims"
     lines += ["", f"{count}. {result.seconds:.1f} s. Written to {result.path}"]
     return "\n".join(lines)
-
-
-def _shortened(error: str, most: int = 14) -> str:
-    """Return an error's first line, which names the cell, and its last lines, which say what went wrong."""
-    where, *lines = error.splitlines()
-    kept = lines if len(lines) <= most else ["…", *lines[-most:]]
-    return "\n".join([where, *(f"  {line}".rstrip() for line in kept)])
-
-
-# --- tlcourse train ---------------------------------------------------------------------------------------------------
 
 
 def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -176,9 +165,6 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --- tlcourse predict -------------------------------------------------------------------------------------------------
-
-
 def _add_predict(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "predict",
@@ -206,9 +192,6 @@ def _predict(arguments: argparse.Namespace) -> int:
         else:
             print(f"{file!s:<{width}}  {answer.label}  {answer.probability:.3f}", flush=True)
     return 1 if failed else 0
-
-
-# --- tlcourse doctor --------------------------------------------------------------------------------------------------
 
 
 def _add_doctor(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -48,18 +48,17 @@ def setup(
         ValueError: unknown profile, a device that this machine lacks, a seed or a number of workers out of range.
     """
     global _current
-    runtime, reason = _choose(profile, device, seed, workers)
+    _current, reason = _choose(profile, device, seed, workers)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    _current = runtime
-    print(_line(runtime, reason))
-    return runtime
+    print(_line(_current, reason))
+    return _current
 
 
 def get_runtime() -> Runtime:
     """Return the runtime that `setup` chose last; before any `setup`, what it would choose, without seeding."""
-    return _current if _current is not None else _choose(None, None, 0, None)[0]
+    return _current or _choose(None, None, 0, None)[0]
 
 
 def best_precision(device: torch.device) -> str:

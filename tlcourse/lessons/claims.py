@@ -8,9 +8,9 @@ import sys
 CLAIM_MIME = "application/vnd.tlcourse.claim+json"
 
 # Okabe-Ito's bluish green and vermilion: told apart by colour-blind readers, calm on light and dark pages.
-_COLOURS = {True: "#009E73", False: "#D55E00"}
 _VERDICTS = {True: "claim holds", False: "claim does not hold"}
-_MARKS = {True: "✓", False: "✗"}
+# Okabe and Ito's bluish green and vermilion, which colour-blind readers can tell apart.
+_STYLES = {True: ("✓", "#009E73"), False: ("✗", "#D55E00")}
 
 
 class ClaimError(AssertionError):
@@ -70,11 +70,10 @@ def _show(line: str, record: dict[str, str | bool]) -> None:
 
 def _html(record: dict[str, str | bool]) -> str:
     """Return the claim as one line of HTML, readable also without styles, which GitHub removes."""
-    truth = bool(record["holds"])
-    measured = html.escape(str(record["measured"]))
+    statement, measured = html.escape(str(record["statement"])), html.escape(str(record["measured"]))
+    verdict, (mark, colour) = _VERDICTS[bool(record["holds"])], _STYLES[bool(record["holds"])]
     tail = f' <span style="opacity: 0.7">(measured {measured})</span>' if measured else ""
     return (
-        f'<div style="border-left: 4px solid {_COLOURS[truth]}; padding: 0.3em 0.8em; margin: 0.3em 0">'
-        f'<b style="color: {_COLOURS[truth]}">{_MARKS[truth]} {_VERDICTS[truth]}:</b> '
-        f"{html.escape(str(record['statement']))}{tail}</div>"
+        f'<div style="border-left: 4px solid {colour}; padding: 0.3em 0.8em; margin: 0.3em 0">'
+        f'<b style="color: {colour}">{mark} {verdict}:</b> {statement}{tail}</div>'
     )
