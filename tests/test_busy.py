@@ -25,8 +25,8 @@ def test_a_run_measures_everything_as_often_as_asked_and_writes_the_page(
     assert "| 100.0 (1.00) | 50.0 (0.50) | 33.3 (0.33) |" in page.read_text()
 
 
-def test_a_measurement_waits_as_it_should_and_ends_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, started = [], []
+def test_a_process_waits_as_its_policy_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
 
     def run(command: list[str], *, env: dict[str, str], **options: object) -> subprocess.CompletedProcess:
         seen.append({name: env.get(name) for name in busy.VARIABLES})
@@ -38,10 +38,22 @@ def test_a_measurement_waits_as_it_should_and_ends_what_it_started(monkeypatch: 
         busy.in_own_process(policy, 0, 1)
     nothing = dict.fromkeys(busy.VARIABLES)
     assert seen == [nothing, nothing | {"OMP_WAIT_POLICY": "ACTIVE"}]
-    popen = subprocess.Popen
-    monkeypatch.setattr(busy.subprocess, "Popen", lambda *given: started.append(popen(*given)) or started[-1])
+
+
+def test_the_busy_processes_end_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, popen = [], subprocess.Popen
+
+    def start(command: list[str], **options: object) -> subprocess.Popen:
+        process = popen(command, **options)
+        started.extend([process] * (command[-1] == "while True: pass"))
+        return process
+
+    monkeypatch.setattr(busy.subprocess, "Popen", start)
     assert busy.measure(0.01, 2) > 0
-    assert [process.returncode is not None for process in started] == [True, True]
+    ended = [process.poll() is not None for process in started]
+    for process in started:
+        process.kill()
+    assert ended == [True, True]
 
 
 def test_the_goals_are_judged() -> None:
