@@ -1,4 +1,4 @@
-"""Real photos where there are some, and a package small enough for kernels that start often."""
+"""Real images where there are some, and a package small enough for kernels that start often."""
 
 import os
 import shutil
@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
+import tlcourse  # noqa: F401  (before torch: its threads then sleep while they wait)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `real` unless TLCOURSE_REAL names a folder of photos."""
+    """Skip the tests marked `real` unless TLCOURSE_REAL names a folder of images."""
     real = os.environ.get("TLCOURSE_REAL")
     if real and not Path(real).is_dir():
-        raise pytest.UsageError(f"TLCOURSE_REAL is {real!r}, which is no folder. Unset it, or unpack the photos there.")
+        raise pytest.UsageError(f"TLCOURSE_REAL is {real!r}, which is no folder. Unset it, or unpack the images there.")
     if not real:
-        skip = pytest.mark.skip(reason="needs real photos: set TLCOURSE_REAL to their folder")
+        skip = pytest.mark.skip(reason="needs real images: set TLCOURSE_REAL to their folder")
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(skip)
@@ -23,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real photos; for tests marked `real`."""
+    """The folder of real images; for tests marked `real`."""
     return Path(os.environ["TLCOURSE_REAL"]).resolve()
 
 
@@ -41,7 +43,8 @@ def small_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     package = folder / "tlcourse"
     package.mkdir()
-    shutil.copy(ROOT / "tlcourse" / "cli.py", package / "cli.py")
+    for name in ("cli.py", "atomic_write.py"):
+        shutil.copy(ROOT / "tlcourse" / name, package / name)
     shutil.copytree(ROOT / "tlcourse" / "lessons", package / "lessons", ignore=shutil.ignore_patterns("__pycache__"))
     (package / "__init__.py").write_text(
         "from .lessons import claim\n\n\ndef setup():\n    print('profile mini')\n", encoding="utf-8"

@@ -127,6 +127,17 @@ def test_a_built_notebook(built: Path) -> None:
     assert rest[1].id == f"{rest[0].id}-2"
 
 
+def test_threads_of_a_build_wait_passively(tree: Path) -> None:
+    (tree / "sources" / "lessons" / "1_1_small.py").write_text(
+        "# %%\nimport os\n\nprint(os.environ.get('OMP_WAIT_POLICY'))\n"
+    )
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
+    code = f"import sys, pathlib, build; sys.exit(build.main([], root=pathlib.Path({str(tree)!r})))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", env=environment, check=True)
+    assert notebook(tree).cells[1].outputs[0].text == "PASSIVE\n"
+
+
 def test_building_again_changes_no_byte(tree: Path) -> None:
     before = contents(tree)
     assert build.main(["1.1"], root=tree) == 0
@@ -218,7 +229,7 @@ def add_warning(nb: nbformat.NotebookNode) -> None:
 
 
 def add_path(nb: nbformat.NotebookNode) -> None:
-    nb.cells[7].outputs[0].data["text/plain"] = "'" + "/".join(["", "home", "reader", "photos"]) + "'"
+    nb.cells[7].outputs[0].data["text/plain"] = "'" + "/".join(["", "home", "reader", "images"]) + "'"
 
 
 @pytest.mark.parametrize(

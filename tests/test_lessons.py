@@ -44,15 +44,15 @@ def test_prose_avoids_words_that_belittle_or_sell(source):
         assert found == [], cell.source[:80]
 
 
-def test_the_notebook_claims_and_shows_pictures_of_modest_size(source):
+def test_the_notebook_claims_and_shows_figures_of_modest_size(source):
     notebook = nbformat.read(ROOT / "notebooks" / f"{source.stem}.ipynb", as_version=4)
     outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
     claims = [o for o in outputs if "application/vnd.tlcourse.claim+json" in o.get("data", {})]
-    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    figures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     assert len(claims) >= 10
-    assert len(pictures) >= 5
-    # Base64 needs four letters for three bytes; 150 kB a picture keeps the notebook quick to open.
-    assert max(len(p) * 3 // 4 for p in pictures) <= 150_000
+    assert len(figures) >= 5
+    # Base64 needs four letters for three bytes; 150 kB per figure keeps the notebook quick to open.
+    assert max(len(p) * 3 // 4 for p in figures) <= 150_000
 
 
 def test_only_cells_with_varying_output_are_tagged(source):

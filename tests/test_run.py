@@ -14,6 +14,7 @@ import pytest
 from tlcourse import cli
 from tlcourse.lessons import run as notebooks
 
+ROOT = Path(__file__).resolve().parents[1]
 SETUP = "import os, sys\nimport tlcourse as tl\nprint(os.environ['TLCOURSE_PROFILE'], sys.executable)"
 MIXED = [
     SETUP,
@@ -39,7 +40,7 @@ def course(tmp_path_factory: pytest.TempPathFactory, small_package: Path):
         cells = [nbformat.v4.new_code_cell(source) for source in sources]
         cells[-1].metadata["tags"] = ["raises-exception"] if "tagged" in sources[-1] else []
         cells[0].outputs = [nbformat.v4.new_output("stream", text="from an old run")]
-        cells.insert(0, nbformat.v4.new_markdown_cell("# Title\n\n## Load the photos"))
+        cells.insert(0, nbformat.v4.new_markdown_cell("# Title\n\n## Load the images"))
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
     kernel = folder / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -76,7 +77,7 @@ def test_false_claims_do_not_stop_a_run_and_are_in_its_table(course: Path, capsy
     assert "2 of 4 claims hold." in printed
     assert "runs/3_1_mixed.ipynb" in Path(printed.split()[-1]).as_posix()
     assert [line.split("  ")[0] for line in printed.splitlines()[:6]] == [f"cell {n}/6" for n in range(1, 7)]
-    assert "Load the photos" in printed.splitlines()[0]
+    assert "Load the images" in printed.splitlines()[0]
     assert before == {path: path.read_bytes() for path in (course / "notebooks").iterdir()}
 
 
@@ -166,3 +167,36 @@ def test_every_way_to_name_a_section(course: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(notebooks, "SOURCE_TREE", course / "jupyter")
     with pytest.raises(ValueError, match="in a clone of the course's repository"):
         notebooks.find("3.2")
+
+
+def new_process(folder: Path, *command: str) -> str:
+    """Run a command of this Python in a folder, without a choice of how threads wait; return what it prints."""
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    ).stdout
+
+
+def test_threads_of_a_kernel_wait_passively(tmp_path: Path) -> None:
+    cell = nbformat.v4.new_code_cell("import os\nprint(os.environ.get('OMP_WAIT_POLICY'))")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "waits.ipynb")
+    assert "Written to" in new_process(tmp_path, "-m", "tlcourse.cli", "run", "waits.ipynb")
+    assert text_of(nbformat.read(tmp_path / "runs" / "waits.ipynb", as_version=4).cells[0]) == "PASSIVE\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "script.py"], ["doctor", "notebook.ipynb"]], ids=" ".join)
+def test_commands_that_need_no_heavy_library_import_none(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "script.py").write_text("import torch\n")
+    cells = [nbformat.v4.new_code_cell("import torch")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
+    code = (
+        "import atexit, sys, time\n"
+        "atexit.register(lambda: print('', time.process_time(), ' '.join(sys.modules), sep='\\n'))\n"
+        f"from tlcourse import cli\nsys.exit(cli.main({arguments}))"
+    )
+    *printed, seconds, modules = new_process(tmp_path, "-c", code).splitlines()
+    assert {"torch", "torchvision", "timm", "sklearn", "matplotlib"} & set(modules.split()) == set()
+    assert float(seconds) < 1, "seconds of processor time"
+    assert len(printed) > 1

@@ -1,7 +1,9 @@
-"""Profile, device, seed, workers, folders: what `setup` chooses, and what it says."""
+"""Profile, device, seed, workers, folders: what `setup` chooses and prints; how threads wait; quick imports."""
 
 import multiprocessing
+import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,13 +11,27 @@ import numpy as np
 import pytest
 import torch
 
+import tlcourse
 from tlcourse import runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def new_python(code: str, **variables: str) -> str:
+    """Run code in a new Python that knows nothing of how threads shall wait; return what it prints."""
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | variables
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """No earlier setup, no variables, no GPU."""
+    """No earlier setup, no variables, no GPU, torch imported after the package."""
     monkeypatch.setattr(runtime, "_current", None)
+    monkeypatch.setattr(tlcourse, "THREADS_SPIN", False)
     for name in ("PROFILE", "CACHE", "DATA", "WEIGHTS"):
         monkeypatch.delenv(f"TLCOURSE_{name}", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -36,7 +52,7 @@ def test_without_a_gpu_the_profile_is_mini_and_one_line_says_why(capsys, monkeyp
     chosen = runtime.setup(seed=3)
     assert (chosen.profile, chosen.device, chosen.seed, chosen.workers) == ("mini", torch.device("cpu"), 3, 0)
     assert capsys.readouterr().out == (
-        f"tlcourse {runtime.tlcourse.__version__} | profile mini (no CUDA GPU found) | cpu, 2 cores, bfloat16 | seed 3 "
+        f"tlcourse {tlcourse.__version__} | profile mini (no CUDA GPU found) | cpu, 2 cores, bfloat16 | seed 3 "
         "| workers 0 | cache ~/somewhere/tl\n"
     )
 
@@ -131,10 +147,15 @@ def test_full_has_up_to_eight_workers_but_none_in_a_notebook_without_fork(monkey
 )
 def test_bf16_pays_on_a_processor_that_computes_with_it(monkeypatch, can, pays):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert runtime._bf16(torch.device("cpu")) is pays
+    # The processor has it, but PyTorch was told to use no more than AVX2.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not runtime._bf16(torch.device("cpu"))
 
 
 def test_bf16_where_pytorch_does_not_know_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert runtime._bf16(torch.device("cpu"))
@@ -147,9 +168,38 @@ def test_folders_come_from_variables(monkeypatch, tmp_path, capsys):
     assert runtime.data_folder() is None
     assert runtime.weights_folder() is None
     assert runtime.cache_folder().name == "tlcourse"
-    monkeypatch.setenv("TLCOURSE_DATA", "~/photos")
+    monkeypatch.setenv("TLCOURSE_DATA", "~/images")
     monkeypatch.setenv("TLCOURSE_WEIGHTS", str(tmp_path))
-    assert runtime.data_folder() == Path.home() / "photos"
+    assert runtime.data_folder() == Path.home() / "images"
     assert runtime.weights_folder() == tmp_path
     runtime.setup()
-    assert f"| data ~/photos | weights {runtime.shorten(tmp_path)}\n" in capsys.readouterr().out
+    assert f"| data ~/images | weights {runtime.shorten(tmp_path)}\n" in capsys.readouterr().out
+
+
+def test_threads_wait_passively_where_nothing_else_was_chosen():
+    assert new_python("import os, tlcourse; print(os.environ['OMP_WAIT_POLICY'])") == "PASSIVE"
+    assert new_python("import tlcourse; print(tlcourse.THREADS_SPIN)") == "False"
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_what_the_user_chose_for_waiting_threads_stays(name):
+    code = f"import os, sys; sys.modules['torch'] = sys; import tlcourse; print([os.environ.get(n) for n in {WAITING}])"
+    chosen = "ACTIVE" if name == "OMP_WAIT_POLICY" else "500"
+    assert new_python(code, **{name: chosen}) == str([chosen if n == name else None for n in WAITING])
+    code = "import sys; sys.modules['torch'] = sys; import tlcourse; print(tlcourse.THREADS_SPIN)"
+    assert new_python(code, **{name: chosen}) == "False"
+
+
+def test_setup_says_so_where_torch_was_imported_before_the_package(monkeypatch, capsys):
+    assert new_python("import sys; sys.modules['torch'] = sys; import tlcourse; print(tlcourse.THREADS_SPIN)") == "True"
+    monkeypatch.setattr(tlcourse, "THREADS_SPIN", True)
+    runtime.setup()
+    assert "import tlcourse before torch, or set OMP_WAIT_POLICY=PASSIVE" in capsys.readouterr().out
+
+
+def test_the_package_and_its_claims_are_imported_without_heavy_libraries():
+    code = "import sys, time, tlcourse as tl; print(time.process_time()); tl.claim('x', True); print(*sys.modules)"
+    seconds, _, modules = new_python(code).split("\n")
+    heavy = {"torch", "numpy", "matplotlib", "sklearn", "timm", "IPython", "nbformat", "nbclient", "ipykernel"}
+    assert heavy & set(modules.split()) == set()
+    assert float(seconds) < 0.3, "seconds of processor time, Python's own start included"

@@ -1,6 +1,8 @@
 """tlcourse: transfer learning and fine-tuning, measured."""
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -21,14 +23,12 @@ if TYPE_CHECKING:  # What a name stands for is imported when it is first used: i
         train,
     )
     from tlcourse.doctor import examine
-    from tlcourse.lessons import ClaimError, claim
-    from tlcourse.runtime import Runtime, get_runtime, setup
+    from tlcourse.lessons import claim
+    from tlcourse.runtime import get_runtime, setup
     from tlcourse.table import Table
 
 __version__ = "0.1.0"
 __all__ = [
-    "ClaimError",
-    "Runtime",
     "Table",
     "claim",
     "data",
@@ -48,15 +48,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "ClaimError": "lessons",
-    "Runtime": "runtime",
-    "Table": "table",
-    "claim": "lessons",
-    "get_runtime": "runtime",
-    "examine": "doctor",
-    "setup": "runtime",
-}
+_HOMES = {"Table": "table", "claim": "lessons", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
 
 
 def __getattr__(name: str) -> Any:
@@ -70,6 +62,21 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
+
+def _wait_passively() -> bool:
+    """Let OpenMP's threads sleep while they wait, unless the user has chosen; return whether this comes too late.
+
+    By default they spin. Where another program needs a core, they spend on that what they should compute with, and
+    training falls to a fraction of its speed. OpenMP reads the variable once, when torch is imported; kernels and other
+    processes that start from here inherit it.
+    """
+    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        return False
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    return "torch" in sys.modules
+
+
+THREADS_SPIN = _wait_passively()
 
 # timm takes most of a second to import. Whoever imports it, now or later, finds the embedded backbone registered.
 wrapt.register_post_import_hook(lambda timm: importlib.import_module("tlcourse.models.tl_resnet"), "timm")

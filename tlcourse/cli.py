@@ -13,9 +13,9 @@ if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return 0 when all went well, 1 when its result is bad, 2 when it was asked wrongly."""
+    """Run a subcommand; return its exit status: 0 success, 1 a bad result, 2 wrong usage."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal whose encoding lacks a sign shows a question mark rather than ending the run.
+        # A character that the terminal's encoding lacks becomes a question mark instead of an error.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(prog="tlcourse", description="Transfer learning and fine-tuning, measured.")
@@ -33,29 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read a positive number of seconds."""
+    """Parse a positive number of seconds."""
     number = float(text)
     if not 0 < number < float("inf"):
         raise ValueError(text)
     return number
 
 
-# --- tlcourse run -----------------------------------------------------------------------------------------------------
-
-
 def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "run",
         help="run a lesson from top to bottom and check its claims",
-        description="Run a lesson's notebook from a clean kernel, write it executed, list what its claims measured. "
-        "Exit status: 0 all claims hold, 1 a claim is false or a cell failed, 2 asked wrongly, 130 interrupted.",
+        description="Run a lesson's notebook in a clean kernel, write the executed copy, list its claims. "
+        "Exit status: 0 all claims hold, 1 a claim is false or a cell failed, 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("section", help="a section (3.2), a notebook's name or a path")
     parser.add_argument("--profile", choices=("mini", "full"), help="default: TLCOURSE_PROFILE, else by the hardware")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs"), help="where the executed notebook goes (default: runs)"
-    )
-    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="most time for one cell (default: no limit)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the executed copy (default: runs)")
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="limit for one cell (default: none)")
     parser.set_defaults(function=_run)
 
 
@@ -76,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def progress(tty: bool) -> Callable[[Step], None]:
-    """Return a printer of one line per cell; a terminal also sees the cell that is running."""
+    """Return a function that prints one line per cell; a terminal also shows the cell that is running."""
 
     def show(step: Step) -> None:
         line = f"cell {step.number:{len(str(step.total))}}/{step.total}  {step.label:<48}"
@@ -89,10 +84,12 @@ def progress(tty: bool) -> Callable[[Step], None]:
 
 
 def summary(result: LessonResult) -> str:
-    """Return what a run found: the error if there was one, the table of claims, the time and the path."""
+    """Return a run's summary: the error if there was one, the table of claims, the time and the path."""
     lines = [""]
     if result.error:
-        lines += ["FAILED in " + _shortened(result.error), ""]
+        where, *rest = result.error.splitlines()
+        shown = rest if len(rest) <= 14 else ["…", *rest[-14:]]
+        lines += [f"FAILED in {where}", *(f"  {line}".rstrip() for line in shown), ""]
     if result.interrupted:
         lines += ["Interrupted: the cells after this point did not run.", ""]
     if result.claims:
@@ -107,31 +104,21 @@ def summary(result: LessonResult) -> str:
     return "\n".join(lines)
 
 
-def _shortened(error: str, most: int = 14) -> str:
-    """Return an error's first line, which says where, and its last lines, which say what."""
-    where, *lines = error.splitlines()
-    kept = lines if len(lines) <= most else ["…", *lines[-most:]]
-    return "\n".join([where, *(f"  {line}".rstrip() for line in kept)])
-
-
-# --- tlcourse train ---------------------------------------------------------------------------------------------------
-
-
 def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "train",
         help="train a classifier on a folder of images",
-        description="Train on a folder with one subfolder a class, with or without train, val and test above them. "
+        description="Train on a folder with one subfolder per class, with or without train, val and test above them. "
         "Reports validation and test accuracy, and writes a checkpoint for `tlcourse predict`.",
     )
-    parser.add_argument("--data", required=True, help="a folder of images, or a name of the catalog such as toypets")
-    parser.add_argument("--model", default="tl_resnet", help="of torchvision or timm, or tl_resnet (default)")
-    parser.add_argument("--weights", default="default", help="a .safetensors or .pth file, or `none` for random ones")
+    parser.add_argument("--data", required=True, help="a folder of images, or a name from the catalog such as toypets")
+    parser.add_argument("--model", default="tl_resnet", help="from torchvision or timm, or tl_resnet (default)")
+    parser.add_argument("--weights", default="default", help="a .safetensors or .pth file, or `none`: random weights")
     parser.add_argument("--strategy", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
     parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (default: 0.001)")
-    parser.add_argument("--seed", type=int, default=0, help="decides splits, head and order (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="for splits, head and order (default: 0)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged images out instead of stopping")
     parser.add_argument("--out", type=Path, help="checkpoint (default: runs/DATA-MODEL-STRATEGY.safetensors)")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint if there is one")
@@ -181,18 +168,15 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --- tlcourse predict -------------------------------------------------------------------------------------------------
-
-
 def _add_predict(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "predict",
         help="classify images with a checkpoint of `tlcourse train`",
         description="Print file, class and probability for every image. "
-        "Exit status: 0 all were read, 1 some were not, 2 asked wrongly.",
+        "Exit status: 0 all were read, 1 some were not, 2 wrong usage.",
     )
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, or a folder whose images are all meant")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, or a folder for all images in it")
     parser.set_defaults(function=_predict)
 
 
@@ -213,15 +197,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-# --- tlcourse doctor --------------------------------------------------------------------------------------------------
-
-
 def _add_doctor(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "doctor",
         help="look for mistakes in a script, a notebook, a checkpoint or a folder of images",
         description="Say what is wrong, with the evidence and what to do; nothing is run or changed. "
-        "Exit status: 0 nothing is wrong, 1 something is, 2 asked wrongly.",
+        "Exit status: 0 nothing is wrong, 1 something is, 2 wrong usage.",
     )
     parser.add_argument("path", help=".py, .ipynb, .safetensors, .pth, or a folder")
     parser.set_defaults(function=_doctor)

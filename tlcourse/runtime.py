@@ -1,4 +1,4 @@
-"""What this run uses: profile, device, seed, workers, folders. `setup()` chooses, and says what it chose and why."""
+"""Profile, device, seed, workers and folders: `setup()` chooses them, and prints what it chose and why."""
 
 import multiprocessing
 import os
@@ -14,26 +14,23 @@ import torch
 import tlcourse
 
 PROFILES = ("mini", "full")
-MAX_WORKERS = 8  # decoding photos keeps up with one GPU from about here; more only costs memory
+MAX_WORKERS = 8  # about as many as keep one GPU busy with decoded images; more only cost memory
 
 
 class OfflineError(RuntimeError):
-    """A file could not be had: no network, a server that is down, or content that is not what it should be."""
+    """A file cannot be downloaded: no network, no answer from the server, or other content than expected."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The choices of one run.
-
-    `bf16` says whether autocast to bfloat16 makes this device faster.
-    """
+    """What `setup` chose."""
 
     profile: str
     device: torch.device
     seed: int
     workers: int
     cache: Path
-    bf16: bool
+    bf16: bool  # whether autocast to bfloat16 makes this device faster
 
 
 _current: Runtime | None = None
@@ -51,18 +48,17 @@ def setup(
         ValueError: unknown profile, a device that this machine lacks, a seed or a number of workers out of range.
     """
     global _current
-    runtime, reason = _choose(profile, device, seed, workers)
+    _current, reason = _choose(profile, device, seed, workers)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    _current = runtime
-    print(_line(runtime, reason))
-    return runtime
+    print(_line(_current, reason))
+    return _current
 
 
 def get_runtime() -> Runtime:
     """Return the runtime that `setup` chose last; before any `setup`, what it would choose, without seeding."""
-    return _current if _current is not None else _choose(None, None, 0, None)[0]
+    return _current or _choose(None, None, 0, None)[0]
 
 
 def best_precision(device: torch.device) -> str:
@@ -76,17 +72,17 @@ def cache_folder() -> Path:
 
 
 def data_folder() -> Path | None:
-    """Return the folder with image sets that are already here, from `TLCOURSE_DATA`."""
+    """Return the folder with image sets that were downloaded by hand, from `TLCOURSE_DATA`."""
     return _folder_from("TLCOURSE_DATA")
 
 
 def weights_folder() -> Path | None:
-    """Return the folder with weights that are already here, from `TLCOURSE_WEIGHTS`."""
+    """Return the folder with weights that were downloaded by hand, from `TLCOURSE_WEIGHTS`."""
     return _folder_from("TLCOURSE_WEIGHTS")
 
 
 def shorten(path: str | os.PathLike) -> str:
-    """Write a path with the home folder as `~`."""
+    """Return a path as text, with the home folder as `~`."""
     path = Path(path)
     return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
 
@@ -138,12 +134,9 @@ def _device(device: str | torch.device | None, profile: str) -> torch.device:
         device = torch.device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"Device {str(device)!r} cannot be used here ({_first_line(error)}). Try 'cpu'.") from error
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(f"Device {str(device)!r} cannot be used here ({reason}). Try 'cpu'.") from error
     return device
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def _workers(profile: str) -> int:
@@ -160,12 +153,14 @@ def _bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # PyTorch's public question came late, and its private ones came and went: ask what there is.
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return False  # an older processor, or one of which PyTorch may not use more (ATEN_CPU_CAPABILITY)
     if hasattr(torch.cpu, "get_capabilities"):
-        can = torch.cpu.get_capabilities()
-        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in asked if ask is not None)
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    # Before PyTorch had a public function for this, it had private ones, not the same in every version.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
 
 
 def _line(runtime: Runtime, reason: str) -> str:
@@ -183,4 +178,6 @@ def _line(runtime: Runtime, reason: str) -> str:
     for word, folder in (("data", data_folder()), ("weights", weights_folder())):
         if folder is not None:
             parts.append(f"{word} {shorten(folder)}")
+    if tlcourse.THREADS_SPIN and device.type == "cpu":
+        parts.append("slow beside other programs: import tlcourse before torch, or set OMP_WAIT_POLICY=PASSIVE")
     return " | ".join(parts)

@@ -37,7 +37,7 @@ ANYONES_HOME = re.compile(r"(?<![\w.~])(/(home|Users)/\w|/(root)/|[A-Za-z]:\\+(U
 
 
 def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
-    """Build, check or re-address; return 0 when all is well, 1 when a notebook is not, 2 when asked wrongly."""
+    """Build, check or re-address; return 0 on success, 1 when a notebook is wrong, 2 on wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="SECTION", help="3_2 or 3_2_feature_extraction; default: all")
     parser.add_argument("--check", action="store_true", help="compare the committed notebooks with their sources")
@@ -221,7 +221,8 @@ def _orphans(root: Path, sources: list[Path]) -> list[str]:
 
 def set_address(root: Path, address: str) -> int:
     """Set the repository's address ("" unsets it) in every file that holds it; nothing is executed."""
-    from tlcourse.lessons.run import replace_text, write
+    from tlcourse.atomic_write import atomic_write
+    from tlcourse.lessons import write
 
     # Everything is made before anything is written: a file that does not fit leaves the whole tree as it was.
     texts = _address.texts(root, address)
@@ -230,7 +231,8 @@ def set_address(root: Path, address: str) -> int:
         nb = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
         notebooks[path] = _address.with_header(nb, address, f"notebooks/{path.name}")
     for path, text in texts.items():
-        replace_text(path, text)
+        with atomic_write(path) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")
     for path, nb in notebooks.items():
         write(nb, path)
     print(f"Address: {address or 'unset'}. Files: {len(texts)}; notebooks: {len(notebooks)}.")

@@ -13,15 +13,15 @@
 # %% [markdown]
 # # 3.2 Feature extraction
 #
-# You have a folder of photos and no time to train a large network.
-# Somebody else has already trained one, on other photos.
+# You have a folder of images and no time to train a large network.
+# Somebody else has already trained one, on other images.
 # In this lesson you keep that network as it is, and train a small classifier on top of it.
 #
 # **You will be able to** freeze a backbone and count what still trains; train on a folder of your own;
 # find the part of a frozen network that moves all the same; compute each image's features once instead of in
 # every epoch; and tell when feature extraction is the right choice.
 #
-# **Time:** a minute or two on a laptop without a network. **You need:** tensors, `nn.Module`, a training loop.
+# **Time:** two or three minutes on a laptop without a network. **You need:** tensors, `nn.Module`, a training loop.
 
 # %%
 import copy
@@ -46,12 +46,12 @@ SIZE = {
     "mini": {
         "data": "toypets",
         "backbone": "tl_resnet",
-        "passes": {20: 320, 100: 640, 800: 1600},
+        "passes": {20: 160, 200: 960, 800: 960},
     },
     "full": {
         "data": "dogs-vs-cats",
         "backbone": "resnet50",
-        "passes": {20: 3200, 100: 6400, 800: 25600},
+        "passes": {20: 3200, 200: 6400, 800: 25600},
     },
 }[runtime.profile]
 SEEDS = (0, 1, 2)
@@ -61,7 +61,7 @@ pets = tl.data.load(SIZE["data"], model=backbone)
 pets
 
 # %% [markdown]
-# ## The pictures
+# ## The images
 #
 # In `mini` these are **toy pets**: cats and dogs drawn by this course's own 3-D renderer.
 # Colour, light, view and background are dealt out to both kinds alike. Only the shape tells a cat from a dog.
@@ -79,11 +79,11 @@ tl.plots.images(
 # %% [markdown]
 # ## A first result
 #
-# The backbone was trained on photos of many kinds of things. It has never seen these pictures.
-# For each picture we take the numbers that it would hand to its own classifier: the picture's **features**.
+# The backbone was trained on images of many kinds of things. It has never seen these.
+# For each image we take the numbers that it would pass to its own classifier: the image's **features**.
 # On these we fit a logistic regression. That is called a **linear probe**.
 #
-# **Predict:** the probe gets few training pictures; the cell says how many. How many of the test pictures will it get
+# **Predict:** the probe gets few training images; the cell says how many. How many of the test images will it get
 # right: half, which is guessing; two thirds; more?
 
 # %% tags=["nbval-ignore-output"]
@@ -98,14 +98,14 @@ print(
 print(f"test accuracy: {first}")
 print(f"all of it took {time.perf_counter() - start:.1f} s")
 tl.claim(
-    f"{len(few.train)} pictures and a frozen backbone are far better than guessing",
+    f"{len(few.train)} images and a frozen backbone are far better than guessing",
     first.interval[0] > 0.6,
     f"{first.accuracy:.3f}, lower end of the interval {first.interval[0]:.3f}",
 )
 
 # %% [markdown]
-# No network was trained here. The interval is what the number of test pictures allows:
-# another draw of test pictures could give any accuracy in it. Which pictures does the probe get wrong?
+# No network was trained here. The interval is what the number of test images allows:
+# another draw of test images could give any accuracy in it. Which images does the probe get wrong?
 
 # %% tags=["nbval-ignore-output"]
 worst = first.worst(8).tolist()
@@ -249,7 +249,7 @@ drifted = tl.features.extract(model, few.plain().test, cache=False)
 distance = (drifted.x - features.test.x).norm(dim=1) / features.test.x.norm(dim=1)
 after = probe.evaluate(drifted)
 print(
-    f"features of the test pictures moved by {distance.mean():.0%} of their length, after one epoch"
+    f"features of the test images moved by {distance.mean():.0%} of their length, after one epoch"
 )
 print(f"the probe from above, on the moved features: {after}")
 print(f"before: {first}")
@@ -293,17 +293,17 @@ tl.claim(
 
 # %% tags=["nbval-ignore-output"]
 def head_accuracy(frozen_bn, seed):
-    """Train a new head for a few epochs; return its accuracy on the test pictures."""
+    """Train a new head for a few epochs; return its accuracy on the test images."""
     model = tl.models.freeze(copy.deepcopy(backbone))
     torch.manual_seed(seed)
     model.fc.reset_parameters()
     loaders = (
         pets.plain()
-        .take(train=100, val=20, test=400, seed=seed)
+        .take(train=100, val=20, test=300, seed=seed)
         .loaders(batch_size=8, seed=seed)
     )
     optimizer = torch.optim.Adam(model.fc.parameters(), lr=3e-3)
-    tl.train.fit(model, loaders, optimizer, epochs=3, precision=PRECISION, frozen_bn=frozen_bn)
+    tl.train.fit(model, loaders, optimizer, epochs=2, precision=PRECISION, frozen_bn=frozen_bn)
     return tl.train.evaluate(model, loaders.test, precision=PRECISION).accuracy
 
 
@@ -323,12 +323,12 @@ print(
 
 # %% [markdown]
 # Read the verdict that your run printed. The sure damage is the drift: you measured it above, to the bit.
-# The damage to accuracy depends on how far the new pictures are from the old ones and on the batch size,
+# The damage to accuracy depends on how far the new images are from the old ones and on the batch size,
 # and a few seeds may be too few to see it.
 #
 # ## Example 2: your own folder
 #
-# Most data comes as a folder with one subfolder a class. To have one, we write some of the pictures to disk.
+# Most data comes as a folder with one subfolder a class. To have one, we write some of the images to disk.
 
 # %% tags=["nbval-ignore-output"]
 workshop = Path(tempfile.mkdtemp())
@@ -342,22 +342,22 @@ mine = tl.data.from_folder(folder, model=backbone)
 mine
 
 # %% [markdown]
-# **Augmentation** shows the network another version of each training picture in every epoch: cropped, mirrored, scaled.
-# It belongs to the training part only. And it must keep the label true: a mirrored cat is a cat.
+# **Augmentation** shows the network another version of each training image in every epoch: cropped, mirrored, scaled.
+# It belongs to the training set only. And it must keep the label true: a mirrored cat is a cat.
 
 # %%
 torch.manual_seed(1)
-picture = mine.train.raw(3)
+original = mine.train.raw(3)
 versions = [mine.preprocessing.undo(mine.train[3][0]) for _ in range(7)]
 tl.plots.images(
-    [picture, *versions],
+    [original, *versions],
     ["original"] + ["as trained on"] * 7,
-    title="One picture, seven of its versions",
+    title="One image, seven of its versions",
 )
 
 # %% [markdown]
 # **From the chapter.** Its example builds one `ImageFolder` with the training transform and splits it with `random_split`.
-# Then the validation pictures are augmented too: read one again, and it is another picture.
+# Then the validation images are augmented too: read one again, and it is another image.
 
 # %%
 augmented = torchvision.datasets.ImageFolder(
@@ -367,17 +367,17 @@ _, chapter_val = random_split(augmented, [0.8, 0.2], generator=torch.Generator()
 
 
 def changing(dataset, n=20):
-    """Count how many of the first n pictures differ between two readings."""
+    """Count how many of the first n images differ between two readings."""
     return sum(not torch.equal(dataset[i][0], dataset[i][0]) for i in range(n))
 
 
 torch.manual_seed(0)
 print(
-    f"chapter's validation part: {changing(chapter_val)} of 20 pictures change from reading to reading"
+    f"chapter's validation set: {changing(chapter_val)} of 20 images change from reading to reading"
 )
 print(f"ours:                      {changing(mine.val)} of 20")
-tl.claim("after `random_split` the validation part is augmented", changing(chapter_val) > 15)
-tl.claim("our validation part is not", changing(mine.val) == 0)
+tl.claim("after `random_split` the validation set is augmented", changing(chapter_val) > 15)
+tl.claim("our validation set is not", changing(mine.val) == 0)
 
 # %% [markdown]
 # It also types in the resize of an older recipe. Weights come with the preprocessing that they were trained for: ask them.
@@ -399,7 +399,7 @@ tl.claim(
 
 # %%
 def train(model, loaders, optimizer, epochs):
-    """Train a model; leave it with the weights that did best on the validation part."""
+    """Train a model; leave it with the weights that did best on the validation set."""
     device = next(model.parameters()).device
     best_accuracy, best_weights, accuracies = -1.0, None, []
     for _ in range(epochs):
@@ -431,7 +431,7 @@ print(core)
 tl.claim("the core of `fit` fits on one page", core.count("\n") < 80)
 
 # %% [markdown]
-# We run both from the same start, with the same order of pictures.
+# We run both from the same start, with the same order of images.
 
 # %% tags=["nbval-ignore-output"]
 EPOCHS = 5
@@ -461,24 +461,24 @@ tl.claim(
 )
 
 # %% [markdown]
-# Now, and only now, the test part, once.
+# Now, and only now, the test set, once.
 
 # %% tags=["nbval-ignore-output"]
 test = tl.train.evaluate(model, mine.loaders().test)
 print(
-    f"validation, best of {EPOCHS} epochs: {history.best.val_accuracy:.3f} on {len(mine.val)} pictures"
+    f"validation, best of {EPOCHS} epochs: {history.best.val_accuracy:.3f} on {len(mine.val)} images"
 )
 print(f"test, once:                {test}")
 
 # %% [markdown]
-# **From the chapter.** It chooses the best epoch on the validation part and reports that very number.
+# **From the chapter.** It chooses the best epoch on the validation set and reports that very number.
 # The best of several noisy numbers is too high on average. On cached features a head trains in an instant,
 # so we can repeat the choice many times and look.
 
 
 # %% tags=["nbval-ignore-output"]
 def choose_and_report(seed, epochs=30):
-    """Train a head on features, choose the epoch on a small validation part; return both accuracies."""
+    """Train a head on features, choose the epoch on a small validation set; return both accuracies."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(pool.x), generator=generator)
     train_rows, val_rows, test_rows = rows[:40], rows[40:80], rows[80:]
@@ -511,7 +511,7 @@ tl.claim(
 # %% [markdown]
 # ## Compute once, train many times
 #
-# A frozen backbone gives the same features in every epoch, unless the pictures are augmented.
+# A frozen backbone gives the same features in every epoch, unless the images are augmented.
 # So compute them once, keep them, and train the head on the features.
 #
 # **Predict:** with as many epochs as in the cell below, how many times faster is that?
@@ -550,7 +550,7 @@ once = train_head(nn.Identity(), cached)
 fast = time.perf_counter() - start
 tl.plots.bars(
     {"every epoch": [slow], "once": [fast]},
-    xlabel=f"seconds for {EPOCHS} epochs of {len(y)} pictures",
+    xlabel=f"seconds for {EPOCHS} epochs of {len(y)} images",
     title="Features computed once save most of the time",
 )
 
@@ -569,13 +569,13 @@ tl.claim("and it gives the same head", gap < 1e-3, f"{gap:.1e}")
 
 # %% [markdown]
 # `tl.features.extract` does this for any model. It keeps the features on disk under a key made of the backbone's weights,
-# the pictures and the transform, so a second call reads instead of computing, and never reads something stale.
+# the images and the transform, so a second call reads instead of computing, and never reads something stale.
 # When some stages train and those below are frozen, `tl.features.precompute` keeps what the frozen part gives,
 # and the rest trains on that.
 #
 # ## Look at the features
 #
-# A picture is a long row of numbers, and so are its features. A **principal component analysis** finds the directions in
+# A image is a long row of numbers, and so are its features. A **principal component analysis** finds the directions in
 # which the rows differ most. What differs most need not be the animal: light, view and background differ too.
 # So we take the first few directions, and ask in which of them the cats lie apart from the dogs.
 #
@@ -613,7 +613,7 @@ tl.claim(
 
 # %% [markdown]
 # Two directions out of many show only part of it. A question that uses all of them:
-# do the pictures that lie nearest to a picture show the same animal? First by pixels, then by features.
+# do the images that lie nearest to a image show the same animal? First by pixels, then by features.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -625,7 +625,7 @@ def neighbours(rows, k=3):
 
 
 def agreement(nearest):
-    """Share of neighbours with the picture's own class."""
+    """Share of neighbours with the image's own class."""
     return (features.test.y[nearest] == features.test.y[:, None]).float().mean().item()
 
 
@@ -642,7 +642,7 @@ tl.plots.images(
         text
         for _ in queries
         for kind in ("pixels", "features")
-        for text in ["picture", *[kind] * 3]
+        for text in ["query", *[kind] * 3]
     ],
     columns=4,
     title="Nearest neighbours, by pixels and by features",
@@ -660,11 +660,11 @@ tl.claim(
 )
 
 # %% [markdown]
-# ## How many pictures does it take?
+# ## How many images does it take?
 #
 # Now the question that this lesson is about. We compare a linear probe on the frozen backbone with the same architecture
-# trained **from scratch**: random weights, all of them trained. Every run is repeated with other training pictures and
-# other random weights. From scratch gets a fixed number of **passes**, pictures seen, that takes several times as long
+# trained **from scratch**: random weights, all of them trained. Every run is repeated with other training images and
+# other random weights. From scratch gets a fixed number of **passes**, images seen, that takes several times as long
 # as the probe.
 #
 # **Predict:** with the largest training set and this budget, does the network from scratch come near the probe?
@@ -679,23 +679,23 @@ labels = {part: getattr(plain, part).labels for part in ("train", "test")}
 sets = {part: TensorDataset(stacked[part], labels[part]) for part in stacked}
 start = time.perf_counter()
 all_features = {part: tl.features.extract(backbone, images) for part, images in sets.items()}
-per_picture = (time.perf_counter() - start) / sum(len(images) for images in sets.values())
+per_image = (time.perf_counter() - start) / sum(len(images) for images in sets.values())
 test_loader = DataLoader(sets["test"], batch_size=200)
 
 
 def chosen(n, seed):
-    """Rows of n training pictures, as many of each class."""
+    """Rows of n training images, as many of each class."""
     generator = torch.Generator().manual_seed(seed)
     rows = [(labels["train"] == c).nonzero().flatten() for c in (0, 1)]
     return torch.cat([r[torch.randperm(len(r), generator=generator)[: n // 2]] for r in rows])
 
 
 def frozen(n, seed):
-    """Fit a linear probe; return its accuracy on the test part and on its own pictures, and seconds."""
+    """Fit a linear probe; return its accuracy on the test set and on its own images, and seconds."""
     start, rows = time.perf_counter(), chosen(n, seed)
     some = tl.features.Features(all_features["train"].x[rows], all_features["train"].y[rows])
     probe = tl.features.linear_probe(some, seed=seed)
-    seconds = time.perf_counter() - start + n * per_picture  # features are part of the price
+    seconds = time.perf_counter() - start + n * per_image  # features are part of the price
     return probe.evaluate(all_features["test"]).accuracy, probe.evaluate(some).accuracy, seconds
 
 
@@ -747,7 +747,7 @@ accuracy = {
 tl.plots.accuracy_by_size(
     accuracy,
     chance=0.5,
-    title="Frozen features need few pictures; scratch needs more of everything",
+    title="Frozen features need few images; scratch needs more of everything",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -759,13 +759,13 @@ for n in SIZE["passes"]:
         sum(run[2] for run in runs[name][n]) / len(SEEDS) for name in ("frozen", "scratch")
     )
     print(
-        f"{n} pictures: frozen {a:.3f} ± {a_error:.3f} in {a_time:.1f} s, scratch {b:.3f} ± {b_error:.3f} in {b_time:.1f} s"
+        f"{n} images: frozen {a:.3f} ± {a_error:.3f} in {a_time:.1f} s, scratch {b:.3f} ± {b_error:.3f} in {b_time:.1f} s"
     )
     margin = 2 * (a_error**2 + b_error**2) ** 0.5
-    if n < 100:  # so few pictures differ too much from seed to seed for a claim
+    if n < 100:  # so few images differ too much from seed to seed for a claim
         continue
     tl.claim(
-        f"with {n} pictures the frozen backbone is ahead by more than two standard errors, in less time",
+        f"with {n} images the frozen backbone is ahead by more than two standard errors, in less time",
         a - b > margin and a_time < b_time,
         f"{a - b:+.3f}, two standard errors {margin:.3f}",
     )
@@ -818,7 +818,7 @@ tl.models.train_mode(tl.models.freeze(measured_on))
 memory["head trained"] = [bytes_kept(measured_on, batch) / 1e6]
 tl.plots.bars(
     memory,
-    xlabel="megabytes kept for the backward pass, 32 pictures",
+    xlabel="megabytes kept for the backward pass, 32 images",
     title="Freezing saves memory from the input up only",
 )
 
@@ -840,13 +840,12 @@ tl.claim(
 # **Predict:** by how much does fine-tuning win, or does it lose?
 
 # %% tags=["nbval-ignore-output"]
-N, PASSES = 200, 1600
+N = 200
+tuned = {"weights": "default", "lr": 3e-3, "decay": 0.8}
 compared = {
-    "scratch": [all_trained(N, seed, PASSES) for seed in SEEDS],
-    "frozen": [frozen(N, seed) for seed in SEEDS],
-    "fine-tuned": [
-        all_trained(N, seed, PASSES, weights="default", lr=3e-3, decay=0.8) for seed in SEEDS
-    ],
+    "scratch": runs["scratch"][N],
+    "frozen": runs["frozen"][N],
+    "fine-tuned": [all_trained(N, seed, SIZE["passes"][N], **tuned) for seed in SEEDS],
 }
 test_accuracy = {name: [run[0] for run in group] for name, group in compared.items()}
 overfit = {name: [run[1] - run[0] for run in group] for name, group in compared.items()}
@@ -863,7 +862,7 @@ gain, gain_error = lead("fine-tuned", "frozen")
 wins = gain > 2 * gain_error
 tl.plots.bars(
     test_accuracy,
-    xlabel=f"test accuracy with {N} training pictures",
+    xlabel=f"test accuracy with {N} training images",
     digits=3,
     title=f"Fine-tuning {'is ahead' if wins else 'is not ahead'} on {SIZE['data']}",
 )
@@ -877,7 +876,7 @@ for name, values in overfit.items():
 head_start, head_start_error = lead("frozen", "scratch")
 print(f"frozen minus scratch:    {head_start:+.3f} ± {head_start_error:.3f}")
 print(f"fine-tuned minus frozen: {gain:+.3f} ± {gain_error:.3f}")
-if SIZE["data"] == "toypets":  # photos of pets look like what the backbone knows; toys do not
+if SIZE["data"] == "toypets":  # real pets look like what the backbone knows; toys do not
     tl.claim(
         "on toy pets the order is scratch, frozen, fine-tuned, each by more than two standard errors",
         wins and head_start > 2 * head_start_error,
@@ -893,8 +892,8 @@ tl.claim(
 # Which of the chapter's points does your run support? On the toy pets it is accuracy and speed. Stability is not a law:
 # compare the two gaps that your run printed.
 #
-# **Dependence on the source.** Features of photos need not suit everything. Scikit-learn's handwritten digits are far
-# from photos. For both sets we compare a probe on features with a probe on bare pixels.
+# **Dependence on the source.** The features need not suit everything. Scikit-learn's handwritten digits are far
+# from the images that the backbone was trained on. For both sets we compare a probe on features with one on bare pixels.
 #
 # **Predict:** for which of the two sets are the features worth more?
 
@@ -926,7 +925,7 @@ for name, (with_features, with_pixels) in pairs.items():
     print(f"{name}, pixels:   {with_pixels}")
 worth = {name: a.accuracy - b.accuracy for name, (a, b) in pairs.items()}
 tl.claim(
-    "features of photos are worth more on pictures of animals than on digits",
+    "the backbone's features are worth more on images of animals than on digits",
     worth["pets"] > worth["digits"] + 0.1,
     f"{worth['pets']:+.3f} against {worth['digits']:+.3f}",
 )
@@ -935,28 +934,28 @@ tl.claim(
 # ### How far is your own domain?
 #
 # Ask the backbone. Each of its batch norms remembers the mean $\mu$ and the deviation $\sigma$ that a channel had on the
-# photos it was trained on. Your pictures give a mean $\mu'$ and a deviation $\sigma'$ in the same place. The
+# images it was trained on. Your images give a mean $\mu'$ and a deviation $\sigma'$ in the same place. The
 # **domain gap** of a stage is the median over its channels of
 #
 # $$\frac{\sqrt{(\mu' - \mu)^2 + (\sigma' - \sigma)^2}}{\sigma}$$
 #
-# Nothing is trained for it, and the old photos are not needed.
+# Nothing is trained for it, and the old images are not needed.
 #
 # **Predict:** sort these sets from near to far: pets, their silhouettes, radiographs, land use seen from above, digits.
 
 # %% tags=["nbval-ignore-output"]
 OTHERS = ("toypets-silhouette", "radiographs", "surfaces", "landuse", "digits")
-gaps = {"pets": tl.features.domain_gap(backbone, few.plain().train)[-1]["gap"]}
+gaps = {"pets": tl.features.domain_gap(backbone, few.take(train=50).plain().train)[-1]["gap"]}
 for name in OTHERS:
-    other = tl.data.load(name, model=backbone, train=100).plain()
+    other = tl.data.load(name, model=backbone, train=50).plain()
     gaps[name] = tl.features.domain_gap(backbone, other.train)[-1]["gap"]
 tl.plots.bars(
     {name: [gap] for name, gap in sorted(gaps.items(), key=lambda pair: pair[1])},
     xlabel="domain gap, mean of the stages (deviations)",
-    title="Batch norm tells how far a set of pictures is from the training photos",
+    title="Batch norm tells how far a set of images is from those of pre-training",
 )
 tl.claim(
-    "digits are further from the training photos than pictures of pets",
+    "digits are further from the images of pre-training than the pets are",
     gaps["digits"] > gaps["pets"],
     f"{gaps['digits']:.2f} against {gaps['pets']:.2f}",
 )
@@ -987,8 +986,8 @@ for name, stage in best.items():
     )
 
 # %% [markdown]
-# Is the order scratch, frozen, fine-tuned a law? Here it is for every domain that was measured, with few training pictures
-# of the package's sets and all photos of the two real ones.
+# Is the order scratch, frozen, fine-tuned a law? Here it is for every domain that was measured, with few training images
+# of the package's sets and all images of the two real ones.
 
 # %% tags=["nbval-ignore-output"]
 names = {"scratch": "scratch", "probe": "frozen", "fine-tuned": "fine-tuned"}
@@ -1006,7 +1005,7 @@ table
 
 # %% [markdown]
 # The last question: does fine-tuning gain more where the gap is larger? Again from the stored measurements, with as many
-# points as there are domains: read the verdict before you believe the picture.
+# points as there are domains: read the verdict before you believe the plot.
 
 # %% tags=["nbval-ignore-output"]
 points = {
@@ -1043,7 +1042,7 @@ rows = [
     (
         "little data",
         "stable",
-        "20 pictures: " + " ".join(f"{a:.2f}" for a in accuracy["frozen"][20]),
+        "20 images: " + " ".join(f"{a:.2f}" for a in accuracy["frozen"][20]),
     ),
     ("accuracy", "below fine-tuning", f"{-gain:+.3f} ± {gain_error:.3f}"),
     (
@@ -1060,11 +1059,11 @@ tl.Table(
 # %% [markdown]
 # ## Take-away
 #
-# - A frozen backbone turns a picture into features once; training means fitting a small, convex problem on them.
+# - A frozen backbone turns a image into features once; training means fitting a small, convex problem on them.
 # - Freezing parameters does not freeze batch norm: keep what is frozen in evaluation mode.
 # - Memory is saved where everything below is frozen, down to the input.
-# - Choose on the validation part, report on the test part, once; augment neither.
-# - With few pictures and little time, frozen features beat training from scratch; fine-tuning can beat both.
+# - Choose on the validation set, report on the test set, once; augment neither.
+# - With few images and little time, frozen features beat training from scratch; fine-tuning can beat both.
 #
 # ### Ask yourself
 #
@@ -1077,7 +1076,7 @@ tl.Table(
 #
 # <details><summary>You want augmentation and cached features. What are your choices?</summary>
 #
-# Cache the features of several augmented versions of each picture, or give up one of the two. One random version,
+# Cache the features of several augmented versions of each image, or give up one of the two. One random version,
 # kept for good, is no augmentation: that is why `tl.features.extract` refuses random transforms.
 # </details>
 #

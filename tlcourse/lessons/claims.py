@@ -8,9 +8,9 @@ import sys
 CLAIM_MIME = "application/vnd.tlcourse.claim+json"
 
 # Okabe-Ito's bluish green and vermilion: told apart by colour-blind readers, calm on light and dark pages.
-_COLOURS = {True: "#009E73", False: "#D55E00"}
 _VERDICTS = {True: "claim holds", False: "claim does not hold"}
-_MARKS = {True: "✓", False: "✗"}
+# Okabe and Ito's bluish green and vermilion, which colour-blind readers can tell apart.
+_STYLES = {True: ("✓", "#009E73"), False: ("✗", "#D55E00")}
 
 
 class ClaimError(AssertionError):
@@ -20,12 +20,12 @@ class ClaimError(AssertionError):
 def claim(statement: str, holds: bool, measured: str = "") -> None:
     """Show whether a statement holds, and stop the cell when it does not.
 
-    The statement reaches the notebook as HTML, as plain text and as data (`CLAIM_MIME`), from which `tlcourse run`
-    makes its table. `holds` is a comparison's result: a bool, or a numpy or torch boolean without dimensions.
+    The claim is displayed as HTML, as plain text and as data (`CLAIM_MIME`), from which `tlcourse run` makes its table.
+    `holds` is the result of a comparison: a bool, or a numpy or torch boolean without dimensions.
 
     Raises:
-        ClaimError: the claim is false; it was shown first.
-        TypeError: `holds` is no single boolean, or a text is no text.
+        ClaimError: the claim is false; it is displayed first.
+        TypeError: `holds` is not a single boolean, or a text is not a string.
     """
     for name, text in (("statement", statement), ("measured", measured)):
         if not isinstance(text, str):
@@ -42,10 +42,10 @@ def claim(statement: str, holds: bool, measured: str = "") -> None:
 
 
 def _truth(holds: object) -> bool:
-    """Return the one boolean in `holds`; a float or an array would pass for true whatever it says."""
+    """Return `holds` as a bool; a float or an array is refused, because its truth value says nothing."""
     if isinstance(holds, bool):
         return holds
-    # numpy and torch are recognised by what they offer, so that claims need neither.
+    # numpy's and torch's booleans are recognised by dtype and shape, so that claims import neither.
     if str(getattr(holds, "dtype", "")) in ("bool", "torch.bool") and getattr(holds, "shape", None) == ():
         return bool(holds)
     shown = repr(holds)
@@ -56,8 +56,8 @@ def _truth(holds: object) -> bool:
 
 
 def _show(line: str, record: dict[str, str | bool]) -> None:
-    """Display a claim in a notebook, or print its line anywhere else."""
-    # Where IPython was never imported, this is no notebook; a terminal IPython has no kernel.
+    """Display a claim in a notebook, or print it as a line anywhere else."""
+    # Without IPython this is not a notebook; IPython in a terminal has no kernel.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if not hasattr(shell, "kernel"):
@@ -69,12 +69,11 @@ def _show(line: str, record: dict[str, str | bool]) -> None:
 
 
 def _html(record: dict[str, str | bool]) -> str:
-    """Return the claim as one line that still reads well where a viewer drops the styles, as GitHub does."""
-    truth = bool(record["holds"])
-    measured = html.escape(str(record["measured"]))
+    """Return the claim as one line of HTML, readable also without styles, which GitHub removes."""
+    statement, measured = html.escape(str(record["statement"])), html.escape(str(record["measured"]))
+    verdict, (mark, colour) = _VERDICTS[bool(record["holds"])], _STYLES[bool(record["holds"])]
     tail = f' <span style="opacity: 0.7">(measured {measured})</span>' if measured else ""
     return (
-        f'<div style="border-left: 4px solid {_COLOURS[truth]}; padding: 0.3em 0.8em; margin: 0.3em 0">'
-        f'<b style="color: {_COLOURS[truth]}">{_MARKS[truth]} {_VERDICTS[truth]}:</b> '
-        f"{html.escape(str(record['statement']))}{tail}</div>"
+        f'<div style="border-left: 4px solid {colour}; padding: 0.3em 0.8em; margin: 0.3em 0">'
+        f'<b style="color: {colour}">{mark} {verdict}:</b> {statement}{tail}</div>'
     )

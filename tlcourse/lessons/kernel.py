@@ -46,26 +46,26 @@ def execute(
     timeout: float | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> str:
-    """Run every code cell of a notebook in place, in a clean kernel; return the error that ended it, or "".
+    """Run every code cell of a notebook in place, in a clean kernel; return the error that stopped the run, or "".
 
-    False claims, and errors in cells tagged `raises-exception`, do not end it.
+    False claims, and errors in cells tagged `raises-exception`, do not stop it.
     """
     cells = [(index, cell) for index, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
     for _, cell in cells:
         cell.outputs, cell.execution_count = [], None
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
-    # Errors are judged here, cell by cell. The client's own way asks the kernel to drop what comes after an error,
-    # which after a false claim can be the next cell.
+    # Errors are checked here, after each cell. The client's own way makes the kernel abort the requests that follow an
+    # error, which after a false claim can be the next cell.
     client = NotebookClient(
         nb, km=manager, timeout=timeout, allow_errors=True, record_timing=False, store_widget_state=False
     )
     report = on_step or (lambda step: None)
     step = Step(0, len(cells), "start of the kernel")
-    # What the kernel's own process says (advice for its operators, complaints on being stopped) is no cell's output; it
-    # is read only where the kernel died.
+    # What the kernel's own process prints (warnings, messages when it is stopped) is no cell's output; it is read only
+    # when the kernel died.
     with tempfile.TemporaryFile() as log:
         try:
-            # Progress bars are for people at the keyboard; in a stored notebook they are debris.
+            # Progress bars are of no use in a stored notebook.
             with client.setup_kernel(cleanup_kc=True, env={**env, "TQDM_DISABLE": "1"}, cwd=str(cwd), stderr=log):
                 for number, (index, cell) in enumerate(cells, 1):
                     step = Step(number, len(cells), _label(nb.cells, index))
@@ -90,13 +90,13 @@ def _where(step: Step) -> str:
 
 
 def _error(cell: NotebookNode) -> str:
-    """Return the traceback that ended a cell; "" where it ended well, with a false claim, or as its tag says."""
+    """Return the traceback that ended a cell; "" after success, a false claim, or an error that its tag allows."""
     if "raises-exception" in cell.metadata.get("tags", []):
         return ""
     for output in cell.outputs:
         if output.output_type == "error" and not (output.ename == "ClaimError" and _shows_false_claim(cell)):
             return _ANSI.sub("", "\n".join(output.traceback))
-    # A kernel that drops a cell reports no error.
+    # A kernel that aborts a cell reports no error.
     return "" if cell.execution_count else "The kernel did not run this cell."
 
 
@@ -106,7 +106,7 @@ def _shows_false_claim(cell: NotebookNode) -> bool:
 
 
 def _join_streams(cell: NotebookNode) -> None:
-    """Join neighbouring pieces of one stream: where the kernel cut them depends on timing."""
+    """Join consecutive pieces of one stream: where the kernel splits them depends on timing."""
     joined: list[NotebookNode] = []
     for output in cell.outputs:
         last = joined[-1] if joined else None
@@ -118,7 +118,7 @@ def _join_streams(cell: NotebookNode) -> None:
 
 
 def _label(cells: list[NotebookNode], index: int) -> str:
-    """Return the heading right above a code cell, else the cell's first line of code."""
+    """Return the heading directly above a code cell, else the cell's first line of code."""
     above = cells[index - 1] if index else None
     lines = above.source.splitlines() if above and above.cell_type == "markdown" else []
     headings = [line.lstrip("#").strip() for line in lines if re.match(r"#{1,6} ", line)]

@@ -1,18 +1,17 @@
-"""Find a lesson's notebook, run it from a clean kernel, and say which of its claims held."""
+"""Find a lesson's notebook, run it from a clean kernel, and list its claims."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
+from tlcourse.atomic_write import atomic_write
 from tlcourse.lessons.claims import CLAIM_MIME
 from tlcourse.lessons.kernel import Step, execute
 
@@ -21,7 +20,7 @@ SOURCE_TREE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim as one run measured it."""
+    """A claim as a run measured it."""
 
     statement: str
     holds: bool
@@ -30,7 +29,7 @@ class Claim:
 
 @dataclass
 class LessonResult:
-    """What came out of running a notebook; `error` is empty when no cell failed."""
+    """What running a notebook gave; `error` is empty when no cell failed, `seconds` counts the whole run."""
 
     path: Path
     claims: list[Claim] = field(default_factory=list)
@@ -45,9 +44,9 @@ class LessonResult:
 
 
 def find(section: str) -> Path:
-    """Return the notebook meant by "3.2", "3_2", "3_2_feature_extraction" or a path.
+    """Return the notebook for "3.2", "3_2", "3_2_feature_extraction" or a path.
 
-    It is looked for in `notebooks/` of the current folder, then beside the package's source tree.
+    It is searched for in `notebooks/` of the current folder, then beside the package's source tree.
 
     Raises:
         ValueError: no notebook, or more than one, fits; the message lists those there are.
@@ -69,7 +68,7 @@ def find(section: str) -> Path:
 
 
 def _folders() -> list[Path]:
-    """Return the folders in which notebooks are looked for, the nearest first."""
+    """Return the folders in which notebooks are searched for, in that order."""
     folders = [Path.cwd() / "notebooks", SOURCE_TREE / "notebooks"]
     return [folder.resolve() for folder in dict.fromkeys(folders) if folder.is_dir()]
 
@@ -90,11 +89,11 @@ def run_lesson(
     timeout: float | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> LessonResult:
-    """Run a notebook from a clean kernel and write it, executed, to the folder `out`; `source` stays as it is.
+    """Run a notebook in a clean kernel and write the executed copy to the folder `out`; `source` is not changed.
 
-    The executed notebook is written in every case, also after an error or an interruption. A false claim ends its cell
-    and not the run; any other error ends the run. `timeout` is in seconds per cell. The kernel works in `out`, so that
-    files that a lesson writes land there too.
+    The copy is written in every case, also after an error or an interruption. A false claim ends its cell and not the
+    run; any other error ends the run. `timeout` is in seconds per cell. The kernel's working folder is `out`, so files
+    that a lesson writes land there too.
 
     Raises:
         ValueError: the executed notebook would replace `source`, or `out` is no folder.
@@ -106,10 +105,11 @@ def run_lesson(
         raise ValueError(f"{out} is a file. Give a folder for the executed notebook.")
     out.mkdir(parents=True, exist_ok=True)
     nb = nbformat.read(source, as_version=4)
+    env = os.environ | ({"TLCOURSE_PROFILE": profile} if profile else {})
     result = LessonResult(target)
     start = time.perf_counter()
     try:
-        result.error = execute(nb, cwd=out, env=_environment(profile), timeout=timeout, on_step=on_step)
+        result.error = execute(nb, cwd=out, env=env, timeout=timeout, on_step=on_step)
     except KeyboardInterrupt:
         result.interrupted = True
     finally:
@@ -117,11 +117,6 @@ def run_lesson(
         result.seconds = time.perf_counter() - start
         write(nb, target)
     return result
-
-
-def _environment(profile: str | None) -> dict[str, str]:
-    """Return this process's environment, with the profile where one was asked for."""
-    return os.environ | ({"TLCOURSE_PROFILE": profile} if profile else {})
 
 
 def claims_in(nb: NotebookNode) -> list[Claim]:
@@ -133,18 +128,5 @@ def claims_in(nb: NotebookNode) -> list[Claim]:
 
 def write(nb: NotebookNode, path: Path) -> None:
     """Write a notebook atomically."""
-    replace_text(path, nbformat.writes(nb).rstrip("\n") + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that its path holds the old text or the whole new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)  # mkstemp's files are for their owner only.
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with atomic_write(path) as part:
+        part.write_text(nbformat.writes(nb).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
