@@ -17,7 +17,7 @@ from torch import nn
 
 import tlcourse as tl
 from tlcourse.data.downloads import OfflineError
-from tlcourse.features.extraction import Probe, put_into_head
+from tlcourse.features import Probe, put_into_head
 from tlcourse.models import factory as zoo
 from tlcourse.models import weights as loading
 from tlcourse.models.tl_resnet import WEIGHTS

@@ -83,7 +83,7 @@ def _linear_probe(model: nn.Module, splits: Splits, recipe: Recipe) -> Result:
     probe = linear_probe(both, seed=recipe.seed)
     put_into_head(model, probe)
     note = (
-        f"penalty C = {probe.strength:g}, chosen by {probe.chosen_from} (training and validation part; "
+        f"penalty C = {probe.C:g}, chosen by {probe.C_chosen_by} (training and validation part; "
         "the validation accuracy is that of a probe fitted on the training part alone)"
     )
     return Result(measured, probe.evaluate(test), None, note)

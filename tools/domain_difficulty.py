@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tlcourse as tl
-from tlcourse.features.extraction import extract_splits, linear_probe
+from tlcourse.features import extract_splits, linear_probe
 from tlcourse.synthetic.domains import DOMAINS, generate
 
 DOCS = Path(__file__).parents[1] / "docs"
