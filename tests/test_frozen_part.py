@@ -19,7 +19,6 @@ from tlcourse.features.activations import Activations, ViewSampler
 from tlcourse.features.cut import HeadInput
 from tlcourse.preprocessing import Preprocessing
 
-
 SHAPE = Preprocessing(64, 64, interpolation="nearest")
 
 
@@ -647,7 +646,8 @@ def test_training_on_activations_resumes(splits, tmp_path):
         model = model_of("tl_resnet", "layer4")
         cached = precompute(model, splits, views=3, cache=tmp_path / "kept")
         optimizer = torch.optim.AdamW(tl.models.param_groups(cached.trainable_part, lr=1e-3))
-        tl.train.fit(cached.trainable_part, cached.loaders(8), optimizer, epochs=3, ema_decay=0.9, checkpoints=checkpoints)
+        options = {"ema_decay": 0.9, "checkpoints": checkpoints}
+        tl.train.fit(cached.trainable_part, cached.loaders(8), optimizer, epochs=3, **options)
         return tensors(model)
 
     whole = train(None)

@@ -166,11 +166,8 @@ def _parts_of_class(kind: type) -> tuple[str, Iterable[Any]]:
         found = getattr(found, name, None)
     if found is kind and (version := _version(kind.__module__)) is not None:
         return f"class {kind.__module__}.{kind.__qualname__} {version}", ()
-    return f"class {kind.__qualname__}", [
-        type(kind),
-        kind.__bases__,
-        [(name, member) for name, member in sorted(vars(kind).items()) if _has_effect(name, member)],
-    ]
+    members = [(name, member) for name, member in sorted(vars(kind).items()) if _has_effect(name, member)]
+    return f"class {kind.__qualname__}", [type(kind), kind.__bases__, members]
 
 
 def _has_effect(name: str, member: Any) -> bool:
@@ -180,19 +177,12 @@ def _has_effect(name: str, member: Any) -> bool:
 
 
 def _parts_of_function(function: FunctionType) -> tuple[str, Iterable[Any]]:
-    cells = [_cell_contents(cell) for cell in function.__closure__ or ()]
-    parts = [function.__defaults__, function.__kwdefaults__, vars(function), cells]
+    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+    parts = [function.__defaults__, function.__kwdefaults__, vars(function), enclosed]
     module = function.__globals__.get("__name__", "")
     if (version := _version(module)) is not None:  # with what it encloses: a decorator holds the learner's function
         return f"function {module}.{function.__qualname__} {version}", parts
     return "function", [function.__code__, dict(_globals_read(function)), *parts]
-
-
-def _cell_contents(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
 
 
 def _globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:

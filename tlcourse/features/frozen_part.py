@@ -112,11 +112,8 @@ class _Views:
     views: int = 1
     seed: int = 0
 
-    def __len__(self) -> int:
-        return self.views * len(self.images)
-
     def batches(self) -> Iterator[Tensor]:
-        """Yield all images in order, first in one view, then in the next one."""
+        """Yield batches of all images in order, first in one view, then in the next one."""
         for seed in range(self.seed, self.seed + self.views):
             torch.manual_seed(seed)  # which a transform of the learner's own may use
             loader = make_loader(self.images, BATCH, generator=torch.Generator().manual_seed(seed))
@@ -147,9 +144,9 @@ def _activations(frozen_part: nn.Module, images: _Views, precision: str, file: P
             x = frozen_part(batch.to(device, memory_format=torch.channels_last)).float().cpu()
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
-    def batches() -> Iterator[Tensor]:
+    def rows() -> Iterator[Tensor]:
         steps = images.views * math.ceil(len(images.images) / BATCH)
         yield from map(compute, tqdm(images.batches(), desc="frozen part", total=steps, leave=False))
 
-    shape = (len(images), *compute(images.images[0][0][None]).shape[1:])
-    return Activations(computed_once(file, shape, batches), images.images.labels)
+    shape = (images.views * len(images.images), *compute(images.images[0][0][None]).shape[1:])
+    return Activations(computed_once(file, shape, rows), images.images.labels)
