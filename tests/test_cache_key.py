@@ -1,4 +1,4 @@
-"""The key of cached features: the same for equal set-ups, in every process, and another after any change that counts."""
+"""The key of cached features: the same for equal set-ups, in every process, and another after each relevant change."""
 
 import os
 import subprocess
@@ -203,6 +203,14 @@ def test_the_head_the_mode_and_labels_do_not_count():
     net.train().requires_grad_(False)
     assert cache_key(nn.DataParallel(net), data.relabelled(torch.ones_like(data.labels)), without=[net.fc]) == before
     assert cache_key(net, data) != before != cache_key(net, data, 1, without=[net.fc])
+
+
+@pytest.mark.parametrize("module", ["builtins", "torch.nn", "pytest"])
+def test_a_class_of_ones_own_counts_wherever_it_says_it_is_from(module):
+    """Code that is executed without a name gives classes of `builtins`; only what a library really has is a library's."""
+    cell = "class A:\n  __module__ = module\n  def f(self): return {}\nmade = A()"
+    before, after = (key(run(cell.format(value), module=module)) for value in (1, 2))
+    assert None is not before != after
 
 
 def test_functions_of_ones_own_module_count(monkeypatch):
