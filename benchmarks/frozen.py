@@ -33,7 +33,7 @@ from tlcourse import runtime
 from tlcourse.data import Splits
 from tlcourse.data.loading import pixel_cache as _pixels
 from tlcourse.evaluation import Evaluation, evaluate
-from tlcourse.features import frozen_part as prefix
+from tlcourse.features import precompute
 
 REPORT = Path(__file__).with_suffix(".md")
 BATCH = 32
@@ -107,14 +107,14 @@ def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
     """The package's loop on what the frozen part makes of each image once. Its first pass starts from the files."""
     forget_images()
     start = time.perf_counter()
-    cached = prefix.precompute(model, splits, precision=precision)
+    cached = precompute(model, splits, precision=precision)
     first = time.perf_counter() - start
-    data, optimizer = cached.loaders(BATCH, seed=0), optimizer_of(cached.rest)
+    data, optimizer = cached.loaders(BATCH, seed=0), optimizer_of(cached.trainable_part)
 
     def epoch() -> None:
-        tl.train.fit(cached.rest, data, optimizer, epochs=1, precision=precision)
+        tl.train.fit(cached.trainable_part, data, optimizer, epochs=1, precision=precision)
 
-    return Contender(f"`fit` on kept activations, {precision}", cached.rest, epoch, data, first)
+    return Contender(f"`fit` on kept activations, {precision}", cached.trainable_part, epoch, data, first)
 
 
 def forget_images() -> None:

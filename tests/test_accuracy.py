@@ -8,7 +8,7 @@ import torch
 import tlcourse as tl
 from tlcourse import cli
 from tlcourse.evaluation import mean_and_error
-from tlcourse.features.extraction import Features, extract_splits, linear_probe
+from tlcourse.features import Features, extract_splits, linear_probe
 from tlcourse.predict import load_checkpoint
 
 

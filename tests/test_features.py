@@ -1,4 +1,4 @@
-"""Features: what the head is given, once an image, cached, and probed."""
+"""Features: the input of the head, computed once for each image, cached, and probed."""
 
 import numpy as np
 import pytest
@@ -6,22 +6,25 @@ import torch
 from torch.utils.data import TensorDataset
 
 import tlcourse as tl
-from tlcourse.features.extraction import Features, extract, linear_probe, put_into_head
+from tlcourse.data import ImageSet
+from tlcourse.features import Features, extract, linear_probe, put_into_head
+from tlcourse.preprocessing import Preprocessing
 
 
-class Pictures(TensorDataset):
-    """Random pictures with a fingerprint, that count how often they are read."""
+def image_set(n=20, seed=0, transform=None):
+    """Images of noise, in two classes."""
+    generator = np.random.default_rng(seed)
+    arrays = [generator.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(n)]
+    transform = transform or Preprocessing(64, 64, interpolation="nearest").evaluation()
+    return ImageSet(arrays, [i % 2 for i in range(n)], ["a", "b"], transform)
 
-    reads = 0
 
-    def __init__(self, n=20, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        super().__init__(torch.randn(n, 3, 64, 64, generator=generator), torch.arange(n) % 2)
-        self.fingerprint = f"pictures {n} {seed}"
-
-    def __getitem__(self, i):
-        self.reads += 1
-        return super().__getitem__(i)
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts how often an image is read."""
+    count, raw = [0], ImageSet.raw
+    monkeypatch.setattr(ImageSet, "raw", lambda self, i: count.__setitem__(0, count[0] + 1) or raw(self, i))
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -39,74 +42,76 @@ def test_the_head_of_the_features_is_the_model(name):
     model = tl.models.create(name, 3, weights=None if name != "tl_resnet" else "default").eval()
     size = model.preprocessing.size
     x = torch.randn(2, 3, size, size)
-    features = extract(model, TensorDataset(x, torch.tensor([0, 1])))
+    features = extract(model, TensorDataset(x, torch.tensor([0, 1])), cache=False)
     head = tl.models.head(model)
     weight = head.weight.flatten(1)
     with torch.no_grad():
         torch.testing.assert_close(features.x @ weight.T + head.bias, model(x), rtol=1e-4, atol=1e-4)
 
 
-def test_each_image_is_computed_once_and_then_read(model, tmp_path):
-    first = Pictures()
-    a = extract(model, first, cache=tmp_path)
-    again = Pictures()
-    b = extract(model, again, cache=tmp_path)
+def test_each_image_is_computed_once_and_then_read(model, tmp_path, reads):
+    a = extract(model, image_set(), cache=tmp_path)
+    assert reads[0] > 20
+    reads[0] = 0
+    b = extract(model, image_set(), cache=tmp_path)
     assert torch.equal(a.x, b.x)
     assert torch.equal(a.y, b.y)
-    assert first.reads > len(first)
-    assert again.reads < len(again)  # the look at a few images for randomness is all
+    assert reads[0] < 20  # those that are read twice, to see whether the transform is random
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_nothing_stale_is_read(model, tmp_path):
-    """Other images, another body, other statistics: each gets its own file. Another head does not."""
-    extract(model, Pictures(), cache=tmp_path)
-    extract(model, Pictures(seed=1), cache=tmp_path)
+    """Other images, another body, other statistics: each gets its own file. Another head or other labels do not."""
+    extract(model, image_set(), cache=tmp_path)
+    extract(model, image_set(seed=1), cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     with torch.no_grad():
         model.fc.weight.add_(1)
-    extract(model, Pictures(), cache=tmp_path)
+    extract(model, image_set(), cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+    others = torch.ones(20, dtype=torch.long)
+    assert torch.equal(extract(model, image_set().relabelled(others), cache=tmp_path).y, others)
+    assert len(list(tmp_path.iterdir())) == 2
+    before = model.bn1.running_mean.clone()
     model.bn1.running_mean.add_(0.1)
-    extract(model, Pictures(), cache=tmp_path)
-    model.bn1.running_mean.sub_(0.1)
+    extract(model, image_set(), cache=tmp_path)
+    model.bn1.running_mean.copy_(before)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_damaged_cache_file_is_computed_again(model, tmp_path):
-    good = extract(model, Pictures(), cache=tmp_path)
+    good = extract(model, image_set(), cache=tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert torch.equal(extract(model, Pictures(), cache=tmp_path).x, good.x)
-    assert torch.equal(extract(model, Pictures(), cache=tmp_path).x, good.x)
+    assert torch.equal(extract(model, image_set(), cache=tmp_path).x, good.x)
+    assert torch.equal(extract(model, image_set(), cache=tmp_path).x, good.x)
 
 
-def test_without_fingerprint_or_cache_nothing_is_stored(model, tmp_path, monkeypatch):
+def test_without_a_key_or_a_cache_nothing_is_stored(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path))
     tl.setup("mini")
-    extract(model, TensorDataset(*Pictures().tensors))
-    extract(model, Pictures(), cache=False)
+    images = torch.utils.data.Subset(image_set(), range(20))
+    extract(model, images)
+    assert "not kept on disk: Subset does not say which images" in capsys.readouterr().out
+    extract(model, images)
+    extract(model, image_set(), cache=False)
+    assert "kept" not in capsys.readouterr().out  # once is enough
     assert not list(tmp_path.rglob("*.safetensors"))
-    extract(model, Pictures())
+    extract(model, image_set())
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
 
 
 def test_random_transforms_are_refused(model):
-    class Random(Pictures):
-        def __getitem__(self, i):
-            x, y = super().__getitem__(i)
-            return x + torch.rand(()), y
-
     with pytest.raises(ValueError, match=r"splits\.plain\(\)"):
-        extract(model, Random())
+        extract(model, image_set(transform=Preprocessing(64, 64).training()))
     with pytest.raises(ValueError, match="empty"):
-        extract(model, Pictures(0))
+        extract(model, image_set(0))
 
 
 def test_extraction_leaves_model_and_modes_alone(model):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.train()
-    extract(model, Pictures())
+    extract(model, image_set(), cache=False)
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not tl.models.head(model)._forward_pre_hooks
@@ -127,19 +132,19 @@ def test_a_probe_separates_and_folds_its_standardisation(classes):
     probe = linear_probe(Features(both.x[:300], both.y[:300]))
     result = probe.evaluate(Features(both.x[300:], both.y[300:]))
     assert result.accuracy > 0.75
-    assert "5-fold" in probe.chosen_from
+    assert "5-fold" in probe.C_chosen_by
 
 
 def test_a_probe_says_nothing_where_there_is_nothing():
     both = separable(800, 2, 0, distance=0.0)
     probe = linear_probe(Features(both.x[:400], both.y[:400]))
-    assert probe.strength <= 1e-3  # the strongest penalties
+    assert probe.C <= 1e-3  # the strongest penalties
     assert 0.4 < probe.evaluate(Features(both.x[400:], both.y[400:])).accuracy < 0.6
 
 
 def test_probes_of_tiny_and_impossible_sets():
     probe = linear_probe(separable(2, 2, 0))
-    assert "fixed" in probe.chosen_from
+    assert "fixed" in probe.C_chosen_by
     with pytest.raises(ValueError, match="every class"):
         linear_probe(Features(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)))
     with pytest.raises(ValueError, match="every class"):
@@ -150,7 +155,7 @@ def test_probes_of_tiny_and_impossible_sets():
 def test_a_probe_in_the_head_answers_from_images(name):
     torch.manual_seed(0)
     model = tl.models.create(name, 2, weights=None)
-    data = Pictures()
+    data = TensorDataset(torch.randn(20, 3, 64, 64), torch.arange(20) % 2)
     features = extract(model, data, cache=False)
     probe = linear_probe(features)
     put_into_head(model, probe)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tlcourse as tl
-from tlcourse.features.extraction import Probe, put_into_head
+from tlcourse.features import Probe, put_into_head
 from tlcourse.models import weights
 from tlcourse.models.tl_resnet import WEIGHTS
 from tlcourse.runtime import OfflineError

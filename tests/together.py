@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
     pets = tl.data.load("toypets", model=tl.preprocessing.Preprocessing(8, 9)).take(train=37, val=21, seed=0)
     results["pets"] = run(pets.loaders(8, seed=0))
     kept = tl.features.precompute(frozen_body(), pets, cache=False)  # what the frozen part makes of them
-    results["kept"] = run(kept.loaders(8, seed=0), kept.rest)
+    results["kept"] = run(kept.loaders(8, seed=0), kept.trainable_part)
     torch.save(results, folder / f"rank-{os.environ.get('RANK', 'alone')}.pt")
 
 

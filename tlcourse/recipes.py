@@ -41,7 +41,7 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> Result:
     probe = features.linear_probe(both, seed=seed)
     put_into_head(model, probe)
     note = (
-        f"penalty C = {probe.strength:g}, chosen by {probe.chosen_from} (training and validation set; "
+        f"penalty C = {probe.C:g}, chosen by {probe.C_chosen_by} (training and validation set; "
         "the validation accuracy is that of a probe fitted on the training set alone)"
     )
     return Result(val_result, probe.evaluate(test), None, note)

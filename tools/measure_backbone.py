@@ -18,7 +18,7 @@ import torch
 import tlcourse as tl
 from tlcourse.evaluation import mean_and_error
 from tlcourse.features import domain_distance as transfer
-from tlcourse.features.extraction import extract_splits, linear_probe
+from tlcourse.features import extract_splits, linear_probe
 
 CARD = transfer.MEASURED.with_name("README.md")
 PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")

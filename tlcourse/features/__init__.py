@@ -2,16 +2,9 @@
 
 from tlcourse.features.cut import Cut, split_frozen
 from tlcourse.features.domain_distance import depth_profile, domain_gap, measured, stage_features
-from tlcourse.features.extraction import (
-    Features,
-    FeatureSplits,
-    Probe,
-    extract,
-    extract_splits,
-    linear_probe,
-    put_into_head,
-)
+from tlcourse.features.extraction import Features, FeatureSplits, extract, extract_splits
 from tlcourse.features.frozen_part import Precomputed, precompute
+from tlcourse.features.probe import Probe, linear_probe, put_into_head
 
 __all__ = [
     "Cut",

@@ -1,4 +1,4 @@
-"""Activations that are kept, and loaders that read them as the images would be read."""
+"""The frozen part's activations as a data set, and loaders that give them in the order of the images' own loaders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +11,18 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 @dataclass(frozen=True)
 class Activations(Dataset):
-    """What the frozen part made of a set of N images.
+    """The frozen part's output for N images.
 
     `rows` is float16, or float32 where float16 overflows, `(views * N, ...)`: row `view * N + i` is of image `i`.
-    Maps that are `channels_last` are stored as `(views * N, H, W, C)`. `labels` are `(N,)`.
+    Maps are stored with their channels last, `(views * N, H, W, C)`. `labels` are `(N,)`.
     """
 
     rows: np.ndarray
     labels: Tensor
-    channels_last: bool
 
     @property
     def views(self) -> int:
-        """How many versions there are of each image."""
+        """Number of versions of each image."""
         return len(self.rows) // len(self.labels)
 
     def __len__(self) -> int:
@@ -34,32 +33,31 @@ class Activations(Dataset):
         return x[0], labels[0]
 
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Return a whole batch, float32; maps are `(B, C, H, W)` however they are stored."""
+        """Return a whole batch, float32; maps are `(B, C, H, W)`, in channels-last format."""
         x = torch.from_numpy(self.rows[rows]).float()
         labels = self.labels[torch.tensor(rows) % len(self.labels)]
-        return (x.permute(0, 3, 1, 2) if self.channels_last else x), labels
+        return (x.permute(0, 3, 1, 2) if x.ndim == 4 else x), labels
 
 
 class ViewSampler(Sampler[int]):
     """Draws an order of the images, and for each image one of its views.
 
-    The order is that of PyTorch's `RandomSampler`. The views come from a fork of the generator, which itself goes on
-    as if there were none: orders are those of the images' own loader, and the generator's state before an epoch
-    decides all of the epoch.
+    The order is that of PyTorch's `RandomSampler`. The views come from a copy of the generator, so that drawing them
+    does not change the order of later epochs. The generator's state before an epoch decides all of the epoch.
     """
 
     def __init__(self, images: int, views: int, generator: torch.Generator):
-        # Inside, not above: tools that replace a `RandomSampler` by their own would draw rows, which are not images.
+        # An attribute, not a base class: tools that replace a `RandomSampler` by their own would draw rows, not images.
         self.order, self.views, self.generator = RandomSampler(range(images), generator=generator), views, generator
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[int]:
-        fork = torch.Generator()
-        fork.set_state(self.generator.get_state())
-        fork.manual_seed(int(torch.randint(2**31, (), generator=fork)))
-        views = torch.randint(self.views, (len(self),), generator=fork).tolist()
+        copy = torch.Generator()
+        copy.set_state(self.generator.get_state())
+        copy.manual_seed(int(torch.randint(2**31, (), generator=copy)))
+        views = torch.randint(self.views, (len(self),), generator=copy).tolist()
         for image in self.order:
             yield views[image] * len(self) + image
 
@@ -67,7 +65,7 @@ class ViewSampler(Sampler[int]):
 class ActivationLoader(DataLoader):
     """A `DataLoader` that takes whole batches from memory or disk.
 
-    All of an epoch is drawn when its iterator is made, and nothing but its order, as the loader of the images does.
+    Like the loader of the images, it draws an epoch's order when its iterator is made, and no other random number.
     """
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

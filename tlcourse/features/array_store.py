@@ -1,4 +1,4 @@
-"""An array that is computed once, row by row, and kept in a file that is whole or computed anew."""
+"""An array that is computed once, in blocks of rows, and kept in a file; a damaged file is computed again."""
 
 import shutil
 import struct
@@ -16,61 +16,69 @@ IN_MEMORY = 2**30  # bytes; a larger file stays on disk, and rows are read from 
 CHECKSUM = struct.Struct("<I")  # at the end of the file, of all bytes before it
 CHUNK = 2**22  # bytes read at a time for the checksum
 
-Compute = Callable[[], Iterable[torch.Tensor]]  # gives all rows in order, some at a time, float32
+Compute = Callable[[], Iterable[torch.Tensor]]  # gives all rows in order, in blocks, float32
 
 
 def computed_once(file: Path | None, shape: tuple[int, ...], compute: Compute) -> np.ndarray:
     """Return an array of a shape: from its file, or computed and stored there; without a file, in memory.
 
     It is float16, or float32 where a value is too large for that (65,504). The file is NumPy's, with a checksum after
-    the array. A file of more than `IN_MEMORY` bytes is mapped, not read.
+    the array. It is written block by block, because it may be larger than the memory; of more than `IN_MEMORY` bytes
+    it is mapped, not read.
 
     Raises:
         OSError: the disk has too little room.
         FloatingPointError: a value is infinite or not a number.
     """
     if file is None:
-        return _widened(None, shape, compute)
-    if (kept := _read(file, shape)) is None:
+        return _in_smallest_type(None, shape, compute)
+    if (stored := _read(file, shape)) is None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f".{file.name}.lock")):  # the processes of one training want the same file
-            if (kept := _read(file, shape)) is None:
-                kept = _widened(file, shape, compute)
-    return kept
+            if (stored := _read(file, shape)) is None:
+                stored = _in_smallest_type(file, shape, compute)
+    return stored
 
 
-def _widened(file: Path | None, shape: tuple[int, ...], compute: Compute) -> np.ndarray:
+def _in_smallest_type(file: Path | None, shape: tuple[int, ...], compute: Compute) -> np.ndarray:
     try:
-        return _computed(file, shape, compute, np.float16)
+        return _computed(file, shape, compute, torch.float16)
     except OverflowError:
-        return _computed(file, shape, compute, np.float32)
+        return _computed(file, shape, compute, torch.float32)
 
 
-def _computed(file: Path | None, shape: tuple[int, ...], compute: Compute, dtype: type) -> np.ndarray:
+def _computed(file: Path | None, shape: tuple[int, ...], compute: Compute, dtype: torch.dtype) -> np.ndarray:
     blocks = _blocks(shape, compute, dtype)
     if file is None:
-        array, start = np.empty(shape, dtype), 0
+        array, start = np.empty(shape, np.float16 if dtype is torch.float16 else np.float32), 0
         for block in blocks:
             array[start : start + len(block)] = block
             start += len(block)
         return array
-    _check_room(file, int(np.prod(shape)) * np.dtype(dtype).itemsize, shape[0])
-    with atomic_write(file) as part:
-        _write(part, shape, dtype, blocks)
-    kept = _read(file, shape)
-    if kept is None:
+    _check_room(file, int(np.prod(shape)) * dtype.itemsize, shape[0])
+    with atomic_write(file) as part, open(part, "w+b") as out:
+        header = {"descr": "<f2" if dtype is torch.float16 else "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        out.seek(0)
+        checksum = zlib.crc32(out.read())
+        for block in blocks:
+            out.write(block.data)
+            checksum = zlib.crc32(block.data, checksum)
+        out.write(CHECKSUM.pack(checksum))
+    stored = _read(file, shape)
+    if stored is None:
         raise OSError(f"{file} was written and cannot be read back: is the disk faulty?")
-    return kept
+    return stored
 
 
-def _blocks(shape: tuple[int, ...], compute: Compute, dtype: type) -> Iterator[np.ndarray]:
-    """Yield blocks of rows in their final type, each of them checked, and all of them."""
+def _blocks(shape: tuple[int, ...], compute: Compute, dtype: torch.dtype) -> Iterator[np.ndarray]:
+    """Yield all rows in blocks of their final type, each block checked."""
     done = 0
     for block in compute():
         if not block.isfinite().all():
             bad = done + int((~block.isfinite().flatten(1).all(1)).nonzero()[0])
             raise FloatingPointError(f"Row {bad} of {shape[0]} has a value that is infinite or not a number.")
-        narrow = block.to(torch.float16 if dtype is np.float16 else torch.float32)
+        narrow = block.to(dtype)
         if not narrow.isfinite().all():
             raise OverflowError
         done += len(narrow)
@@ -80,28 +88,15 @@ def _blocks(shape: tuple[int, ...], compute: Compute, dtype: type) -> Iterator[n
         raise ValueError(f"There are {shape[0]} rows to compute, and {done} came.")
 
 
-def _write(part: Path, shape: tuple[int, ...], dtype: type, blocks: Iterable[np.ndarray]) -> None:
-    with open(part, "w+b") as out:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(out, header)
-        end = out.tell()
-        out.seek(0)
-        checksum = zlib.crc32(out.read(end))
-        for block in blocks:
-            out.write(block.data)
-            checksum = zlib.crc32(block.data, checksum)
-        out.write(CHECKSUM.pack(checksum))
-
-
 def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the array, or None where the file is missing, damaged or another array's."""
-    if not file.is_file() or not _is_whole(file):
+    if not file.is_file() or not _checksum_is_right(file):
         return None
     array = np.load(file, mmap_mode="r" if file.stat().st_size > IN_MEMORY else None, allow_pickle=False)
     return array if array.shape == shape and array.dtype in (np.float16, np.float32) else None
 
 
-def _is_whole(file: Path) -> bool:
+def _checksum_is_right(file: Path) -> bool:
     left = file.stat().st_size - CHECKSUM.size
     checksum = 0
     with open(file, "rb") as stored:

@@ -1,4 +1,4 @@
-"""The forward pass as a graph, and what in it gives the same in every step of training."""
+"""The forward pass as a graph, and which of its nodes give the same values in every step of training."""
 
 from inspect import Parameter, signature
 
@@ -7,12 +7,12 @@ from torch import Tensor, fx, nn
 
 from tlcourse.models import head_names, train_mode
 
-# What draws random numbers has one of these in its name: Dropout2d, DropPath, bernoulli, rand_like, ...
+# The names of layers and functions that draw random numbers contain one of these: Dropout2d, DropPath, rand_like, ...
 RANDOM = ("drop", "stochastic", "rand", "bernoulli", "multinomial", "rrelu", "fractional")
 
 
 class _Tracer(fx.Tracer):
-    """Traces into the modules around the head, which may pool first, and those of which a part only trains."""
+    """Traces into modules that are trained in part, and those around the head, which may pool first."""
 
     proxy_buffer_attributes = True
 
@@ -35,7 +35,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module, problems: list[str]) -> fx.Graph | None:
-    """Trace in both modes. A module that cannot be traced is a leaf, so that the cut comes before it."""
+    """Trace a model in both modes; None, and a problem, where that fails. What cannot be traced inside is a leaf."""
     given = {n: p.default for n, p in signature(model.forward).parameters.items() if p.default is not Parameter.empty}
     leaves: set[str] = set()
     while True:
@@ -50,13 +50,13 @@ def trace(model: nn.Module, problems: list[str]) -> fx.Graph | None:
                 return None
             leaves.add(tracer.failed)
     if not _follow_the_mode(graph, evaluation):
-        problems.append("it takes other ways in training than in evaluation")
+        problems.append("its forward pass takes other ways in training than in evaluation")
         return None
     return graph
 
 
 def _follow_the_mode(graph: fx.Graph, evaluation: fx.Graph) -> bool:
-    """Put `self.training` in the place of the mode that tracing made a constant; say whether that was all."""
+    """Replace modes that tracing made constants by `self.training`; say whether the graphs differ in nothing else."""
     if len(graph.nodes) != len(evaluation.nodes):
         return False
     for ours, other in zip(list(graph.nodes), evaluation.nodes, strict=True):
@@ -72,7 +72,7 @@ def _follow_the_mode(graph: fx.Graph, evaluation: fx.Graph) -> bool:
 
 
 def steady_nodes(model: nn.Module, nodes: list[fx.Node]) -> set[fx.Node]:
-    """Return the nodes that give the same for the same images, however far training has gone."""
+    """Return the nodes whose values for the same images never change while the model is trained."""
     found: set[fx.Node] = set()
     for node in nodes:
         if node.op == "placeholder":
@@ -83,7 +83,7 @@ def steady_nodes(model: nn.Module, nodes: list[fx.Node]) -> set[fx.Node]:
                 value = getattr(value, name)
             steady = isinstance(value, Tensor) and not value.requires_grad
         elif node.op == "call_module":
-            steady = _stays(model.get_submodule(node.target))
+            steady = _is_steady(model.get_submodule(node.target))
         else:
             name = getattr(node.target, "__name__", str(node.target)).lower()
             steady = node.op != "output" and not any(word in name for word in RANDOM)
@@ -92,8 +92,8 @@ def steady_nodes(model: nn.Module, nodes: list[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _stays(module: nn.Module) -> bool:
-    """Say whether a module gives the same in every step: frozen as a whole, or without anything that could change."""
+def _is_steady(module: nn.Module) -> bool:
+    """Say whether a module gives the same in every step: frozen as a whole, or without parameters and buffers."""
     if any(True for _ in module.parameters()):
         return not any(p.requires_grad for p in module.parameters())  # `train_mode` leaves it in evaluation mode
     return not any(True for _ in module.buffers()) and not any(_is_random(inner) for inner in module.modules())

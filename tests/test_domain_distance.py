@@ -6,8 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tlcourse as tl
-from tlcourse.features import domain_distance as transfer
-from tlcourse.features.extraction import extract
+from tlcourse.features import depth_profile, domain_gap, extract, stage_features
 
 
 def noise(n=64, *, mean=0.0, deviation=1.0, seed=0):
@@ -16,7 +15,7 @@ def noise(n=64, *, mean=0.0, deviation=1.0, seed=0):
 
 
 class OneNorm(nn.Module):
-    """A batch norm that remembers standard normal pictures, and a head."""
+    """A batch norm that remembers standard normal images, and a head."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +29,7 @@ class OneNorm(nn.Module):
     ("mean", "deviation", "gap"), [(0, 1, 0.0), (1, 1, 1.0), (-2, 1, 2.0), (0, 3, 2.0), (3, 5, 5.0)]
 )
 def test_the_gap_is_frechet_distance_in_deviations(mean, deviation, gap):
-    (row, last) = transfer.domain_gap(OneNorm(), noise(mean=mean, deviation=deviation))
+    (row, last) = domain_gap(OneNorm(), noise(mean=mean, deviation=deviation))
     assert row["stage"] == "stem"
     assert row["gap"] == last["gap"] == pytest.approx(gap, abs=0.03)
 
@@ -39,7 +38,7 @@ def test_the_gap_looks_at_all_images_whatever_the_batch_and_changes_nothing():
     model = OneNorm().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     far = torch.utils.data.ConcatDataset([noise(40), noise(40, mean=4)])
-    gaps = [transfer.domain_gap(model, far, batch_size=size)[-1]["gap"] for size in (7, 64)]
+    gaps = [domain_gap(model, far, batch_size=size)[-1]["gap"] for size in (7, 64)]
     assert gaps[0] == pytest.approx(gaps[1], rel=1e-6)
     assert gaps[0] > 1.5
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -49,7 +48,7 @@ def test_the_gap_looks_at_all_images_whatever_the_batch_and_changes_nothing():
 def test_real_weights_find_digits_further_than_toy_pets():
     model = tl.models.create("tl_resnet", 2)
     sets = {name: tl.data.load(name, model=model, train=100).plain().train for name in ("toypets", "digits")}
-    rows = {name: transfer.domain_gap(model, images) for name, images in sets.items()}
+    rows = {name: domain_gap(model, images) for name, images in sets.items()}
     assert rows["toypets"][-1]["gap"] < rows["digits"][-1]["gap"] - 0.05
     assert [row["stage"] for row in rows["digits"]] == ["stem", "layer1", "layer2", "layer3", "layer4", "mean"]
 
@@ -57,9 +56,9 @@ def test_real_weights_find_digits_further_than_toy_pets():
 def test_without_statistics_or_images_there_is_no_gap():
     vit = tl.models.create("vit_tiny_patch16_224", 2, weights=None)
     with pytest.raises(ValueError, match="no batch norm"):
-        transfer.domain_gap(vit, noise())
+        domain_gap(vit, noise())
     with pytest.raises(ValueError, match="1 images have no deviation"):
-        transfer.domain_gap(OneNorm(), noise(1))
+        domain_gap(OneNorm(), noise(1))
 
 
 @pytest.mark.parametrize("name", ["tl_resnet", "squeezenet1_1", "timm/efficientnet_b0", "vit_tiny_patch16_224"])
@@ -68,7 +67,7 @@ def test_stage_features_are_what_the_stages_hand_on(name):
     model = tl.models.create(name, 2, weights=None).eval()
     size = 224 if name.startswith("vit") else 64
     data = TensorDataset(torch.randn(5, 3, size, size), torch.tensor([0, 1, 0, 1, 1]))
-    found = transfer.stage_features(model, data, batch_size=2)
+    found = stage_features(model, data, batch_size=2)
     assert list(found) == [stage.name for stage in tl.models.stages(model)][:-1]
     last = list(found.values())[-1]
     torch.testing.assert_close(last.x, extract(model, data, cache=False).x)
@@ -84,13 +83,13 @@ def test_stage_features_are_what_the_stages_hand_on(name):
 def test_hooks_are_gone_after_an_error():
     model = OneNorm()
     with pytest.raises(RuntimeError):
-        transfer.domain_gap(model, TensorDataset(torch.zeros(4, 5, 8, 8), torch.zeros(4)))
+        domain_gap(model, TensorDataset(torch.zeros(4, 5, 8, 8), torch.zeros(4)))
     assert not model.bn1._forward_pre_hooks
 
 
 def test_a_profile_has_a_row_for_each_stage_and_reads_the_test_part():
     model = tl.models.create("tl_resnet", 2)
-    rows = transfer.depth_profile(model, tl.data.load("toypets", model=model, train=100, val=40, test=200))
+    rows = depth_profile(model, tl.data.load("toypets", model=model, train=100, val=40, test=200))
     assert [row["stage"] for row in rows] == ["stem", "layer1", "layer2", "layer3", "layer4"]
     assert rows[-1]["test"] > rows[0]["test"]
     splits = tl.data.load("toypets", model=model, train=100, val=40, test=200)

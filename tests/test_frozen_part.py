@@ -1,4 +1,4 @@
-"""Frozen work done once: where networks are cut, and that training on what is kept is training the network."""
+"""Where networks are split, and that training on stored activations is training the network."""
 
 import copy
 import time
@@ -14,15 +14,16 @@ from torch.nn import functional as F
 
 import tlcourse as tl
 from tlcourse.data import ImageSet, Splits
-from tlcourse.features import array_store as _rows
+from tlcourse.features import array_store, precompute, split_frozen
 from tlcourse.features.activations import Activations, ViewSampler
 from tlcourse.features.cut import HeadInput
-from tlcourse.features.frozen_part import precompute, split_frozen
 from tlcourse.preprocessing import Preprocessing
+
+SHAPE = Preprocessing(64, 64, interpolation="nearest")
 
 
 def files_in(folder):
-    """The files of kept activations; half-written ones too, but no locks."""
+    """The files of activations; unfinished ones too, but no locks."""
     return sorted(file for file in folder.iterdir() if file.suffix != ".lock")
 
 
@@ -69,22 +70,22 @@ CUTS = {  # where it trains from -> what crosses
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_the_two_halves_are_the_network(name):
+def test_the_two_parts_are_the_network(name):
     for stage, shape in CUTS[name].items():
         model = model_of(name, stage).eval()
         images = noise(size=160 if "test_" in name else 64)
-        prefix, rest = split_frozen(model, images)
+        frozen_part, trainable_part = split_frozen(model, images)
         with torch.no_grad():
-            x = prefix(images)
-            torch.testing.assert_close(rest(x.clone()), model(images), rtol=1e-4, atol=1e-5)
+            x = frozen_part(images)
+            torch.testing.assert_close(trainable_part(x.clone()), model(images), rtol=1e-4, atol=1e-5)
         assert x.shape == (3, *shape), stage
         own = dict(model.named_parameters())
-        assert all(own[name] is p for name, p in rest.named_parameters())
-        assert not any(p.requires_grad for p in prefix.parameters())
-        assert {n for n, p in own.items() if p.requires_grad} <= set(dict(rest.named_parameters()))
-        assert tl.models.head(rest) is tl.models.head(model)
-        assert next(part.name for part in tl.models.stages(rest)) == stage
-        assert len(tl.models.param_groups(rest, lr=1e-3, decay=0.5)) == len(
+        assert all(own[name] is p for name, p in trainable_part.named_parameters())
+        assert not any(p.requires_grad for p in frozen_part.parameters())
+        assert {n for n, p in own.items() if p.requires_grad} <= set(dict(trainable_part.named_parameters()))
+        assert tl.models.head(trainable_part) is tl.models.head(model)
+        assert next(part.name for part in tl.models.stages(trainable_part)) == stage
+        assert len(tl.models.param_groups(trainable_part, lr=1e-3, decay=0.5)) == len(
             tl.models.param_groups(model, lr=1e-3, decay=0.5)
         )
 
@@ -93,21 +94,21 @@ def test_the_cut_goes_back_to_where_one_tensor_crosses():
     """The second convolution of a block trains: its input and the way around it would both cross."""
     model = model_of("resnet18", "head").eval()
     model.layer4[1].conv2.requires_grad_(True)
-    prefix, rest = split_frozen(model, noise())
-    assert prefix(noise()).shape == (3, 512, 2, 2)
-    assert "layer4.1.conv1.weight" in dict(rest.named_parameters())
-    assert "layer4.0.conv1.weight" in dict(prefix.named_parameters())
-    tl.models.train_mode(rest)
-    assert not rest.get_submodule("layer4.1.bn1").training
+    frozen_part, trainable_part = split_frozen(model, noise())
+    assert frozen_part(noise()).shape == (3, 512, 2, 2)
+    assert "layer4.1.conv1.weight" in dict(trainable_part.named_parameters())
+    assert "layer4.0.conv1.weight" in dict(frozen_part.named_parameters())
+    tl.models.train_mode(trainable_part)
+    assert not trainable_part.get_submodule("layer4.1.bn1").training
 
 
 def test_a_bias_may_train_alone():
     """As in BitFit: the lowest trainable bias decides, and no module of torch is taken apart."""
     model = model_of("resnet18").eval()
     model.layer3[0].bn1.bias.requires_grad_(True)
-    prefix, rest = split_frozen(model, noise())
-    assert prefix(noise()).shape == (3, 128, 8, 8)
-    assert rest.get_submodule("layer3.0.bn1") is model.layer3[0].bn1
+    frozen_part, trainable_part = split_frozen(model, noise())
+    assert frozen_part(noise()).shape == (3, 128, 8, 8)
+    assert trainable_part.get_submodule("layer3.0.bn1") is model.layer3[0].bn1
 
 
 class Own(nn.Module):
@@ -141,33 +142,33 @@ def small(n=3):
 )
 def test_dropout_above_the_boundary_stays_random(model):
     images = small() if isinstance(model, Own) else noise(size=160 if "vit" in model.architecture else 64)
-    prefix, rest = split_frozen(model.eval(), images)
-    assert not isinstance(prefix, HeadInput)
+    frozen_part, trainable_part = split_frozen(model.eval(), images)
+    assert not isinstance(frozen_part, HeadInput)
     with torch.no_grad():
-        x = prefix(images)
-        tl.models.train_mode(rest)
-        assert not torch.equal(rest(x.clone()), rest(x.clone()))
-        rest.eval()
-        assert torch.equal(rest(x.clone()), rest(x.clone()))
-        torch.testing.assert_close(rest(x.clone()), model.eval()(images), rtol=1e-4, atol=1e-5)
+        x = frozen_part(images)
+        tl.models.train_mode(trainable_part)
+        assert not torch.equal(trainable_part(x.clone()), trainable_part(x.clone()))
+        trainable_part.eval()
+        assert torch.equal(trainable_part(x.clone()), trainable_part(x.clone()))
+        torch.testing.assert_close(trainable_part(x.clone()), model.eval()(images), rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_in_a_frozen_part_does_nothing_and_may_be_kept():
-    prefix, _ = split_frozen(Own(), small())
-    assert prefix(small()).shape == (3, 8)
+    frozen_part, _ = split_frozen(Own(), small())
+    assert frozen_part(small()).shape == (3, 8)
     without = model_of("mobilenet_v3_small")
     without.classifier[2].p = 0.0
-    assert split_frozen(without, noise()).rest.code.count("dropout") == 0
+    assert split_frozen(without, noise()).trainable_part.code.count("dropout") == 0
 
 
-def test_norms_without_parameters_belong_to_the_rest():
+def test_norms_without_parameters_belong_to_the_trainable_part():
     """Nothing freezes them: they move their statistics in every step."""
     model = nn.Sequential()
     model.body, model.norm, model.fc = nn.Linear(12, 8), nn.BatchNorm1d(8, affine=False), nn.Linear(8, 2)
     model.body.requires_grad_(False)
-    prefix, rest = split_frozen(model, torch.randn(3, 12))
-    assert not list(prefix.buffers())
-    assert "norm.running_mean" in dict(rest.named_buffers())
+    frozen_part, trainable_part = split_frozen(model, torch.randn(3, 12))
+    assert not list(frozen_part.buffers())
+    assert "norm.running_mean" in dict(trainable_part.named_buffers())
 
 
 class TwoWays(Own):
@@ -181,7 +182,7 @@ class TwoWays(Own):
         return self.fc(self.body(images.flatten(1))) + self.way(images.flatten(1))
 
 
-def test_what_cannot_be_cut_is_refused_with_advice():
+def test_networks_that_cannot_be_split_are_refused_with_advice():
     with pytest.raises(ValueError, match="Nothing in ResNet is frozen"):
         split_frozen(tl.models.unfreeze(model_of("resnet18")), noise())
     with pytest.raises(ValueError, match="Everything in ResNet is frozen"):
@@ -192,16 +193,16 @@ def test_what_cannot_be_cut_is_refused_with_advice():
     upper.fc.requires_grad_(False)
     with pytest.raises(ValueError, match="unfreeze_from"):
         split_frozen(upper, noise())
-    with pytest.raises(ValueError, match="2 would cross: body, way"):
+    with pytest.raises(ValueError, match="2 tensors would cross: body, way"):
         split_frozen(TwoWays(), small())
 
 
-def test_what_mixes_images_belongs_to_the_rest():
-    """It would be kept as it was for one composition of the batch."""
+def test_what_mixes_images_belongs_to_the_trainable_part():
+    """It would be stored as it was for one composition of the batch."""
     model = Own(lambda model, x: x - x.mean(0))
-    prefix, rest = split_frozen(model.eval(), small())
-    assert torch.equal(prefix(small()), model.body(small().flatten(1)))
-    torch.testing.assert_close(rest(prefix(small())), model(small()))
+    frozen_part, trainable_part = split_frozen(model.eval(), small())
+    assert torch.equal(frozen_part(small()), model.body(small().flatten(1)))
+    torch.testing.assert_close(trainable_part(frozen_part(small())), model(small()))
 
 
 class Secret(nn.Module):
@@ -217,8 +218,8 @@ def test_hidden_randomness_is_noticed():
     split_frozen(model, small())
     model = Own(lambda model, x: model.secret(x))
     model.secret = Secret()
-    prefix, _ = split_frozen(model, small())  # cut below it
-    assert not any(isinstance(module, Secret) for module in prefix.modules())
+    frozen_part, _ = split_frozen(model, small())  # cut below it
+    assert not any(isinstance(module, Secret) for module in frozen_part.modules())
 
 
 def decides(model, x):
@@ -230,13 +231,13 @@ def other_ways(model, x):
 
 
 @pytest.mark.parametrize("between", [decides, other_ways])
-def test_untraceable_models_are_cut_at_the_head_only(between):
+def test_untraceable_models_are_split_at_the_head_only(between):
     model = Own(between).eval()
-    prefix, rest = split_frozen(model, small())
-    assert isinstance(prefix, HeadInput)
-    torch.testing.assert_close(rest(prefix(small())), model(small()))
+    frozen_part, trainable_part = split_frozen(model, small())
+    assert isinstance(frozen_part, HeadInput)
+    torch.testing.assert_close(trainable_part(frozen_part(small())), model(small()))
     assert not model.fc._forward_pre_hooks
-    assert list(dict(rest.named_parameters())) == ["fc.weight", "fc.bias"]
+    assert list(dict(trainable_part.named_parameters())) == ["fc.weight", "fc.bias"]
     model.body[0].bias.requires_grad_(True)
     with pytest.raises(ValueError, match=r"(cannot trace|other ways).*tl\.models\.freeze"):
         split_frozen(model, small())
@@ -250,24 +251,24 @@ def test_an_untraceable_block_is_left_whole():
     model.requires_grad_(False)
     model.block.fc.requires_grad_(True)
     model.fc.requires_grad_(True)
-    prefix, rest = split_frozen(model, torch.randn(3, 12))
-    assert prefix(torch.randn(3, 12)).shape == (3, 8)
-    assert rest.get_submodule("block") is model.block
+    frozen_part, trainable_part = split_frozen(model, torch.randn(3, 12))
+    assert frozen_part(torch.randn(3, 12)).shape == (3, 8)
+    assert trainable_part.get_submodule("block") is model.block
 
 
 def test_modes_wrappers_and_copies():
     model = model_of("tl_resnet", "layer4")
     model.train()
     before = {name: module.training for name, module in model.named_modules()}
-    _, rest = split_frozen(nn.DataParallel(model), noise())
+    _, trainable_part = split_frozen(nn.DataParallel(model), noise())
     assert {name: module.training for name, module in model.named_modules()} == before
-    twin = copy.deepcopy(rest)
+    twin = copy.deepcopy(trainable_part)
     x = torch.randn(2, 128, 8, 8)
-    assert torch.equal(twin.eval()(x), rest.eval()(x))
-    assert twin.fc.weight is not rest.fc.weight
+    assert torch.equal(twin.eval()(x), trainable_part.eval()(x))
+    assert twin.fc.weight is not trainable_part.fc.weight
 
 
-def pictures(n, seed, size=40):
+def images_of_noise(n, seed, size=40):
     generator = np.random.default_rng(seed)
     arrays = [generator.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(n)]
     return ImageSet(arrays, [i % 3 for i in range(n)], ["a", "b", "c"])
@@ -275,9 +276,8 @@ def pictures(n, seed, size=40):
 
 @pytest.fixture(scope="module")
 def splits():
-    parts = (pictures(n, seed) for seed, n in enumerate((26, 9, 7)))
-    shape = Preprocessing(64, 64, interpolation="nearest")
-    return Splits("pictures", *parts, ["a", "b", "c"], shape, augmentation={"scale": (0.2, 1.0)})
+    parts = (images_of_noise(n, seed) for seed, n in enumerate((26, 9, 7)))
+    return Splits("noise", *parts, ["a", "b", "c"], SHAPE, augmentation={"scale": (0.2, 1.0)})
 
 
 def written_out(model, batches, steps=6):
@@ -291,15 +291,15 @@ def written_out(model, batches, steps=6):
 
 
 @pytest.mark.parametrize(("name", "stage"), [("tl_resnet", "head"), ("tl_resnet", "layer4"), ("resnet18", "layer4")])
-def test_training_the_rest_is_training_the_model(name, stage):
+def test_training_the_trainable_part_is_training_the_model(name, stage):
     """On exact activations nothing differs but the order of sums, batch norm's statistics in training included."""
     model, twin = model_of(name, stage), model_of(name, stage)
     before = tensors(model)
     batches = [(torch.randn(8, 3, 64, 64), torch.randint(3, (8,))) for _ in range(4)]
-    prefix, rest = split_frozen(model, batches[0][0])
-    with torch.no_grad(), tl.evaluation.evaluation_mode(prefix):
-        kept = [(prefix(x), labels) for x, labels in batches]
-    written_out(rest, kept)
+    frozen_part, trainable_part = split_frozen(model, batches[0][0])
+    with torch.no_grad(), tl.evaluation.evaluation_mode(frozen_part):
+        kept = [(frozen_part(x), labels) for x, labels in batches]
+    written_out(trainable_part, kept)
     written_out(twin, batches)
     moved = False
     for name, value in model.state_dict().items():
@@ -311,7 +311,7 @@ def test_training_the_rest_is_training_the_model(name, stage):
 
 
 @pytest.mark.parametrize("stage", ["head", "layer4"])
-def test_fit_on_kept_activations_is_fit_on_images(stage, tmp_path):
+def test_fit_on_activations_is_fit_on_images(stage, tmp_path):
     """float16 rounds by 0.05 %: the way that training takes, three epochs long, differs by less than 1 %."""
     pets = tl.data.load("toypets").take(40, 20, 20)
     results = []
@@ -320,7 +320,7 @@ def test_fit_on_kept_activations_is_fit_on_images(stage, tmp_path):
         model = model_of("tl_resnet", stage)
         cached = precompute(model, pets, cache=tmp_path)
         data = cached.loaders(16, seed=5) if kept else pets.plain().loaders(16, workers=0, seed=5)
-        trained = cached.rest if kept else model
+        trained = cached.trainable_part if kept else model
         optimizer = torch.optim.SGD(tl.models.param_groups(trained, lr=0.01), momentum=0.9)
         history = tl.train.fit(trained, data, optimizer, epochs=3, precision="float32")
         results.append((tensors(model), history))
@@ -334,22 +334,26 @@ def test_fit_on_kept_activations_is_fit_on_images(stage, tmp_path):
     assert all(torch.equal(ours[n], start[n]) for n in start if n.startswith(("conv1", "bn1", "layer1", "layer3")))
 
 
-def seen_by(model):
-    """Count the images that go through the first layer."""
-    count = [0]
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    first.register_forward_hook(lambda _, inputs, __: count.__setitem__(0, count[0] + len(inputs[0])))
+@pytest.fixture
+def seen(monkeypatch):
+    """Counts the images that go through the first convolution; a hook would become part of the key."""
+    count, forward = [0], nn.Conv2d.forward
+
+    def counting(self, x):
+        count[0] += len(x) if self.in_channels == 3 else 0
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counting)
     return count
 
 
-def test_images_are_computed_once(splits, tmp_path):
+def test_images_are_computed_once(splits, tmp_path, seen):
     model = model_of("tl_resnet", "layer4").eval()
-    seen = seen_by(model)
     first = precompute(model, splits, cache=tmp_path)
     tried = seen[0] - 26 - 9 - 7
     seen[0] = 0
     again = precompute(model, splits, cache=tmp_path)
-    assert seen[0] == tried <= 20  # the two images on which the cut is tried, and one for the shape
+    assert seen[0] == tried <= 20  # the two images on which the split is tried, and one for the shape
     assert np.array_equal(first.train.rows, again.train.rows)
     assert first.train.rows.dtype == np.float16
     assert first.train.rows.shape == (26, 8, 8, 128)
@@ -360,7 +364,7 @@ def test_images_are_computed_once(splits, tmp_path):
     assert batch.is_contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         images = torch.stack([splits.val[i][0] for i in range(9)])
-        torch.testing.assert_close(batch, split_frozen(model, images).prefix(images), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(batch, split_frozen(model, images).frozen_part(images), rtol=1e-3, atol=1e-4)
     assert torch.equal(labels, splits.val.labels)
 
 
@@ -374,42 +378,19 @@ def test_nothing_stale_is_read(splits, tmp_path):
     with torch.no_grad():
         model.fc.weight.add_(1)
     assert files(model) == 3  # the head is no part of it
-    assert files(model, replace(splits, val=pictures(9, 7))) == 4
+    assert files(model, replace(splits, val=images_of_noise(9, 7))) == 4
     assert files(model, replace(splits, preprocessing=Preprocessing(64, 66)).for_model(Preprocessing(64, 66))) == 7
     assert files(model, views=2) == 8
     assert files(model, views=2, seed=1) == 9
     assert files(model, seed=1) == 9  # without augmentation no seed is used
-    assert files(model, precision="bfloat16") == 12
+    assert files(model, views=3) == 10
+    assert files(model, precision="bfloat16") == 13
     model.bn1.running_mean.add_(0.1)
-    assert files(model) == 15
+    assert files(model) == 16
     with torch.no_grad():
         model.conv1.weight.mul_(1.1)
-    assert files(model) == 18
-    assert files(tl.models.unfreeze_from(model, "layer4")) == 21
-
-
-def test_addresses_are_no_part_of_the_key(splits, tmp_path):
-    """The name of a function or an object, as a module may print it, differs from process to process."""
-    model = model_of("tl_resnet")
-    for thing in (object(), object()):
-        model.layer1.extra_repr = lambda thing=thing: f"made by {thing!r}"
-        precompute(model, splits, cache=tmp_path)
-    assert len(files_in(tmp_path)) == 3
-
-
-def test_code_of_ones_own_is_part_of_the_key(splits, tmp_path, monkeypatch):
-    """A frozen module whose forward pass is rewritten gives something else with the same weights."""
-
-    def shifted(self, images):
-        return self.body(images).flatten(1) + 1
-
-    model = nn.Sequential()
-    model.body, model.fc = Flat(), nn.Linear(256, 3)
-    model.body.requires_grad_(False)
-    before = precompute(model, splits, cache=tmp_path).val.rows
-    monkeypatch.setattr(Flat, "forward", shifted)
-    assert np.abs(precompute(model, splits, cache=tmp_path).val.rows - before - 1).max() < 0.01
-    assert len(files_in(tmp_path)) == 6
+    assert files(model) == 19
+    assert files(tl.models.unfreeze_from(model, "layer4")) == 22
 
 
 class Flat(nn.Module):
@@ -423,6 +404,42 @@ class Flat(nn.Module):
         return self.body(images).flatten(1)
 
 
+def shifted(self, images):
+    return self.body(images).flatten(1) + 1
+
+
+def test_code_of_ones_own_is_part_of_the_key(splits, tmp_path, monkeypatch):
+    """A frozen module whose forward pass is rewritten gives something else with the same weights."""
+    model = nn.Sequential()
+    model.body, model.fc = Flat(), nn.Linear(256, 3)
+    model.body.requires_grad_(False)
+    before = precompute(model, splits, cache=tmp_path).val.rows
+    monkeypatch.setattr(Flat, "forward", shifted)
+    assert np.abs(precompute(model, splits, cache=tmp_path).val.rows - before - 1).max() < 0.01
+    assert len(files_in(tmp_path)) == 6
+
+
+def test_a_transforms_settings_are_part_of_the_key(splits, tmp_path):
+    """Though its `repr` is the same."""
+
+    class Brighter(nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.by = by
+
+        def forward(self, image):
+            return SHAPE.evaluation()(image) + self.by
+
+    def values(by):
+        parts = {part: getattr(splits, part).with_transform(Brighter(by)) for part in ("train", "val", "test")}
+        return precompute(model_of("tl_resnet"), replace(splits, augmentation=None, **parts), cache=tmp_path).val.rows
+
+    dark, bright = values(0.0), values(1.0)
+    assert not np.allclose(dark, bright)
+    assert np.array_equal(values(0.0), dark)
+    assert len(files_in(tmp_path)) == 6
+
+
 def cut_short(data):
     return data[: len(data) // 2]
 
@@ -432,7 +449,7 @@ def one_bit(data):
 
 
 @pytest.mark.parametrize("damage", [cut_short, one_bit, lambda data: b"", lambda data: b"\x93NUMPY" * 9])
-def test_damaged_files_are_computed_anew(splits, tmp_path, damage):
+def test_damaged_files_are_computed_again(splits, tmp_path, damage):
     model = model_of("tl_resnet")
     good = precompute(model, splits, cache=tmp_path)
     whole = {file: file.read_bytes() for file in files_in(tmp_path)}
@@ -450,12 +467,12 @@ def ready(*blocks):
 def test_values_too_large_for_float16_stay_float32(tmp_path):
     large = [[[1.0, 2.0], [3.0, 70_000.0]], [[1e-3, -1e30]]]
     for file in (tmp_path / "a.npy", None, tmp_path / "a.npy"):
-        kept = _rows.computed_once(file, (3, 2), ready(*large))
+        kept = array_store.computed_once(file, (3, 2), ready(*large))
         assert kept.dtype == np.float32
         assert np.array_equal(kept, np.concatenate([np.float32(block) for block in large]))
     for bad in (float("inf"), float("nan")):
         with pytest.raises(FloatingPointError, match="Row 2 of 3"):
-            _rows.computed_once(tmp_path / "b.npy", (3, 1), ready([[1.0], [2.0]], [[bad]]))
+            array_store.computed_once(tmp_path / "b.npy", (3, 1), ready([[1.0], [2.0]], [[bad]]))
     assert [file.name for file in files_in(tmp_path)] == ["a.npy"]
 
 
@@ -475,13 +492,13 @@ def test_activations_too_large_for_float16(splits):
 
 def test_too_few_rows_and_too_little_room(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="3 rows to compute, and 2"):
-        _rows.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0]]))
+        array_store.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0]]))
     with pytest.raises(ValueError, match="3 rows to compute, and 2"):
-        _rows.computed_once(None, (3, 1), ready([[1.0], [2.0]]))
+        array_store.computed_once(None, (3, 1), ready([[1.0], [2.0]]))
     usage = type("Usage", (), {"free": 5})
-    monkeypatch.setattr(_rows.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(array_store.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"6 bytes.* 5 free.*fewer views"):
-        _rows.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0], [3.0]]))
+        array_store.computed_once(tmp_path / "a.npy", (3, 1), ready([[1.0], [2.0], [3.0]]))
     assert not files_in(tmp_path)
 
 
@@ -495,7 +512,7 @@ def test_processes_that_want_the_same_file_compute_it_once(tmp_path):
         yield torch.ones(3, 2)
 
     with ThreadPoolExecutor(3) as pool:
-        kept = list(pool.map(lambda _: _rows.computed_once(tmp_path / "a.npy", (3, 2), compute), range(3)))
+        kept = list(pool.map(lambda _: array_store.computed_once(tmp_path / "a.npy", (3, 2), compute), range(3)))
     assert all(np.array_equal(rows, np.ones((3, 2))) for rows in kept)
     assert computed == [1]
 
@@ -503,7 +520,7 @@ def test_processes_that_want_the_same_file_compute_it_once(tmp_path):
 def test_large_files_stay_on_disk(splits, tmp_path, monkeypatch):
     model = model_of("tl_resnet", "layer4")
     usual = precompute(model, splits, cache=tmp_path)
-    monkeypatch.setattr(_rows, "IN_MEMORY", 0)
+    monkeypatch.setattr(array_store, "IN_MEMORY", 0)
     mapped = precompute(model, splits, cache=tmp_path)
     assert isinstance(mapped.train.rows, np.memmap)
     assert not isinstance(usual.train.rows, np.memmap)
@@ -517,13 +534,13 @@ def test_order_and_batches_are_those_of_the_images(splits):
     model = model_of("tl_resnet")
     plain = splits.plain()
     cached = precompute(model, splits, cache=False)
-    prefix, _ = split_frozen(model, noise())
+    frozen_part, _ = split_frozen(model, noise())
     ours, theirs = cached.loaders(8, seed=3), plain.loaders(8, workers=0, seed=3)
     for _ in range(2):
         for (x, labels), (images, others) in zip(ours.train, theirs.train, strict=True):
             assert torch.equal(labels, others)
-            with torch.no_grad(), tl.evaluation.evaluation_mode(prefix):
-                torch.testing.assert_close(x, prefix(images), rtol=1e-3, atol=1e-4)
+            with torch.no_grad(), tl.evaluation.evaluation_mode(frozen_part):
+                torch.testing.assert_close(x, frozen_part(images), rtol=1e-3, atol=1e-4)
     assert [len(y) for _, y in ours.test] == [len(y) for _, y in theirs.test] == [7]
     assert [len(y) for _, y in cached.loaders(5).train] == [5] * 5
     assert [len(y) for _, y in cached.loaders(4).val] == [8, 1]
@@ -532,7 +549,7 @@ def test_order_and_batches_are_those_of_the_images(splits):
 def numbered(n, views):
     """Activations that say which image and view they are of."""
     rows = np.arange(n * views, dtype=np.float32)[:, None]
-    part = Activations(rows, torch.arange(n), False)
+    part = Activations(rows, torch.arange(n))
     return tl.features.Precomputed(nn.Linear(1, 2), part, part, part).loaders(16, seed=2).train
 
 
@@ -604,11 +621,11 @@ def test_views_that_make_no_sense_are_refused(splits):
         precompute(model, own)
 
 
-def test_evaluation_knows_the_rest(splits):
+def test_evaluate_takes_the_trainable_part(splits):
     """`evaluate` on activations gives what it gives on images."""
     model = model_of("tl_resnet", "layer4")
     cached = precompute(model, splits, cache=False)
-    ours = tl.evaluation.evaluate(cached.rest, cached.loaders(8).test)
+    ours = tl.evaluation.evaluate(cached.trainable_part, cached.loaders(8).test)
     theirs = tl.evaluation.evaluate(model, splits.loaders(8).test)
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-2, atol=1e-2)
     assert torch.equal(ours.labels, theirs.labels)
@@ -628,14 +645,15 @@ class Dying(tl.train.Checkpoints):
         return file
 
 
-def test_training_on_kept_activations_resumes(splits, tmp_path):
+def test_training_on_activations_resumes(splits, tmp_path):
     """The order of images, the views and the weight average of `fit` come back with the checkpoint, to the bit."""
 
     def train(checkpoints):
         model = model_of("tl_resnet", "layer4")
         cached = precompute(model, splits, views=3, cache=tmp_path / "kept")
-        optimizer = torch.optim.AdamW(tl.models.param_groups(cached.rest, lr=1e-3))
-        tl.train.fit(cached.rest, cached.loaders(8), optimizer, epochs=3, ema_decay=0.9, checkpoints=checkpoints)
+        optimizer = torch.optim.AdamW(tl.models.param_groups(cached.trainable_part, lr=1e-3))
+        options = {"ema_decay": 0.9, "checkpoints": checkpoints}
+        tl.train.fit(cached.trainable_part, cached.loaders(8), optimizer, epochs=3, **options)
         return tensors(model)
 
     whole = train(None)
@@ -645,7 +663,7 @@ def test_training_on_kept_activations_resumes(splits, tmp_path):
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 
 
-def test_an_untraceable_model_is_kept_too(splits, tmp_path):
+def test_activations_of_an_untraceable_model_are_stored_too(splits, tmp_path):
     """Its key leaves the head out as well."""
 
     class Deciding(nn.Module):
@@ -687,17 +705,17 @@ def test_the_benchmark_lets_all_do_the_same_work(stage):
 
 @pytest.mark.real
 @pytest.mark.parametrize("stage", ["head", "features.9"])
-def test_real_photos_with_real_weights(stage, real_data, real_weights, tmp_path):
-    """Dogs vs Cats on SqueezeNet: kept activations give the same accuracy as images, and a useful one."""
+def test_real_images_with_real_weights(stage, real_data, real_weights, tmp_path):
+    """Dogs vs Cats on SqueezeNet: activations give the same accuracy as images, and a useful one."""
     results = []
     for kept in (True, False):
         torch.manual_seed(0)
         (weights,) = real_weights.glob("squeezenet1_1*.safetensors")
         model = tl.models.unfreeze_from(tl.models.create("squeezenet1_1", 2, weights=weights), stage)
         model.classifier[0].p = 0.0  # its masks differ with the layout of the maps in memory
-        photos = tl.data.load(real_data / "dogs-vs-cats", model=model, train=100, val=60, test=2, augment=False)
-        cached = precompute(model, photos, cache=tmp_path) if kept else None
-        trained, data = (cached.rest, cached.loaders(20)) if kept else (model, photos.loaders(20))
+        images = tl.data.load(real_data / "dogs-vs-cats", model=model, train=100, val=60, test=2, augment=False)
+        cached = precompute(model, images, cache=tmp_path) if kept else None
+        trained, data = (cached.trainable_part, cached.loaders(20)) if kept else (model, images.loaders(20))
         optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
         results.append(tl.train.fit(trained, data, optimizer, epochs=3, precision="float32"))
     ours, theirs = results
