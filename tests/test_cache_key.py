@@ -207,7 +207,7 @@ def test_the_head_the_mode_and_labels_do_not_count():
 
 @pytest.mark.parametrize("module", ["builtins", "torch.nn", "pytest"])
 def test_a_class_of_ones_own_counts_wherever_it_says_it_is_from(module):
-    """Code that is executed without a name gives classes of `builtins`; only what a library really has is a library's."""
+    """Code run without a name gives classes of `builtins`; only what a library really has is a library's."""
     cell = "class A:\n  __module__ = module\n  def f(self): return {}\nmade = A()"
     before, after = (key(run(cell.format(value), module=module)) for value in (1, 2))
     assert None is not before != after
