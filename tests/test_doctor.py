@@ -897,7 +897,7 @@ def test_it_is_not_found(check, make):
 
 def test_every_finding_has_both_tests():
     names = set()
-    for path in [*SOURCES.glob("checks_*.py"), SOURCES / "examine.py"]:
+    for path in [*SOURCES.glob("checks/*.py"), SOURCES / "examination.py"]:
         names |= set(
             re.findall(r"\b(?:wrong|suspicious|note|finding)\(\s*\"([a-z-]+)\"", path.read_text(encoding="utf-8"))
         )

@@ -51,7 +51,7 @@ def test_a_right_script_is_left_alone(tmp_path, name, code):
 
 def test_every_rule_has_both_tests():
     names = set()
-    for path in [*Path(doctor.__file__).parent.glob("rules_*.py")]:
+    for path in Path(doctor.__file__).parent.glob("scripts/*.py"):
         names |= set(
             re.findall(r"\b(?:wrong|suspicious|note|finding)\(\s*\"([a-z-]+)\"", path.read_text(encoding="utf-8"))
         )

@@ -9,7 +9,7 @@ from torch import nn
 from tlcourse.doctor.checks import data, images, model, optimizer, plateau, results, schedule
 from tlcourse.doctor.parts import parts_of
 from tlcourse.doctor.report import Finding, Report, listed, note
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 from tlcourse.doctor.snapshots import compare
 from tlcourse.models import Stage, unwrap_model
 from tlcourse.side_effects import preserve_rng_state
@@ -32,7 +32,7 @@ def examine(
     evaluation: Any = None,
     evaluating: bool = False,
 ) -> Report:
-    """Look at a set-up and say what is wrong with it, with the evidence and what to do.
+    """TensorSnapshot at a set-up and say what is wrong with it, with the evidence and what to do.
 
     Nothing is changed: weights, buffers, gradients, modes, random numbers and the order of the loaders stay as they
     are. A few images of each part are looked at; for copies, up to 2,000 of training and 1,000 of every other part.
@@ -62,7 +62,7 @@ def examine(
     optimizers = _all_of(optimizer, torch.optim.Optimizer, "optimizer")
     losses, history = _losses(history)
     with preserve_rng_state():
-        case = Case(
+        setup = Setup(
             model=model,
             optimizers=optimizers,
             schedulers=_all_of(scheduler, None, "scheduler"),
@@ -76,13 +76,13 @@ def examine(
             evaluation=evaluation,
             evaluating=evaluating,
         )
-        findings = [finding for check in CHECKS for finding in _run(check, case)]
-    return Report(case.name, _table(case), findings, _remarks(case))
+        findings = [finding for check in CHECKS for finding in _run(check, setup)]
+    return Report(setup.name, _table(setup), findings, _remarks(setup))
 
 
-def _run(check: Any, case: Case) -> Iterator[Finding]:
+def _run(check: Any, setup: Setup) -> Iterator[Finding]:
     try:
-        yield from check(case)
+        yield from check(setup)
     except Exception as error:  # one check that stumbles over something unforeseen must not hide the others
         told = f"{type(error).__name__}: {str(error)[:200]}"
         advice = "The other checks ran. Please report it, with this line."
@@ -121,56 +121,56 @@ def _losses(history: Any) -> tuple[list[float], Any]:
     raise ValueError(f"history is {type(history).__name__}: give what `tl.train.fit` returned, or a list of losses.")
 
 
-def _table(case: Case) -> Table:
+def _table(setup: Setup) -> Table:
     rows = Table()
-    for stage in case.stages:
+    for stage in setup.stages:
         row = {"stage": stage.name, "parameters": stage.count, "trainable": stage.trainable}
-        if case.optimizers:
-            row["learning rate"] = _rates(case, stage)
-        rows.append(row | {"batch norm": _norms(case, stage), "moved": _moved(case, stage)})
+        if setup.optimizers:
+            row["learning rate"] = _rates(setup, stage)
+        rows.append(row | {"batch norm": _norms(setup, stage), "moved": _moved(setup, stage)})
     total = {key: sum(row[key] for row in rows) for key in ("parameters", "trainable")}
     rows.append(dict.fromkeys(rows[0], "") | {"stage": "all", **total} if rows else {"stage": "all", **total})
     return rows
 
 
-def _rates(case: Case, stage: Stage) -> str:
+def _rates(setup: Setup, stage: Stage) -> str:
     training = [p for p in stage.parameters.values() if p.requires_grad]
-    rates = sorted({case.rates[id(p)] for p in training if id(p) in case.rates})
+    rates = sorted({setup.rates[id(p)] for p in training if id(p) in setup.rates})
     texts = [f"{rate:.3g}" for rate in (rates if len(rates) < 3 else [rates[0], rates[-1]])]
-    lost = ["not in optimizer"] * any(id(p) not in case.rates for p in training)
+    lost = ["not in optimizer"] * any(id(p) not in setup.rates for p in training)
     return ", ".join([" to ".join(texts)] * bool(texts) + lost) or ("frozen" if stage.parameters else "")
 
 
-def _norms(case: Case, stage: Stage) -> str:
-    modes = {"train" if norm.module.training else "eval" for norm in case.norms if norm.stage == stage.name}
+def _norms(setup: Setup, stage: Stage) -> str:
+    modes = {"train" if norm.module.training else "eval" for norm in setup.norms if norm.stage == stage.name}
     return " and ".join(sorted(modes)) or "none"
 
 
-def _moved(case: Case, stage: Stage) -> str:
-    if case.changes is None:
+def _moved(setup: Setup, stage: Stage) -> str:
+    if setup.changes is None:
         return "first look"
-    weights = [case.changes[name].size for name in stage.parameters if name in case.changes]
+    weights = [setup.changes[name].size for name in stage.parameters if name in setup.changes]
     if stage.parameters and not weights:
         return "new"
     if any(weights):
         return f"{sum(weights) / len(weights):.2%}"
-    statistics = [name for name in stage.buffers if name in case.changes and case.changes[name].size]
+    statistics = [name for name in stage.buffers if name in setup.changes and setup.changes[name].size]
     return "statistics only" if statistics else "no"
 
 
-def _remarks(case: Case) -> list[str]:
+def _remarks(setup: Setup) -> list[str]:
     given = {
-        "optimizer": case.optimizers,
-        "data": case.parts,
-        "scheduler": case.schedulers,
-        "history": case.losses,
-        "evaluation": case.evaluation is not None,
+        "optimizer": setup.optimizers,
+        "data": setup.parts,
+        "scheduler": setup.schedulers,
+        "history": setup.losses,
+        "evaluation": setup.evaluation is not None,
     }
     missing = [name for name, value in given.items() if not value]
     remarks = [f"Not given, and not checked: {listed(missing, 9)}."] if missing else []
-    for part in case.parts:
+    for part in setup.parts:
         most = data.MOST_READ.get(part.name, data.MOST_READ_OTHERS)
-        if len(case.parts) > 1 and len(part) > most:
+        if len(setup.parts) > 1 and len(part) > most:
             remarks.append(
                 f"For copies, {most:,} of {len(part):,} {part.name} images were read; "
                 "`tl.data.find_duplicates(data)` reads all."

@@ -20,7 +20,7 @@ from tlcourse.side_effects import no_side_effects
 FORWARD = 8  # images of the one forward pass
 
 
-class Held(NamedTuple):
+class OptimizerEntry(NamedTuple):
     """A parameter in an optimizer: where, and at which rate."""
 
     parameter: torch.Tensor
@@ -41,17 +41,17 @@ class Norm(NamedTuple):
 class Answers(NamedTuple):
     """One forward pass in evaluation mode: outputs `(B, C)`, or the error instead.
 
-    `surprise` says how far the values in front of the first batch norm are from what it remembers: the median over
+    `bn_mismatch` says how far the values in front of the first batch norm are from what it remembers: the median over
     its channels of the log of the ratio of variances, and of the distance of the means in remembered deviations.
     """
 
     outputs: torch.Tensor | None
     error: str | None
-    surprise: float | None
+    bn_mismatch: float | None
 
 
 @dataclass(eq=False)
-class Case:
+class Setup:
     """A model, and what belongs to its training; what was not given is empty or None."""
 
     model: nn.Module
@@ -109,10 +109,10 @@ class Case:
         return (max(highest) + 1, False) if highest else None
 
     @cached_property
-    def held(self) -> list[Held]:
+    def optimizer_entries(self) -> list[OptimizerEntry]:
         """Every parameter of every optimizer, as often as it is there."""
         return [
-            Held(parameter, number, position, float(group["lr"]))
+            OptimizerEntry(parameter, number, position, float(group["lr"]))
             for number, optimizer in enumerate(self.optimizers)
             for position, group in enumerate(optimizer.param_groups)
             for parameter in group["params"]
@@ -121,7 +121,7 @@ class Case:
     @cached_property
     def rates(self) -> dict[int, float]:
         """Learning rate by the parameter's id."""
-        return {id(held.parameter): held.lr for held in self.held}
+        return {id(held.parameter): held.lr for held in self.optimizer_entries}
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -191,7 +191,7 @@ class Case:
         return all(bool(p.detach().abs().max() <= bound) for p in self.head[1].parameters())
 
     @cached_property
-    def looked_at(self) -> Part | None:
+    def sample_part(self) -> Part | None:
         """The part whose images the model is shown: one that is measured, because augmentation changes training's."""
         measured = [part for part in self.parts if part.evaluated and part.sample is not None]
         return next(iter(measured or [part for part in self.parts if part.sample is not None]), None)
@@ -199,9 +199,9 @@ class Case:
     @cached_property
     def answers(self) -> Answers | None:
         """What the model answers to a few images; None where there are none."""
-        if self.looked_at is None or not self.parameters:
+        if self.sample_part is None or not self.parameters:
             return None
-        images, first = self.looked_at.sample[0][:FORWARD], next(iter(self.parameters.values()))
+        images, first = self.sample_part.sample[0][:FORWARD], next(iter(self.parameters.values()))
         images = images.to(first.device, first.dtype)
         norm, seen = (self.norms[0].module if self.norms else None), []
         hook = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if norm else None
@@ -215,7 +215,7 @@ class Case:
                 hook.remove()
         outputs = getattr(outputs, "logits", outputs)
         usable = isinstance(outputs, torch.Tensor) and outputs.ndim == 2
-        return Answers(outputs.float().cpu() if usable else None, None, _surprise(norm, seen[0]) if seen else None)
+        return Answers(outputs.float().cpu() if usable else None, None, _bn_mismatch(norm, seen[0]) if seen else None)
 
     def grouped(self, names: Iterable[str]) -> str:
         """Write parameters as stages with counts: `layer4 (15 tensors, 2,099,712 values)`."""
@@ -238,7 +238,7 @@ def _outermost(model: nn.Module) -> list[Stage]:
     return list(found.values())
 
 
-def _surprise(norm: nn.Module, values: torch.Tensor) -> float:
+def _bn_mismatch(norm: nn.Module, values: torch.Tensor) -> float:
     mean, variance = norm.running_mean.float(), norm.running_var.float().clamp_min(1e-8)
     dims = [dim for dim in range(values.ndim) if dim != 1]
     now = values.detach().float()

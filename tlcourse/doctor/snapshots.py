@@ -10,7 +10,7 @@ SAMPLED = 4096  # values kept of each tensor: enough to say by how much it moved
 
 
 @dataclass(frozen=True)
-class Look:
+class TensorSnapshot:
     """One tensor at one look: some of its values, the sum of all of them, and whether it took gradients."""
 
     values: torch.Tensor
@@ -27,11 +27,11 @@ class Change:
 
 
 # By model, so that a deleted model is forgotten; a model whose head was replaced keeps its body's looks.
-_looks: WeakKeyDictionary[nn.Module, dict[str, Look]] = WeakKeyDictionary()
+_looks: WeakKeyDictionary[nn.Module, dict[str, TensorSnapshot]] = WeakKeyDictionary()
 
 
 def compare(model: nn.Module) -> dict[str, Change] | None:
-    """Look at every parameter and buffer, and return what changed since the last look; None at the first.
+    """TensorSnapshot at every parameter and buffer, and return what changed since the last look; None at the first.
 
     Tensors that are new or have another shape are left out.
     """
@@ -48,7 +48,7 @@ def compare(model: nn.Module) -> dict[str, Change] | None:
 
 
 @torch.no_grad()
-def _look(model: nn.Module) -> dict[str, Look]:
+def _look(model: nn.Module) -> dict[str, TensorSnapshot]:
     looks = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         flat = tensor.detach().reshape(-1)
@@ -56,11 +56,11 @@ def _look(model: nn.Module) -> dict[str, Look]:
         wide = torch.float32 if flat.device.type == "mps" else torch.float64  # all that Apple's GPUs have
         # The sum notices what the sampled values miss.
         total = flat.sum(dtype=wide).item()
-        looks[name] = Look(flat[::step].cpu().double(), total, tensor.requires_grad)
+        looks[name] = TensorSnapshot(flat[::step].cpu().double(), total, tensor.requires_grad)
     return looks
 
 
-def _size(old: Look, new: Look) -> float:
+def _size(old: TensorSnapshot, new: TensorSnapshot) -> float:
     difference = (new.values - old.values).norm().item()
     if difference == 0 and new.total != old.total:
         return abs(new.total - old.total) / max(abs(old.total), 1e-12)

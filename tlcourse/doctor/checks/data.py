@@ -9,7 +9,7 @@ import torch
 from tlcourse.data import duplicates
 from tlcourse.doctor.parts import Part, origin, source
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 
 MAJORITY = 0.8  # share of one class from which on accuracy says little
 MOST_READ = {"train": 2000}  # images read to look for copies, a few seconds' worth
@@ -21,9 +21,9 @@ ALIKE_BY_NATURE = 0.01  # share of pictures with a near copy within their own pa
 _read: WeakKeyDictionary[object, duplicates.Signatures] = WeakKeyDictionary()
 
 
-def parts_have_the_same_classes(case: Case) -> Iterator[Finding]:
+def parts_have_the_same_classes(setup: Setup) -> Iterator[Finding]:
     """Class 3 is the same class in every part."""
-    named = [part for part in case.parts if part.classes is not None]
+    named = [part for part in setup.parts if part.classes is not None]
     for a, b in combinations(named, 2):
         if a.classes != b.classes:
             only = [f"{a.name} alone has {name}" for name in a.classes if name not in b.classes]
@@ -36,9 +36,9 @@ def parts_have_the_same_classes(case: Case) -> Iterator[Finding]:
             )
 
 
-def labels_are_in_range(case: Case) -> Iterator[Finding]:
+def labels_are_in_range(setup: Setup) -> Iterator[Finding]:
     """Labels go from 0 to one less than the number of classes; every class is there to learn."""
-    for part in case.parts:
+    for part in setup.parts:
         if part.labels is None or not len(part.labels):
             continue
         low, high = int(part.labels.min()), int(part.labels.max())
@@ -57,9 +57,9 @@ def labels_are_in_range(case: Case) -> Iterator[Finding]:
                 yield finding("labels", what, f"{len(empty)} of {count}: {listed(empty)}", advice)
 
 
-def accuracy_says_something(case: Case) -> Iterator[Finding]:
+def accuracy_says_something(setup: Setup) -> Iterator[Finding]:
     """Where one class is nearly everything, saying it always is nearly always right."""
-    for part in case.parts:
+    for part in setup.parts:
         if part.labels is None or len(part.labels) < 10 or int(part.labels.min()) < 0:
             continue
         counts = torch.bincount(part.labels)
@@ -74,9 +74,9 @@ def accuracy_says_something(case: Case) -> Iterator[Finding]:
             )
 
 
-def order_is_right(case: Case) -> Iterator[Finding]:
+def order_is_right(setup: Setup) -> Iterator[Finding]:
     """Training draws a new order each epoch; measuring keeps it, and leaves nothing out."""
-    for part in case.parts:
+    for part in setup.parts:
         if part.evaluated:
             if part.shuffled:
                 what = f"The {part.name} loader shuffles."
@@ -100,9 +100,9 @@ def order_is_right(case: Case) -> Iterator[Finding]:
                 )
 
 
-def parts_share_no_item(case: Case) -> Iterator[Finding]:
+def parts_share_no_item(setup: Setup) -> Iterator[Finding]:
     """No position of a data set, and no file, is in two parts."""
-    known = {part.name: _origins(part) for part in case.parts if len(part) <= MOST_LISTED}
+    known = {part.name: _origins(part) for part in setup.parts if len(part) <= MOST_LISTED}
     for a, b in combinations(known, 2):
         both = known[a].keys() & known[b].keys()
         if both:
@@ -115,10 +115,10 @@ def parts_share_no_item(case: Case) -> Iterator[Finding]:
             )
 
 
-def parts_share_no_picture(case: Case) -> Iterator[Finding]:
+def parts_share_no_picture(setup: Setup) -> Iterator[Finding]:
     """No picture is in two parts, under another name, size or compression, or mirrored."""
-    parts = [part for part in case.parts if len(part)]
-    if len(parts) < 2 or any(True for _ in parts_share_no_item(case)):
+    parts = [part for part in setup.parts if len(part)]
+    if len(parts) < 2 or any(True for _ in parts_share_no_item(setup)):
         return
     read = {part.name: _signatures(part) for part in parts}
     read = {name: own for name, own in read.items() if own is not None}
@@ -134,7 +134,7 @@ def parts_share_no_picture(case: Case) -> Iterator[Finding]:
         copies = len({(pair.first, pair.second)[side] for pair in own})
         share, sure, first = copies / len(read[measured][1]), exact if alike else copies, own[0]
         where = " and ".join(
-            f"{name} {_described(case, name, read[name][0][index])}" for name, index in (first.first, first.second)
+            f"{name} {_described(setup, name, read[name][0][index])}" for name, index in (first.first, first.second)
         )
         finding = wrong if sure and sure / len(read[measured][1]) >= GRAVE else suspicious
         nature = "; pictures within one part are as alike, so near copies prove little" if alike and not exact else ""
@@ -188,8 +188,8 @@ def _alike_by_nature(all_signatures: list[duplicates.Signatures]) -> bool:
     return len(near) > ALIKE_BY_NATURE * len(largest)
 
 
-def _described(case: Case, name: str, index: int) -> str:
-    made_of = source(case.part(name).dataset, index)
+def _described(setup: Setup, name: str, index: int) -> str:
+    made_of = source(setup.part(name).dataset, index)
     if isinstance(made_of, tuple):
         return made_of[-1]
     return str(made_of) if isinstance(made_of, str) or hasattr(made_of, "__fspath__") else f"item {index}"

@@ -6,7 +6,7 @@ import torch
 
 from tlcourse.doctor.parts import Part
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 
 SURPRISE = 1.4  # a median factor of four in variance at the first batch norm; photos differ by less, units by more
 DRAWS = 6  # times that the same image is drawn
@@ -19,9 +19,9 @@ CONVENTIONS = {
 COARSE_STEP = 0.02  # means and deviations that differ by less are the same, rounded
 
 
-def items_can_be_read(case: Case) -> Iterator[Finding]:
+def items_can_be_read(setup: Setup) -> Iterator[Finding]:
     """Every item that is looked at can be had, and makes a batch with the others."""
-    for part in case.parts:
+    for part in setup.parts:
         _ = part.sample  # reading fills in the faults
         if part.faults:
             yield wrong(
@@ -32,9 +32,9 @@ def items_can_be_read(case: Case) -> Iterator[Finding]:
             )
 
 
-def images_are_floats(case: Case) -> Iterator[Finding]:
+def images_are_floats(setup: Setup) -> Iterator[Finding]:
     """A network works on floating-point images."""
-    for part in case.parts:
+    for part in setup.parts:
         if part.sample is not None and not part.sample[0].is_floating_point():
             yield suspicious(
                 "not-normalised",
@@ -44,10 +44,10 @@ def images_are_floats(case: Case) -> Iterator[Finding]:
             )
 
 
-def images_are_normalised(case: Case) -> Iterator[Finding]:
+def images_are_normalised(setup: Setup) -> Iterator[Finding]:
     """A pre-trained body wants the mean and deviation that it was trained with."""
-    part, wanted = case.looked_at, case.preprocessing
-    if part is None or wanted is None or (case.pretrained is False and not case.norms):
+    part, wanted = setup.sample_part, setup.preprocessing
+    if part is None or wanted is None or (setup.pretrained is False and not setup.norms):
         return
     images = part.sample[0]
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
@@ -61,15 +61,15 @@ def images_are_normalised(case: Case) -> Iterator[Finding]:
         f"{_numbers(std)}, from {images.min():.3g} to {images.max():.3g}; the model's weights want images normalised "
         f"by mean {_numbers(wanted.mean)} and deviation {_numbers(wanted.std)}"
     )
-    surprise = case.answers.surprise if case.answers else None
-    if surprise is not None and case.pretrained is not None and _untouched(case):
+    bn_mismatch = setup.answers.bn_mismatch if setup.answers else None
+    if bn_mismatch is not None and setup.pretrained is not None and _untouched(setup):
         finding, tail = note, " It matters for pre-trained weights; these look random."
-    elif surprise is not None:
-        finding, tail = (wrong, "") if sure and surprise > SURPRISE else (suspicious, "")
-        evidence += f"; the first batch norm sees values a factor of {2.718**surprise:.1f} from what it remembers"
+    elif bn_mismatch is not None:
+        finding, tail = (wrong, "") if sure and bn_mismatch > SURPRISE else (suspicious, "")
+        evidence += f"; the first batch norm sees values a factor of {2.718**bn_mismatch:.1f} from what it remembers"
     else:
         finding, tail = (
-            (wrong if sure else suspicious, "") if case.pretrained else (note, " It matters for pre-trained weights.")
+            (wrong if sure else suspicious, "") if setup.pretrained else (note, " It matters for pre-trained weights.")
         )
     yield finding(
         "not-normalised",
@@ -80,11 +80,11 @@ def images_are_normalised(case: Case) -> Iterator[Finding]:
     )
 
 
-def images_have_the_size(case: Case) -> Iterator[Finding]:
+def images_have_the_size(setup: Setup) -> Iterator[Finding]:
     """A network that was trained at one size sees other scales at another."""
-    if case.looked_at is None or case.preprocessing is None or not case.pretrained:
+    if setup.sample_part is None or setup.preprocessing is None or not setup.pretrained:
         return
-    images, size = case.looked_at.sample[0], case.preprocessing.size
+    images, size = setup.sample_part.sample[0], setup.preprocessing.size
     if images.ndim != 4 or images.shape[-1] == size == images.shape[-2]:
         return
     height, width = images.shape[-2:]
@@ -98,9 +98,9 @@ def images_have_the_size(case: Case) -> Iterator[Finding]:
     )
 
 
-def measured_images_hold_still(case: Case) -> Iterator[Finding]:
+def measured_images_hold_still(setup: Setup) -> Iterator[Finding]:
     """Validation and test images are the same each time: no augmentation."""
-    for part in case.parts:
+    for part in setup.parts:
         if not part.evaluated or not len(part):
             continue
         changing = [index for index in part.spread(4) if _changes(part, index)]
@@ -174,9 +174,9 @@ def _undone(images: torch.Tensor, mean: tuple, std: tuple) -> torch.Tensor:
     return images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
 
 
-def _untouched(case: Case) -> bool:
+def _untouched(setup: Setup) -> bool:
     """Whether the first batch norm remembers nothing: zeros and ones, as it was made."""
-    first = case.norms[0].module
+    first = setup.norms[0].module
     return not bool(first.running_mean.any()) and bool((first.running_var == 1).all())
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 from tlcourse.models import NORMS
 
 DROPPING = (nn.modules.dropout._DropoutNd,)
@@ -14,9 +14,9 @@ DROPPING_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d", "PatchDropout")
 LOGIT_LOSSES = ("CrossEntropyLoss", "cross_entropy")
 
 
-def values_are_finite(case: Case) -> Iterator[Finding]:
+def values_are_finite(setup: Setup) -> Iterator[Finding]:
     """A weight or statistic that is NaN or infinite makes every output so."""
-    tensors = [*case.parameters.items(), *case.model.named_buffers()]
+    tensors = [*setup.parameters.items(), *setup.model.named_buffers()]
     broken = [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
     if broken:
         yield wrong(
@@ -27,37 +27,37 @@ def values_are_finite(case: Case) -> Iterator[Finding]:
         )
 
 
-def something_trains(case: Case) -> Iterator[Finding]:
+def something_trains(setup: Setup) -> Iterator[Finding]:
     """Somewhere a parameter must take gradients; a new head first of all."""
-    if not case.parameters:
+    if not setup.parameters:
         return
-    trainable = [name for name, parameter in case.parameters.items() if parameter.requires_grad]
+    trainable = [name for name, parameter in setup.parameters.items() if parameter.requires_grad]
     if not trainable:
-        finding = wrong if case.optimizers else note
+        finding = wrong if setup.optimizers else note
         yield finding(
             "all-frozen",
             "Every parameter is frozen: training would change nothing.",
-            f"0 of {sum(p.numel() for p in case.parameters.values()):,} values take gradients",
+            f"0 of {sum(p.numel() for p in setup.parameters.values()):,} values take gradients",
             "Unfreeze the head at least: `tl.models.freeze(model)` freezes all but the head.",
         )
-    elif case.head and not any(p.requires_grad for p in case.head[1].parameters()):
-        finding = wrong if case.fresh_head else suspicious
+    elif setup.head and not any(p.requires_grad for p in setup.head[1].parameters()):
+        finding = wrong if setup.fresh_head else suspicious
         yield finding(
             "head-frozen",
             "The classifier is frozen while parameters below it train.",
-            f"{case.head[0]} takes no gradients; {len(trainable)} other tensors do",
-            f"Set `requires_grad_(True)` on {case.head[0]}: a new head keeps its random values for ever otherwise.",
+            f"{setup.head[0]} takes no gradients; {len(trainable)} other tensors do",
+            f"Set `requires_grad_(True)` on {setup.head[0]}: a new head keeps its random values for ever otherwise.",
         )
 
 
-def head_fits_the_classes(case: Case) -> Iterator[Finding]:
+def head_fits_the_classes(setup: Setup) -> Iterator[Finding]:
     """The classifier has one output a class."""
-    if case.outputs is None or case.classes is None:
+    if setup.outputs is None or setup.classes is None:
         return
-    (count, named), outputs = case.classes, case.outputs
-    evidence = f"{case.head[0]} has {outputs:,} outputs; the data has {count:,} classes"
+    (count, named), outputs = setup.classes, setup.outputs
+    evidence = f"{setup.head[0]} has {outputs:,} outputs; the data has {count:,} classes"
     if outputs == 1 and count == 2:
-        if "BCE" not in _loss_name(case) and "binary" not in _loss_name(case):
+        if "BCE" not in _loss_name(setup) and "binary" not in _loss_name(setup):
             advice = "Use BCEWithLogitsLoss with it, or give the head two outputs for cross-entropy."
             yield suspicious("head-size", "One output for two classes.", evidence, advice)
     elif outputs < count:
@@ -70,16 +70,16 @@ def head_fits_the_classes(case: Case) -> Iterator[Finding]:
         yield finding("head-size", f"The classifier has {what} classes.", evidence, advice)
 
 
-def frozen_norms_are_still(case: Case) -> Iterator[Finding]:
+def frozen_norms_are_still(setup: Setup) -> Iterator[Finding]:
     """Freezing parameters does not freeze a batch norm: in training mode its statistics move."""
-    frozen = [norm for norm in case.norms if norm.frozen]
-    moved = [norm.name for norm in frozen if _statistics_moved(case, norm.name)]
+    frozen = [norm for norm in setup.norms if norm.frozen]
+    moved = [norm.name for norm in frozen if _statistics_moved(setup, norm.name)]
     advice = (
         "Call `tl.models.train_mode(model)` wherever the loop calls `model.train()`; `tl.train.fit` does so. "
         "Put the statistics back by loading the pre-trained weights again."
     )
     if moved:
-        sizes = [case.changes[f"{name}.running_mean"].size for name in moved]
+        sizes = [setup.changes[f"{name}.running_mean"].size for name in moved]
         yield wrong(
             "frozen-statistics-move",
             "Batch-norm statistics moved in stages whose parameters are frozen.",
@@ -89,10 +89,10 @@ def frozen_norms_are_still(case: Case) -> Iterator[Finding]:
         )
         return
     awake = [norm.name for norm in frozen if norm.module.training]
-    if not awake or case.evaluating:
+    if not awake or setup.evaluating:
         return  # in front of a measurement, `nothing_is_left_in_training_mode` says it
     evidence = f"{len(awake)} of {len(frozen)} frozen batch norms are in training mode: {listed(awake)}"
-    if case.stepped:
+    if setup.stepped:
         what = "Frozen stages were trained in training mode: their batch-norm statistics follow every batch."
         yield wrong("frozen-statistics-move", what, evidence, advice)
     else:
@@ -101,11 +101,11 @@ def frozen_norms_are_still(case: Case) -> Iterator[Finding]:
         yield suspicious("frozen-statistics-move", what, evidence, advice)
 
 
-def nothing_is_left_in_training_mode(case: Case) -> Iterator[Finding]:
+def nothing_is_left_in_training_mode(setup: Setup) -> Iterator[Finding]:
     """A model that is measured is in evaluation mode."""
-    if not case.evaluating:
+    if not setup.evaluating:
         return
-    modules = [(name, module) for name, module in case.model.named_modules() if module.training]
+    modules = [(name, module) for name, module in setup.model.named_modules() if module.training]
     norms = [name for name, module in modules if isinstance(module, NORMS)]
     dropping = [
         name
@@ -125,23 +125,23 @@ def nothing_is_left_in_training_mode(case: Case) -> Iterator[Finding]:
         yield note("training-mode", what, f"{len(modules)} modules", "Call `model.eval()` all the same.")
 
 
-def model_takes_the_images(case: Case) -> Iterator[Finding]:
+def model_takes_the_images(setup: Setup) -> Iterator[Finding]:
     """A batch of the data goes through the model."""
-    if case.answers is not None and case.answers.error:
-        images = case.looked_at.sample[0]
+    if setup.answers is not None and setup.answers.error:
+        images = setup.sample_part.sample[0]
         yield wrong(
             "forward-fails",
             "The model cannot take the data's images.",
-            f"a batch {tuple(images.shape)} of the {case.looked_at.name} part gives {case.answers.error}",
+            f"a batch {tuple(images.shape)} of the {setup.sample_part.name} part gives {setup.answers.error}",
             "Prepare the images as the model wants them: `data.for_model(model)`, or its weights' transforms.",
         )
 
 
-def outputs_are_logits(case: Case) -> Iterator[Finding]:
+def outputs_are_logits(setup: Setup) -> Iterator[Finding]:
     """Cross-entropy applies softmax itself: the model must not."""
-    if case.answers is None or case.answers.outputs is None or case.answers.outputs.shape[1] < 2:
+    if setup.answers is None or setup.answers.outputs is None or setup.answers.outputs.shape[1] < 2:
         return
-    outputs, loss = case.answers.outputs, _loss_name(case)
+    outputs, loss = setup.answers.outputs, _loss_name(setup)
     sums = outputs.sum(1)
     evidence = f"rows of {len(outputs)} outputs sum to {sums.min():.3f} to {sums.max():.3f}"
     probabilities = bool((outputs >= 0).all() and ((sums - 1).abs() < 1e-3).all())
@@ -168,15 +168,15 @@ def outputs_are_logits(case: Case) -> Iterator[Finding]:
         )
 
 
-def _loss_name(case: Case) -> str:
-    if case.loss is None:
+def _loss_name(setup: Setup) -> str:
+    if setup.loss is None:
         return ""
-    return getattr(case.loss, "__name__", type(case.loss).__name__)
+    return getattr(setup.loss, "__name__", type(setup.loss).__name__)
 
 
-def _statistics_moved(case: Case, norm: str) -> bool:
+def _statistics_moved(setup: Setup, norm: str) -> bool:
     """Whether running statistics moved between two looks at which they were frozen, and the weights did not."""
-    changes = case.changes or {}
+    changes = setup.changes or {}
     statistics = changes.get(f"{norm}.running_mean")
     own = [changes[name] for name in (f"{norm}.weight", f"{norm}.bias") if name in changes]
     # Where the weights changed too, other weights were loaded.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.setup import Case, Held
+from tlcourse.doctor.setup import OptimizerEntry, Setup
 
 # Rates from which on training hardly ever works. Adam's steps are as large as its rate whatever the gradients.
 HIGHEST = {True: 0.1, False: 2.0}  # a new head alone; by "adaptive"
@@ -16,44 +16,44 @@ HIGHEST_BODY = {True: 0.01, False: 0.3}
 BOLD_BODY = {True: 5e-4, False: 5e-3}
 
 
-def trainable_are_held(case: Case) -> Iterator[Finding]:
+def trainable_are_held(setup: Setup) -> Iterator[Finding]:
     """What takes gradients must be in an optimizer, or it never moves."""
-    if not case.optimizers:
+    if not setup.optimizers:
         return
-    lost = [name for name, p in case.parameters.items() if p.requires_grad and id(p) not in case.rates]
+    lost = [name for name, p in setup.parameters.items() if p.requires_grad and id(p) not in setup.rates]
     if lost:
         yield wrong(
             "not-in-optimizer",
             "Parameters are unfrozen, and in no group of the optimizer: they never move.",
-            case.grouped(lost),
+            setup.grouped(lost),
             "Build the optimizer from `tl.models.param_groups(model, lr)` after unfreezing, or freeze them.",
         )
 
 
-def held_are_the_models(case: Case) -> Iterator[Finding]:
+def held_are_the_models(setup: Setup) -> Iterator[Finding]:
     """The optimizer's parameters are this model's, and not those of a head that was replaced."""
-    own = {id(p) for p in case.model.parameters()}
-    if isinstance(case.loss, torch.nn.Module):
-        own |= {id(p) for p in case.loss.parameters()}  # a loss may learn centres, say
-    strangers = [held for held in case.held if id(held.parameter) not in own]
+    own = {id(p) for p in setup.model.parameters()}
+    if isinstance(setup.loss, torch.nn.Module):
+        own |= {id(p) for p in setup.loss.parameters()}  # a loss may learn centres, say
+    strangers = [held for held in setup.optimizer_entries if id(held.parameter) not in own]
     if not strangers:
         return
     shapes = listed(tuple(held.parameter.shape) for held in strangers)
-    lost = [name for name, p in case.parameters.items() if p.requires_grad and id(p) not in case.rates]
+    lost = [name for name, p in setup.parameters.items() if p.requires_grad and id(p) not in setup.rates]
     finding = wrong if lost else suspicious
     yield finding(
         "foreign-parameters",
         "The optimizer holds parameters that are not in this model.",
-        f"{len(strangers)} of {len(case.held)} tensors, of shapes {shapes}",
+        f"{len(strangers)} of {len(setup.optimizer_entries)} tensors, of shapes {shapes}",
         "Build the optimizer last: after the head was replaced, the weights loaded and the model moved.",
     )
 
 
-def held_once(case: Case) -> Iterator[Finding]:
+def held_once(setup: Setup) -> Iterator[Finding]:
     """A parameter that is held twice is moved twice a step."""
-    names = {id(p): name for name, p in case.parameters.items()}
-    places: dict[int, list[Held]] = {}
-    for held in case.held:
+    names = {id(p): name for name, p in setup.parameters.items()}
+    places: dict[int, list[OptimizerEntry]] = {}
+    for held in setup.optimizer_entries:
         places.setdefault(id(held.parameter), []).append(held)
     twice = {names.get(key, "a parameter of no name"): found for key, found in places.items() if len(found) > 1}
     if not twice:
@@ -61,7 +61,7 @@ def held_once(case: Case) -> Iterator[Finding]:
     same = [name for name, found in twice.items() if len({held.optimizer for held in found}) < len(found)]
     first = next(iter(twice.values()))
     where = " and ".join(
-        f"group {h.group}" + f" of optimizer {h.optimizer}" * (len(case.optimizers) > 1) for h in first
+        f"group {h.group}" + f" of optimizer {h.optimizer}" * (len(setup.optimizers) > 1) for h in first
     )
     finding = wrong if same else suspicious
     yield finding(
@@ -72,114 +72,114 @@ def held_once(case: Case) -> Iterator[Finding]:
     )
 
 
-def frozen_are_not_held(case: Case) -> Iterator[Finding]:
+def frozen_are_not_held(setup: Setup) -> Iterator[Finding]:
     """Frozen parameters in the optimizer are harmless as long as they have no gradient."""
-    frozen = {name: p for name, p in case.parameters.items() if not p.requires_grad and id(p) in case.rates}
-    stale = [name for name, p in frozen.items() if p.grad is not None and case.rates[id(p)] > 0]
+    frozen = {name: p for name, p in setup.parameters.items() if not p.requires_grad and id(p) in setup.rates}
+    stale = [name for name, p in frozen.items() if p.grad is not None and setup.rates[id(p)] > 0]
     if stale:
         yield wrong(
             "frozen-with-gradient",
             "Frozen parameters are in the optimizer and keep an old gradient: every step still moves them.",
-            f"{case.grouped(stale)}; momentum and weight decay move them even where the gradient is 0",
+            f"{setup.grouped(stale)}; momentum and weight decay move them even where the gradient is 0",
             "Set their `.grad` to None when you freeze, as `tl.models.freeze` does, or build the optimizer anew.",
         )
     elif frozen:
         yield note(
             "frozen-in-optimizer",
             "Frozen parameters are in the optimizer.",
-            case.grouped(frozen),
+            setup.grouped(frozen),
             "Harmless: without a gradient they are skipped. They begin to train, at their group's rate, once unfrozen.",
         )
 
 
-def rates_make_sense(case: Case) -> Iterator[Finding]:
+def rates_make_sense(setup: Setup) -> Iterator[Finding]:
     """A rate of zero trains nothing, and one that is far too high destroys what was learnt."""
-    training = {name: p for name, p in case.parameters.items() if p.requires_grad and id(p) in case.rates}
+    training = {name: p for name, p in setup.parameters.items() if p.requires_grad and id(p) in setup.rates}
     if not training:
         return
-    odd = [name for name, p in training.items() if not math.isfinite(case.rates[id(p)])]
+    odd = [name for name, p in training.items() if not math.isfinite(setup.rates[id(p)])]
     if odd:
-        yield wrong("rate", "A learning rate is not a number.", case.grouped(odd), "Build the optimizer anew.")
+        yield wrong("rate", "A learning rate is not a number.", setup.grouped(odd), "Build the optimizer anew.")
         return
-    still = [name for name, p in training.items() if case.rates[id(p)] == 0]
-    if still and not case.schedulers:  # a warm-up starts at 0, and a cosine ends there
+    still = [name for name, p in training.items() if setup.rates[id(p)] == 0]
+    if still and not setup.schedulers:  # a warm-up starts at 0, and a cosine ends there
         finding = wrong if len(still) == len(training) else note
         advice = "Give the group a rate above 0, or freeze it: it costs a backward pass."
-        yield finding("rate", "Parameters train at a rate of 0.", case.grouped(still), advice)
-    head = {id(p) for p in case.head[1].parameters()} if case.head else set()
+        yield finding("rate", "Parameters train at a rate of 0.", setup.grouped(still), advice)
+    head = {id(p) for p in setup.head[1].parameters()} if setup.head else set()
     high = [
         name
         for name, p in training.items()
-        if case.rates[id(p)] > (HIGHEST if id(p) in head else HIGHEST_BODY)[case.adaptive]
+        if setup.rates[id(p)] > (HIGHEST if id(p) in head else HIGHEST_BODY)[setup.adaptive]
         # From scratch, large rates are usual for SGD.
-        and (id(p) in head or case.adaptive or case.pretrained)
+        and (id(p) in head or setup.adaptive or setup.pretrained)
     ]
     if high:
-        top = max(case.rates[id(training[name])] for name in high)
-        kind = type(case.optimizers[0]).__name__
+        top = max(setup.rates[id(training[name])] for name in high)
+        kind = type(setup.optimizers[0]).__name__
         advice = "Try a hundredth, or look for the rate with a range test."
-        yield suspicious("rate", f"A very high rate for {kind}.", f"up to {top:g} in {case.grouped(high)}", advice)
+        yield suspicious("rate", f"A very high rate for {kind}.", f"up to {top:g} in {setup.grouped(high)}", advice)
 
 
-def body_is_slower_than_a_new_head(case: Case) -> Iterator[Finding]:
+def body_is_slower_than_a_new_head(setup: Setup) -> Iterator[Finding]:
     """A new head's first gradients are random: a pre-trained body must not follow them at full rate."""
-    if not (case.optimizers and case.pretrained and case.fresh_head):
+    if not (setup.optimizers and setup.pretrained and setup.fresh_head):
         return
-    own = {id(p) for p in case.head[1].parameters()}
-    head = max((case.rates[id(p)] for p in case.head[1].parameters() if id(p) in case.rates), default=0)
+    own = {id(p) for p in setup.head[1].parameters()}
+    head = max((setup.rates[id(p)] for p in setup.head[1].parameters() if id(p) in setup.rates), default=0)
     body = {
-        n: case.rates[id(p)]
-        for n, p in case.parameters.items()
-        if p.requires_grad and id(p) in case.rates and id(p) not in own
+        n: setup.rates[id(p)]
+        for n, p in setup.parameters.items()
+        if p.requires_grad and id(p) in setup.rates and id(p) not in own
     }
     fast = {name: rate for name, rate in body.items() if rate >= head > 0}
     if not fast:
         return
-    bold = max(fast.values()) >= BOLD_BODY[case.adaptive]
+    bold = max(fast.values()) >= BOLD_BODY[setup.adaptive]
     finding = suspicious if bold else note
     yield finding(
         "body-as-fast-as-head",
         "The pre-trained body trains at the rate of the new head, or faster.",
-        f"head {head:g}; {case.grouped(fast)} at up to {max(fast.values()):g}",
+        f"head {head:g}; {setup.grouped(fast)} at up to {max(fast.values()):g}",
         "Lower the body's rates, `tl.models.param_groups(model, lr, decay=0.5)`, or train the head alone first.",
     )
 
 
-def gradients_arrive(case: Case) -> Iterator[Finding]:
+def gradients_arrive(setup: Setup) -> Iterator[Finding]:
     """After a backward pass, everything that trains has a gradient, and a finite one."""
-    training = {name: p for name, p in case.parameters.items() if p.requires_grad}
+    training = {name: p for name, p in setup.parameters.items() if p.requires_grad}
     given = {name: p.grad for name, p in training.items() if p.grad is not None}
     broken = [name for name, grad in given.items() if not bool(torch.isfinite(grad).all())]
     if broken:
         advice = "Do not step: lower the rate, clip the gradients, and look at the batch that made them."
-        yield wrong("gradient", "Gradients are NaN or infinite.", case.grouped(broken), advice)
+        yield wrong("gradient", "Gradients are NaN or infinite.", setup.grouped(broken), advice)
     missing = [name for name in training if name not in given]
     if given and missing:  # without any gradient there was no backward pass, or it was zeroed
         # What was unfrozen after the last pass is not known from what no pass reaches.
-        moments = {id(p) for optimizer in case.optimizers for p in optimizer.state}
+        moments = {id(p) for optimizer in setup.optimizers for p in optimizer.state}
         new = moments and not any(id(training[name]) in moments for name in missing)
         finding = note if new else suspicious
         yield finding(
             "gradient",
             "Parameters got no gradient in a backward pass that reached others.",
-            case.grouped(missing),
+            setup.grouped(missing),
             "See whether they were unfrozen after that pass, run under `no_grad`, or play no part in the output.",
         )
 
 
-def weights_move_where_they_should(case: Case) -> Iterator[Finding]:
+def weights_move_where_they_should(setup: Setup) -> Iterator[Finding]:
     """Between two looks, what trains moves, and what is frozen does not."""
-    changes = case.changes or {}
-    moved = {name for name in case.parameters if name in changes and changes[name].size > 0}
+    changes = setup.changes or {}
+    moved = {name for name in setup.parameters if name in changes and changes[name].size > 0}
     frozen = [name for name in moved if changes[name].frozen]
-    if frozen and len(frozen) < len(case.parameters):
+    if frozen and len(frozen) < len(setup.parameters):
         yield suspicious(
             "frozen-moved",
             "Parameters moved though they were frozen now and at the last look.",
-            case.grouped(frozen),
+            setup.grouped(frozen),
             "Right if you loaded weights in between. Otherwise an old gradient or a second optimizer moves them.",
         )
-    rates, trainable = case.rates, case.parameters
+    rates, trainable = setup.rates, setup.parameters
     still = [
         name
         for name, p in trainable.items()
@@ -189,17 +189,17 @@ def weights_move_where_they_should(case: Case) -> Iterator[Finding]:
         yield suspicious(
             "did-not-move",
             "Parameters train, and did not move since the last look, while others did.",
-            case.grouped(still),
+            setup.grouped(still),
             "See whether gradients reach them (a `detach`, `no_grad`, an unused module), or their rate is tiny.",
         )
 
 
-def decay_spares_norms(case: Case) -> Iterator[Finding]:
+def decay_spares_norms(setup: Setup) -> Iterator[Finding]:
     """Weight decay on a norm's scale pulls it to zero for no gain: usual practice leaves norms and biases out."""
-    if not case.optimizers:
+    if not setup.optimizers:
         return
-    decay = {id(p): g.get("weight_decay", 0) for o in case.optimizers for g in o.param_groups for p in g["params"]}
-    flat = {name: decay.get(id(p), 0) for name, p in case.parameters.items() if p.requires_grad and p.ndim <= 1}
+    decay = {id(p): g.get("weight_decay", 0) for o in setup.optimizers for g in o.param_groups for p in g["params"]}
+    flat = {name: decay.get(id(p), 0) for name, p in setup.parameters.items() if p.requires_grad and p.ndim <= 1}
     strong = {name: value for name, value in flat.items() if value >= 0.01}
     body = Counter(name.rpartition(".")[2] for name in strong)
     if len(strong) > 2:  # more than a head's bias

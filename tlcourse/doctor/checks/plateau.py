@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tlcourse.doctor.report import Finding, suspicious, wrong
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 
 CALLS = 4  # from so many calls on, one that was never better than the first is odd
 
 
-def plateau_sees_what_changes(case: Case) -> Iterator[Finding]:
+def plateau_sees_what_changes(setup: Setup) -> Iterator[Finding]:
     """A plateau scheduler must be fed with a measurement, in the direction that is better."""
-    for scheduler in case.schedulers:
+    for scheduler in setup.schedulers:
         if not isinstance(scheduler, ReduceLROnPlateau) or scheduler.last_epoch < 1:
             continue
         best, calls = float(scheduler.best), scheduler.last_epoch
         rate = scheduler.optimizer.param_groups[0]["lr"]
         evidence = f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {rate:.3g}"
         advice = "Pass the validation loss with mode='min', or the validation accuracy with mode='max', once an epoch."
-        done = len(case.losses)
+        done = len(setup.losses)
         if not math.isfinite(best):
             yield wrong("plateau-constant", "The plateau scheduler has seen no number yet.", evidence, advice)
-        elif case.history is not None and (name := _fed_the_wrong_way(case, scheduler)):
+        elif setup.history is not None and (name := _fed_the_wrong_way(setup, scheduler)):
             yield wrong(
                 "plateau-direction", f"The plateau scheduler takes {name} the wrong way round.", evidence, advice
             )
         elif calls >= CALLS and _never_better(scheduler):
-            improved = _improved(case, scheduler)
+            improved = _improved(setup, scheduler)
             finding = wrong if best == 0 or improved else suspicious
             told = f"; the history's {improved}" if improved else ""
             what = "The plateau scheduler was never fed anything better than at its first call: is it a constant?"
@@ -48,19 +48,19 @@ def _never_better(scheduler: ReduceLROnPlateau) -> bool:
     return bad + rest >= scheduler.last_epoch - 1
 
 
-def _improved(case: Case, scheduler: ReduceLROnPlateau) -> str | None:
+def _improved(setup: Setup, scheduler: ReduceLROnPlateau) -> str | None:
     """Name a column of the history that did get better in the scheduler's direction."""
-    if case.history is None:
+    if setup.history is None:
         return None
     name = "val_accuracy" if scheduler.mode == "max" else "val_loss"
-    values = case.history.column(name)
+    values = setup.history.column(name)
     best = max(values) if scheduler.mode == "max" else min(values)
     return f"{name} went from {values[0]:.3g} to {best:.3g}" if best != values[0] else None
 
 
-def _fed_the_wrong_way(case: Case, scheduler: ReduceLROnPlateau) -> str | None:
+def _fed_the_wrong_way(setup: Setup, scheduler: ReduceLROnPlateau) -> str | None:
     """Name what the scheduler's best value is the worst of."""
-    losses, accuracies = (case.history.column(name) for name in ("val_loss", "val_accuracy"))
+    losses, accuracies = (setup.history.column(name) for name in ("val_loss", "val_accuracy"))
     told = {"max": ("the validation loss", losses, accuracies), "min": ("the validation accuracy", accuracies, losses)}
     name, other, right = told[scheduler.mode]
     extreme = max if scheduler.mode == "max" else min

@@ -6,39 +6,39 @@ from collections.abc import Iterator
 import torch
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 
 FLAT = 1e-4  # relative range of a loss over epochs that counts as no movement
 SEEN_OFTEN = 5  # labels of a class from which on it is odd that it is never answered
 GAP = 0.2  # training accuracy above validation accuracy
 
 
-def losses_are_numbers(case: Case) -> Iterator[Finding]:
+def losses_are_numbers(setup: Setup) -> Iterator[Finding]:
     """A loss that is NaN or infinite stays so."""
-    broken = [i for i, loss in enumerate(case.losses, start=1) if not math.isfinite(loss)]
+    broken = [i for i, loss in enumerate(setup.losses, start=1) if not math.isfinite(loss)]
     if broken:
-        before = f"; the last number before was {case.losses[broken[0] - 2]:.4g}" if broken[0] > 1 else ""
+        before = f"; the last number before was {setup.losses[broken[0] - 2]:.4g}" if broken[0] > 1 else ""
         yield wrong(
             "loss-not-finite",
             "The training loss is not a number.",
-            f"first at entry {broken[0]} of {len(case.losses)}{before}",
+            f"first at entry {broken[0]} of {len(setup.losses)}{before}",
             "Start again from the weights before, with a tenth of the rate; clip gradients; look at that batch.",
         )
 
 
-def losses_move(case: Case) -> Iterator[Finding]:
+def losses_move(setup: Setup) -> Iterator[Finding]:
     """A training loss falls, at first at least."""
-    losses = case.losses
+    losses = setup.losses
     if len(losses) < 3 or not all(map(math.isfinite, losses)):
         return
     low, high, first, last = min(losses), max(losses), losses[0], losses[-1]
     evidence = f"{first:.4g} at first, {last:.4g} at last, over {len(losses)} entries"
     if high - low <= FLAT * max(abs(high), 1e-12) and high > 1e-3:  # a loss near 0 has arrived
-        chance = case.outputs and math.isclose(first, math.log(case.outputs), rel_tol=0.01)
+        chance = setup.outputs and math.isclose(first, math.log(setup.outputs), rel_tol=0.01)
         yield wrong(
             "loss-constant",
             "The training loss does not move.",
-            evidence + (f"; chance on {case.outputs} classes is {math.log(case.outputs):.4g}" if chance else ""),
+            evidence + (f"; chance on {setup.outputs} classes is {math.log(setup.outputs):.4g}" if chance else ""),
             "Nothing trains: see whether the optimizer holds the trainable parameters, at a rate above 0.",
         )
     elif last > 1.5 * first:
@@ -46,11 +46,11 @@ def losses_move(case: Case) -> Iterator[Finding]:
         yield suspicious("loss-rises", "The training loss rises.", evidence, advice)
 
 
-def training_and_validation_agree(case: Case) -> Iterator[Finding]:
+def training_and_validation_agree(setup: Setup) -> Iterator[Finding]:
     """A model that knows its training images by heart does worse on others."""
-    if case.history is None or not case.history.epochs:
+    if setup.history is None or not setup.history.epochs:
         return
-    best = case.history.best or case.history.epochs[-1]
+    best = setup.history.best or setup.history.epochs[-1]
     if best.train_accuracy - best.val_accuracy > GAP:
         yield note(
             "overfitting",
@@ -60,21 +60,23 @@ def training_and_validation_agree(case: Case) -> Iterator[Finding]:
         )
 
 
-def every_class_is_answered(case: Case) -> Iterator[Finding]:
+def every_class_is_answered(setup: Setup) -> Iterator[Finding]:
     """Each class that the labels have is predicted now and then."""
-    if case.evaluation is None or not case.evaluation.n:
+    if setup.evaluation is None or not setup.evaluation.n:
         return
-    outputs = case.evaluation.logits.shape[1]
-    counts = torch.bincount(case.evaluation.labels, minlength=outputs)
-    answers = torch.bincount(case.evaluation.predicted, minlength=outputs)
+    outputs = setup.evaluation.logits.shape[1]
+    counts = torch.bincount(setup.evaluation.labels, minlength=outputs)
+    answers = torch.bincount(setup.evaluation.predicted, minlength=outputs)
     never = ((counts >= SEEN_OFTEN) & (answers[: len(counts)] == 0)).nonzero().flatten().tolist()
     if not never:
         return
-    names = next((part.classes for part in case.parts if part.classes), None) or [f"class {i}" for i in range(outputs)]
+    names = next((part.classes for part in setup.parts if part.classes), None) or [f"class {i}" for i in range(outputs)]
     collapsed = int((answers > 0).sum()) == 1
     finding = wrong if collapsed else suspicious
     what = "The model gives one answer only." if collapsed else "There are classes that the model never predicts."
-    told = f"never {listed(names[i] for i in never)}, with {int(counts[never].sum()):,} images of {case.evaluation.n:,}"
+    told = (
+        f"never {listed(names[i] for i in never)}, with {int(counts[never].sum()):,} images of {setup.evaluation.n:,}"
+    )
     yield finding(
         "class-never-predicted",
         what,
@@ -84,20 +86,20 @@ def every_class_is_answered(case: Case) -> Iterator[Finding]:
     )
 
 
-def accuracy_beats_always_the_same(case: Case) -> Iterator[Finding]:
+def accuracy_beats_always_the_same(setup: Setup) -> Iterator[Finding]:
     """An accuracy means something above the share of the largest class."""
-    if case.evaluation is None or case.evaluation.n < 20:
+    if setup.evaluation is None or setup.evaluation.n < 20:
         return
-    counts = torch.bincount(case.evaluation.labels)
-    share = counts.max().item() / case.evaluation.n
-    low, high = case.evaluation.interval
+    counts = torch.bincount(setup.evaluation.labels)
+    share = counts.max().item() / setup.evaluation.n
+    low, high = setup.evaluation.interval
     if low <= share and len(counts) > 1:
         yield suspicious(
             "no-better-than-majority",
             "The accuracy is not shown to be better than always saying the largest class.",
-            f"accuracy {case.evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}; the largest class is "
+            f"accuracy {setup.evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}; the largest class is "
             f"{share:.3f} of the images",
-            "Look at recall by class; train longer or with more images; measure on more images.",
+            "TensorSnapshot at recall by class; train longer or with more images; measure on more images.",
         )
 
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.setup import Case
+from tlcourse.doctor.setup import Setup
 from tlcourse.train import schedules
 
 DECAYING = (StepLR, MultiStepLR, ExponentialLR)
@@ -23,10 +23,10 @@ GONE = 1e-4  # of the first rate: what a decaying scheduler leaves when it is st
 FEW = 4  # batches of an epoch from which on steps and epochs are told apart
 
 
-def one_scheduler_each(case: Case) -> Iterator[Finding]:
+def one_scheduler_each(setup: Setup) -> Iterator[Finding]:
     """Each constructor of a scheduler rewrites the rates of its optimizer: the last one wins."""
-    for number, optimizer in enumerate(case.optimizers):
-        given = [s for s in case.schedulers if getattr(s, "optimizer", None) is optimizer]
+    for number, optimizer in enumerate(setup.optimizers):
+        given = [s for s in setup.schedulers if getattr(s, "optimizer", None) is optimizer]
         inner = [child for s in given for child in getattr(s, "_schedulers", [])]
         alive = [s for s in _alive(optimizer) if not any(s is child for child in inner)]
         alive = [s for s in alive if not any(s in getattr(other, "_schedulers", []) for other in alive)]
@@ -47,8 +47,8 @@ def one_scheduler_each(case: Case) -> Iterator[Finding]:
                 f"and it was built with {optimizer.defaults['lr']:.3g}",
                 "Build a new optimizer for each scheduler that you try; chain schedulers with SequentialLR.",
             )
-    strangers = [s for s in case.schedulers if not any(getattr(s, "optimizer", o) is o for o in case.optimizers)]
-    if strangers and case.optimizers:
+    strangers = [s for s in setup.schedulers if not any(getattr(s, "optimizer", o) is o for o in setup.optimizers)]
+    if strangers and setup.optimizers:
         yield wrong(
             "foreign-scheduler",
             "The scheduler changes the rates of another optimizer.",
@@ -57,26 +57,26 @@ def one_scheduler_each(case: Case) -> Iterator[Finding]:
         )
 
 
-def one_cycle_has_the_runs_length(case: Case) -> Iterator[Finding]:
+def one_cycle_has_the_runs_length(setup: Setup) -> Iterator[Finding]:
     """A one-cycle is as long as the run: then the rate ends near 0, and no step is one too many."""
-    for scheduler in case.schedulers:
-        plan = _plan(case)
+    for scheduler in setup.schedulers:
+        plan = _plan(setup)
         if not isinstance(scheduler, OneCycleLR) or plan is None:
             continue
         total, (epochs, batches) = scheduler.total_steps, plan
-        run, interval = epochs * batches, _interval(case, scheduler)
+        run, interval = epochs * batches, _interval(setup, scheduler)
         evidence = f"total_steps is {total:,}; the run has {epochs} epochs of {batches} batches, {run:,} steps"
         advice = f"OneCycleLR(..., total_steps={run}), stepped after every optimizer step."
         if interval == "epoch" and total > 2 * epochs:
             what = f"The one-cycle is stepped once an epoch: it gets through its first {epochs / total:.0%} only."
-            yield wrong("scheduler-interval", what, evidence + f"; {_stepped(case, scheduler)}", advice)
+            yield wrong("scheduler-interval", what, evidence + f"; {_stepped(setup, scheduler)}", advice)
         elif total == epochs and batches > 1 and interval != "step":
-            if id(scheduler) not in case.intervals:
+            if id(scheduler) not in setup.intervals:
                 what = "The one-cycle counts epochs: step it once an epoch."
                 yield note("scheduler-interval", what, evidence, advice)
         elif total < run:
             over = _accumulated(total, epochs, batches)
-            unknown = over and (interval is None or id(scheduler) in case.intervals)
+            unknown = over and (interval is None or id(scheduler) in setup.intervals)
             finding = suspicious if unknown else wrong
             what = "The one-cycle runs out before the run ends, and then raises an error."
             if unknown:
@@ -88,12 +88,12 @@ def one_cycle_has_the_runs_length(case: Case) -> Iterator[Finding]:
             yield finding("scheduler-interval", what, evidence, advice)
 
 
-def cosine_has_the_runs_length(case: Case) -> Iterator[Finding]:
+def cosine_has_the_runs_length(setup: Setup) -> Iterator[Finding]:
     """A cosine comes down over T_max steps of its own, and climbs again after them."""
-    for scheduler in case.schedulers:
+    for scheduler in setup.schedulers:
         if not isinstance(scheduler, CosineAnnealingLR):
             continue
-        length, made, plan = scheduler.T_max, scheduler.last_epoch, _plan(case)
+        length, made, plan = scheduler.T_max, scheduler.last_epoch, _plan(setup)
         if made > length:
             yield wrong(
                 "scheduler-interval",
@@ -106,7 +106,7 @@ def cosine_has_the_runs_length(case: Case) -> Iterator[Finding]:
             continue
         if plan is None:
             continue
-        (epochs, batches), interval = plan, _interval(case, scheduler)
+        (epochs, batches), interval = plan, _interval(setup, scheduler)
         run = epochs * batches
         evidence = f"T_max is {length:,}; the run has {epochs} epochs of {batches} batches, {run:,} steps"
         by_epoch, by_step = (abs(length - whole) <= 0.1 * whole for whole in (epochs, run))
@@ -123,7 +123,7 @@ def cosine_has_the_runs_length(case: Case) -> Iterator[Finding]:
             what = f"The cosine is at its end after {length:,} of {epochs:,} epochs, and the rate climbs again."
             yield wrong("scheduler-interval", what, evidence, f"T_max={epochs}.")
         elif (
-            (interval is None or (id(scheduler) in case.intervals and interval == "step"))
+            (interval is None or (id(scheduler) in setup.intervals and interval == "step"))
             and not (by_epoch or by_step or _accumulated(length, epochs, batches))
             and length < run
         ):
@@ -134,26 +134,26 @@ def cosine_has_the_runs_length(case: Case) -> Iterator[Finding]:
             yield suspicious("scheduler-interval", what, evidence, f"T_max={run} by batches, {epochs} by epochs.")
 
 
-def decay_leaves_a_rate(case: Case) -> Iterator[Finding]:
+def decay_leaves_a_rate(setup: Setup) -> Iterator[Finding]:
     """A scheduler made for epochs takes the rate away when it is stepped after every batch."""
-    for scheduler in case.schedulers:
+    for scheduler in setup.schedulers:
         if not isinstance(scheduler, DECAYING):
             continue
         first, now = max(scheduler.base_lrs), _rate(scheduler)
         if now < GONE * first:
-            finding = wrong if _interval(case, scheduler) == "step" else suspicious
+            finding = wrong if _interval(setup, scheduler) == "step" else suspicious
             yield finding(
                 "scheduler-interval",
                 "The scheduler has taken the learning rate away.",
-                f"{type(scheduler).__name__} went from {first:g} to {now:.2g} in {_stepped(case, scheduler)}",
+                f"{type(scheduler).__name__} went from {first:g} to {now:.2g} in {_stepped(setup, scheduler)}",
                 "Step it once an epoch, or let its step_size, milestones or gamma count batches.",
             )
 
 
-def schedule_has_the_runs_length(case: Case) -> Iterator[Finding]:
+def schedule_has_the_runs_length(setup: Setup) -> Iterator[Finding]:
     """One of our schedules knows its length, and a `Schedule` its interval: together they cover the run."""
-    for scheduler in case.schedulers:
-        plan, interval = _plan(case), case.intervals.get(id(scheduler), "step")
+    for scheduler in setup.schedulers:
+        plan, interval = _plan(setup), setup.intervals.get(id(scheduler), "step")
         steps = schedules.length(scheduler)
         if steps is None or plan is None:
             continue
@@ -170,18 +170,18 @@ def schedule_has_the_runs_length(case: Case) -> Iterator[Finding]:
             yield suspicious("scheduler-interval", what, evidence, advice)
 
 
-def scheduler_is_stepped(case: Case) -> Iterator[Finding]:
+def scheduler_is_stepped(setup: Setup) -> Iterator[Finding]:
     """A scheduler that is never stepped is none."""
-    batches = _batches(case)
-    for scheduler in case.schedulers:
+    batches = _batches(setup)
+    for scheduler in setup.schedulers:
         made = getattr(scheduler, "last_epoch", None)
-        if id(scheduler) in case.intervals:
+        if id(scheduler) in setup.intervals:
             continue  # `tl.train.fit` steps it, and it may be new on an optimizer that is not
-        if made == 0 and case.steps and batches and case.steps >= 2 * batches:
+        if made == 0 and setup.steps and batches and setup.steps >= 2 * batches:
             yield suspicious(
                 "scheduler-not-stepped",
                 "The scheduler was never stepped.",
-                f"{case.steps:,} steps of the optimizer, two epochs or more, and none of {type(scheduler).__name__}",
+                f"{setup.steps:,} steps of the optimizer, two epochs or more, and none of {type(scheduler).__name__}",
                 "Call `scheduler.step()` in the loop. Right if you built it after these steps.",
             )
 
@@ -197,25 +197,25 @@ def _alive(optimizer: Any) -> list[Any]:
     return [scheduler for scheduler in found if scheduler.optimizer is optimizer]
 
 
-def _batches(case: Case) -> int | None:
-    train = case.part("train")
+def _batches(setup: Setup) -> int | None:
+    train = setup.part("train")
     return len(train.loader) if train is not None and train.loader is not None else None
 
 
-def _plan(case: Case) -> tuple[int, int] | None:
+def _plan(setup: Setup) -> tuple[int, int] | None:
     """Epochs of the run, and batches of an epoch, where both are known."""
-    batches = _batches(case)
-    return (case.epochs, batches) if case.epochs and batches else None
+    batches = _batches(setup)
+    return (setup.epochs, batches) if setup.epochs and batches else None
 
 
-def _interval(case: Case, scheduler: Any) -> str | None:
+def _interval(setup: Setup, scheduler: Any) -> str | None:
     """Tell whether a scheduler is stepped once a "step" or an "epoch": its `Schedule` says it, or the counts do."""
-    if id(scheduler) in case.intervals:
-        return case.intervals[id(scheduler)]
-    batches, made = _batches(case), scheduler.last_epoch
+    if id(scheduler) in setup.intervals:
+        return setup.intervals[id(scheduler)]
+    batches, made = _batches(setup), scheduler.last_epoch
     if not batches or batches < FEW or made < 1:
         return None
-    steps = case.steps or batches * len(case.losses)
+    steps = setup.steps or batches * len(setup.losses)
     if steps >= batches and abs(made - steps) <= 0.1 * steps:
         return "step"
     epochs = steps / batches
@@ -227,8 +227,8 @@ def _accumulated(steps: int, epochs: int, batches: int) -> int | None:
     return next((k for k in range(2, 33) if steps in (epochs * -(-batches // k), epochs * batches // k)), None)
 
 
-def _stepped(case: Case, scheduler: Any) -> str:
-    steps = f" over {case.steps:,} steps of the optimizer" if case.steps else ""
+def _stepped(setup: Setup, scheduler: Any) -> str:
+    steps = f" over {setup.steps:,} steps of the optimizer" if setup.steps else ""
     return f"{scheduler.last_epoch:,} steps of the scheduler{steps}"
 
 
