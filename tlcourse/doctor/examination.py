@@ -32,7 +32,7 @@ def examine(
     evaluation: Any = None,
     evaluating: bool = False,
 ) -> Report:
-    """TensorSnapshot at a set-up and say what is wrong with it, with the evidence and what to do.
+    """Look at a set-up and say what is wrong with it, with the evidence and what to do.
 
     Nothing is changed: weights, buffers, gradients, modes, random numbers and the order of the loaders stay as they
     are. A few images of each part are looked at; for copies, up to 2,000 of training and 1,000 of every other part.

@@ -30,7 +30,7 @@ LOPSIDED = 10.0  # the largest class over the smallest
 
 
 def diagnose(path: str | Path) -> Report:
-    """TensorSnapshot at a script, a notebook, a checkpoint or a folder of images; nothing is run or changed.
+    """Look at a script, a notebook, a checkpoint or a folder of images; nothing is run or changed.
 
     Raises:
         ValueError: it is none of these, or is not there.
@@ -170,7 +170,7 @@ def _copies(root: Path, classes: list[str], parts: dict[str, list[tuple[int, Pat
     differing = [one for one in found if one[1][0] != one[2][0]]
     if differing:
         names = listed({f"{classes[a]} and {classes[b]}" for _, (a, _), (b, _) in differing})
-        advice = "TensorSnapshot at them: one of the two labels is wrong, or both are right and the classes overlap."
+        advice = "Look at them: one of the two labels is wrong, or both are right and the classes overlap."
         yield suspicious("two-labels", f"The same pictures are in two classes: {names}.", told(differing), advice)
     inside = [one for one in found if one[0].first[0] == one[0].second[0]]
     if inside:

@@ -31,7 +31,7 @@ _looks: WeakKeyDictionary[nn.Module, dict[str, TensorSnapshot]] = WeakKeyDiction
 
 
 def compare(model: nn.Module) -> dict[str, Change] | None:
-    """TensorSnapshot at every parameter and buffer, and return what changed since the last look; None at the first.
+    """Look at every parameter and buffer, and return what changed since the last look; None at the first.
 
     Tensors that are new or have another shape are left out.
     """

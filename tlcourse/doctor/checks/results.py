@@ -99,7 +99,7 @@ def accuracy_beats_always_the_same(setup: Setup) -> Iterator[Finding]:
             "The accuracy is not shown to be better than always saying the largest class.",
             f"accuracy {setup.evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}; the largest class is "
             f"{share:.3f} of the images",
-            "TensorSnapshot at recall by class; train longer or with more images; measure on more images.",
+            "Look at recall by class; train longer or with more images; measure on more images.",
         )
 
 
