@@ -104,7 +104,7 @@ def fit_on_images(model: nn.Module, splits: Splits, precision: str) -> Contender
 
 
 def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
-    """The package's loop on the frozen part's output, computed once for each image. Its first pass starts from the files."""
+    """The package's loop on the frozen part's output, computed once per image. Its first pass starts from the files."""
     forget_images()
     start = time.perf_counter()
     cached = precompute(model, splits, precision=precision)
