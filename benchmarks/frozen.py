@@ -1,4 +1,4 @@
-"""Frozen work done once: how much faster is training on kept activations than running the frozen part every epoch?
+"""How much faster is training on stored activations than running the frozen part in every epoch?
 
     python benchmarks/frozen.py                       # 160 images of Dogs vs Cats, 10 epochs, about two minutes
     python benchmarks/frozen.py --train 1600 --val 400 --model squeezenet1_1 --weights FILE --stage features.9
@@ -104,7 +104,7 @@ def fit_on_images(model: nn.Module, splits: Splits, precision: str) -> Contender
 
 
 def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
-    """The package's loop on what the frozen part makes of each image once. Its first pass starts from the files."""
+    """The package's loop on the frozen part's output, computed once per image. Its first pass starts from the files."""
     forget_images()
     start = time.perf_counter()
     cached = precompute(model, splits, precision=precision)

@@ -118,6 +118,10 @@ CELLS = {  # what stands in a cell -> the same cell, edited
         "def made(x): return made(x - 1) if x > 0 else 1",
         "def made(x): return made(x - 1) if x > 0 else 2",
     ),
+    "protected lines": (
+        "def made(x):\n  try: f(x)\n  except ValueError: pass\n  else: g(x)",
+        "def made(x):\n  try: f(x);g(x)\n  except ValueError: pass",
+    ),
     "handler": (
         "def made(x):\n  try: return x\n  except ValueError: return 1",
         "def made(x):\n  try: return x\n  except TypeError: return 1",
@@ -207,7 +211,7 @@ def test_the_head_the_mode_and_labels_do_not_count():
 
 @pytest.mark.parametrize("module", ["builtins", "torch.nn", "pytest"])
 def test_a_class_of_ones_own_counts_wherever_it_says_it_is_from(module):
-    """Code run without a name gives classes of `builtins`; only what a library really has is a library's."""
+    """Code that is executed without a name gives classes of `builtins`; a library's are those that it really has."""
     cell = "class A:\n  __module__ = module\n  def f(self): return {}\nmade = A()"
     before, after = (key(run(cell.format(value), module=module)) for value in (1, 2))
     assert None is not before != after
