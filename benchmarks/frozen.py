@@ -4,7 +4,7 @@
     python benchmarks/frozen.py --train 1600 --val 400 --model squeezenet1_1 --weights FILE --stage features.9
 
 Four contenders start from the same weights, see the same images in the same order, and take turns, an epoch each:
-a plain loop in float32; `fit` on images; and `fit` on kept activations in both precisions.
+a plain loop in float32; `fit` on images; and `fit` on cached activations in both precisions.
 An epoch is all training images and one evaluation on the validation part, without augmentation. The plain loop decodes
 every image in every epoch; `fit` decodes it once, in its first pass, which starts from an empty cache.
 Writes benchmarks/frozen.md, or the file that --out names.
@@ -114,7 +114,7 @@ def fit_on_kept(model: nn.Module, splits: Splits, precision: str) -> Contender:
     def epoch() -> None:
         tl.train.fit(cached.trainable_part, data, optimizer, epochs=1, precision=precision)
 
-    return Contender(f"`fit` on kept activations, {precision}", cached.trainable_part, epoch, data, first)
+    return Contender(f"`fit` on cached activations, {precision}", cached.trainable_part, epoch, data, first)
 
 
 def forget_images() -> None:
