@@ -111,7 +111,7 @@ def odd_files(tmp_path):
         "dot.png": Image.new("RGB", (1, 1), "red"),
         "tiny.png": random_image(5, 7),
         "panorama.png": random_image(20, 900),
-        "photo.jpg": random_image(90, 120),
+        "large.jpg": random_image(90, 120),
     }
     for name, image in images.items():
         image.save(folder / name)
