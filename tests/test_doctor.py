@@ -63,13 +63,13 @@ class Small(nn.Module):
         return self.fc(self.layer1(self.bn1(self.conv1(x)).relu()).mean((2, 3)))
 
 
-@functools.cache  # a part's pictures are then read once in all tests
+@functools.cache  # a part's images are then read once in all tests
 def pets(train=24, others=8, augment=True):
     return tl.data.load("toypets", model=LOOK, train=train, val=others, test=others, augment=augment)
 
 
 def trained_body(model=None):
-    """A model whose body remembers normalised photos, with a new head."""
+    """A model whose body remembers normalised images, with a new head."""
     model = Small() if model is None else model
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
@@ -167,7 +167,7 @@ IN_ORDER = (
     *("not-finite", "all-frozen", "head-frozen", "head-size", "frozen-statistics-move", "forward-fails"),
     *("not-in-optimizer", "foreign-parameters", "held-twice", "frozen-in-optimizer", "frozen-with-gradient", "rate"),
     *("body-as-fast-as-head", "decay-on-norms", "not-normalised", "input-size", "augmented-evaluation", "labels"),
-    *("classes-differ", "imbalance", "same-item", "same-picture", "unreadable", "check-failed"),
+    *("classes-differ", "imbalance", "same-item", "same-image", "unreadable", "check-failed"),
 )
 
 
@@ -650,7 +650,7 @@ fires("scheduler-interval", "suspicious")(lambda: plateau([0.5 + i / 100 for i i
 @fires("unreadable", "wrong")
 def a_file_that_is_gone():
     splits = pets()
-    sources = [*splits.val.sources[:-1], "no/such/picture.jpg"]
+    sources = [*splits.val.sources[:-1], "no/such/image.jpg"]
     val = ImageSet(sources, splits.val.labels, splits.classes, splits.val.transform)
     return {"model": Small(), "data": {"train": splits.train, "val": val}}
 
@@ -677,7 +677,7 @@ def half(v2):
 
 
 def black_and_white(v2):
-    """Make the corners black and white, as some pixel of a photo is."""
+    """Make the corners black and white, as some pixel of an image is."""
 
     def mark(image):
         image[:, 0, 0], image[:, -1, -1] = 0, 1
@@ -803,15 +803,15 @@ def disjoint_subsets():
     return {"model": Small(), "data": (Subset(images, range(18)), Subset(images, range(18, 32)))}
 
 
-@fires("same-picture", "wrong")
+@fires("same-image", "wrong")
 def the_same_tensors():
     train, val = tensors(), tensors(seed=1)
     val.tensors[0][3] = train.tensors[0][7]
     return {"model": Small(), "data": (train, val)}
 
 
-@fires("same-picture", "wrong")
-def a_mirrored_picture():
+@fires("same-image", "wrong")
+def a_mirrored_image():
     splits = pets()
     array = np.asarray(splits.train.raw(5).transpose(0))
     sources = [*splits.val.sources[:-1], np.ascontiguousarray(array)]
@@ -819,8 +819,8 @@ def a_mirrored_picture():
     return {"model": Small(), "data": {"train": splits.train, "val": val}}
 
 
-@fires("same-picture", "suspicious")
-def pictures_that_are_all_alike():
+@fires("same-image", "suspicious")
+def images_that_are_all_alike():
     base = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(1)) / 50
     images, labels = base + noise, torch.arange(60) % 2

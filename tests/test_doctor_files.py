@@ -115,33 +115,33 @@ def write(folder, part, name, count, *, size=48, start=0):
 
 
 @pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
+def images(tmp_path):
+    folder = tmp_path / "images"
     for part, count in (("train", 12), ("val", 10)):
         for name in ("cats", "dogs"):
             write(folder, part, name, count)
     return folder
 
 
-def test_a_sound_folder(photos):
-    report = doctor.diagnose(photos)
+def test_a_sound_folder(images):
+    report = doctor.diagnose(images)
     assert report.findings == [], report
     assert [tuple(row.values()) for row in report.table][:2] == [("train", "cats", 12), ("train", "dogs", 12)]
 
 
-def test_damaged_files(photos):
-    (photos / "train" / "cats" / "0.png").write_bytes(b"not an image")
-    (finding,) = doctor.diagnose(photos).named("unreadable")
+def test_damaged_files(images):
+    (images / "train" / "cats" / "0.png").write_bytes(b"not an image")
+    (finding,) = doctor.diagnose(images).named("unreadable")
     assert finding.severity == "wrong"
     assert "1 of 44: train/cats/0.png (not an image)" in finding.evidence
 
 
-def test_copies_across_parts_and_classes(photos):
-    shutil.copy(photos / "train/cats/3.png", photos / "val/dogs/copy.png")
-    with Image.open(photos / "train/dogs/4.png") as image:
-        image.resize((96, 96)).convert("RGB").save(photos / "val/dogs/again.jpg", quality=80)
-    report = doctor.diagnose(photos)
-    (across,) = report.named("same-picture")
+def test_copies_across_parts_and_classes(images):
+    shutil.copy(images / "train/cats/3.png", images / "val/dogs/copy.png")
+    with Image.open(images / "train/dogs/4.png") as image:
+        image.resize((96, 96)).convert("RGB").save(images / "val/dogs/again.jpg", quality=80)
+    report = doctor.diagnose(images)
+    (across,) = report.named("same-image")
     assert across.severity == "wrong"
     assert "1 exact and 1 near copies: train/cats/3.png = val/dogs/copy.png" in across.evidence
     (labels,) = report.named("two-labels")
@@ -149,39 +149,39 @@ def test_copies_across_parts_and_classes(photos):
     assert not report.named("copies")
 
 
-def test_copies_within_a_part(photos):
-    shutil.copy(photos / "train/cats/3.png", photos / "train/cats/copy.png")
-    report = doctor.diagnose(photos)
+def test_copies_within_a_part(images):
+    shutil.copy(images / "train/cats/3.png", images / "train/cats/copy.png")
+    report = doctor.diagnose(images)
     assert [f.severity for f in report.named("copies")] == ["note"]
     assert report
-    shutil.rmtree(photos / "val")
-    (photos / "train").rename(photos / "all")
-    assert [f.severity for f in doctor.diagnose(photos / "all").named("copies")] == ["suspicious"]
+    shutil.rmtree(images / "val")
+    (images / "train").rename(images / "all")
+    assert [f.severity for f in doctor.diagnose(images / "all").named("copies")] == ["suspicious"]
 
 
-def test_classes_of_different_size(photos):
-    write(photos, "train", "cats", 120, start=100)
-    report = doctor.diagnose(photos)
+def test_classes_of_different_size(images):
+    write(images, "train", "cats", 120, start=100)
+    report = doctor.diagnose(images)
     assert "train: 132 cats, 12 dogs, 144 in all" in report.named("imbalance")[0].evidence
     assert not report.named("few-images")
 
 
-def test_few_tiny_and_long_images(photos):
-    for file in (photos / "val" / "cats").glob("[3-9].png"):
+def test_few_tiny_and_long_images(images):
+    for file in (images / "val" / "cats").glob("[3-9].png"):
         file.unlink()
-    write(photos, "val", "dogs", 1, size=16)
+    write(images, "val", "dogs", 1, size=16)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 300, 3), dtype=np.uint8)).save(
-        photos / "val/dogs/9.png"
+        images / "val/dogs/9.png"
     )
-    report = doctor.diagnose(photos)
+    report = doctor.diagnose(images)
     assert "cats (3)" in report.named("few-images")[0].evidence
     assert [f.severity for f in report.named("tiny-images")] == ["suspicious"]
     assert "val/dogs/9.png (300 x 40)" in report.named("long-images")[0].evidence
 
 
-def test_a_folder_that_is_laid_out_wrongly(photos):
-    shutil.rmtree(photos / "val" / "dogs")
-    (finding,) = doctor.diagnose(photos).findings
+def test_a_folder_that_is_laid_out_wrongly(images):
+    shutil.rmtree(images / "val" / "dogs")
+    (finding,) = doctor.diagnose(images).findings
     assert (finding.severity, finding.check) == ("wrong", "layout")
     assert "val lacks dogs" in finding.evidence
 
@@ -269,9 +269,9 @@ def test_what_is_no_checkpoint(tmp_path):
 # The command
 
 
-def test_the_command(photos, capsys, tmp_path):
-    assert cli.main(["doctor", str(photos)]) == 0
-    assert "photos: nothing found" in capsys.readouterr().out
+def test_the_command(images, capsys, tmp_path):
+    assert cli.main(["doctor", str(images)]) == 0
+    assert "images: nothing found" in capsys.readouterr().out
     (tmp_path / "bad.py").write_text(
         "optimizer = Adam(model.parameters())\nmodel.fc = nn.Linear(5, 2)\n", encoding="utf-8"
     )

@@ -413,7 +413,7 @@ def test_there_are_enough_of_them():
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["hymenoptera_data", "dogs-vs-cats"])
-def test_real_photos(real_data, name):
+def test_real_images(real_data, name):
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     data = tl.data.from_folder(real_data / name, model=model, skip_unreadable=True)
     report = tl.examine(model, AdamW(tl.models.param_groups(model, lr=1e-3)), data.loaders(32))

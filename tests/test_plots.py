@@ -109,7 +109,7 @@ def test_labels_at_line_ends_stay_apart_in_the_layout_that_is_drawn():
     tl.plots.schedules(curves, title="Two of nearly the same rate, on a logarithmic axis")
     tl.plots.depth({name: {"stem": 0.5, "head": 0.9} for name in "cdefghijk"}, chance=dict.fromkeys("cdefghijk", 0.5))
     epochs = [Epoch(i, 1 - end, end - 0.05, 1 - end, end, 0.1, 1.0) for i, end in ((1, 0.1), (2, 0.9))]
-    history = History(epochs, best=epochs[1], phases=[(1, "head"), (2, "all")])
+    history = History(epochs, phases=[(1, "head"), (2, "all")])
     tl.plots.learning_curves(history, title="Two lines above the axes make them much lower")
     for figure, names in zip(map(plt.figure, plt.get_fignums()), ("ab", "cdefghijk", LINES), strict=True):
         figure.canvas.draw()

@@ -137,7 +137,7 @@ def _must_be_folder(name: str | Path) -> None:
 
 
 def _toypets(entry: Entry) -> Parts:
-    """Read toy pets by the entry's name, `toypets-STYLE` or `toypets` for photos; labels are species or breeds."""
+    """Read toy pets by the entry's name, `toypets-STYLE` or `toypets`; labels are species or breeds."""
     if not TOYPETS.is_file():
         raise ValueError(f"{TOYPETS} is missing. Reinstall the package, or run tools/render_toypets.py.")
     kind = entry.name.partition("-")[2]

@@ -1,7 +1,13 @@
-"""The doctor: looks at a set-up and says what is wrong with it."""
+"""The doctor: looks at a set-up, a script, a folder or a checkpoint and says what is wrong with it."""
 
-from tlcourse.doctor.examination import examine
-from tlcourse.doctor.files import diagnose
-from tlcourse.doctor.report import Finding, Report
+import importlib
+from typing import Any
 
+_HOMES = {"Finding": "report", "Report": "report", "diagnose": "files", "examine": "examination"}
 __all__ = ["Finding", "Report", "diagnose", "examine"]
+
+
+def __getattr__(name: str) -> Any:  # reading a script needs no torch, examining a model does
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tlcourse.doctor.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tlcourse.doctor' has no attribute {name!r}")

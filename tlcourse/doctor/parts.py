@@ -18,13 +18,12 @@ from torch.utils.data import (
 )
 
 from tlcourse.data import PART_NAMES, ImageSet
+from tlcourse.doctor.scripts.reader import RANDOM
 
-LOOKED_AT = 32  # images of a part, spread evenly over it: channel means of photos are then good to about 0.05
+LOOKED_AT = 32  # images of a part, spread evenly over it: channel means of images are then good to about 0.05
 KINDS = "splits, loaders, a mapping of names to loaders or data sets, (train, val), or one loader or data set"
 
 # Random transforms whose names do not say so.
-RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "JPEG", "MixUp"}
-RANDOM |= {"RandAugment", "ScaleJitter", "TrivialAugmentWide"}
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Checks of the parts: their labels, their order, and pictures that are in two of them."""
+"""Checks of the parts: their labels, their order, and images that are in two of them."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -16,7 +16,7 @@ MOST_READ = {"train": 2000}  # images read to look for copies, a few seconds' wo
 MOST_READ_OTHERS = 1000
 MOST_LISTED = 200_000  # items whose origin is looked up
 GRAVE = 0.005  # share of a part: fewer copies than that move an accuracy by less than half a point
-ALIKE_BY_NATURE = 0.01  # share of pictures with a near copy within their own part, from which on it proves little
+ALIKE_BY_NATURE = 0.01  # share of images with a near copy within their own part, from which on it proves little
 
 _read: WeakKeyDictionary[object, duplicates.Signatures] = WeakKeyDictionary()
 
@@ -115,8 +115,8 @@ def parts_share_no_item(setup: Setup) -> Iterator[Finding]:
             )
 
 
-def parts_share_no_picture(setup: Setup) -> Iterator[Finding]:
-    """No picture is in two parts, under another name, size or compression, or mirrored."""
+def parts_share_no_image(setup: Setup) -> Iterator[Finding]:
+    """No image is in two parts, under another name, size or compression, or mirrored."""
     parts = [part for part in setup.parts if len(part)]
     if len(parts) < 2 or any(True for _ in parts_share_no_item(setup)):
         return
@@ -137,14 +137,14 @@ def parts_share_no_picture(setup: Setup) -> Iterator[Finding]:
             f"{name} {_described(setup, name, read[name][0][index])}" for name, index in (first.first, first.second)
         )
         finding = wrong if sure and sure / len(read[measured][1]) >= GRAVE else suspicious
-        nature = "; pictures within one part are as alike, so near copies prove little" if alike and not exact else ""
+        nature = "; images within one part are as alike, so near copies prove little" if alike and not exact else ""
         yield finding(
-            "same-picture",
-            f"The same pictures are in {a} and in {b}: the measurement has seen its answers.",
-            f"{exact} exact and {copies - exact} near copies among {len(read[measured][1]):,} pictures of {measured} "
+            "same-image",
+            f"The same images are in {a} and in {b}: the measurement has seen its answers.",
+            f"{exact} exact and {copies - exact} near copies among {len(read[measured][1]):,} images of {measured} "
             f"({share:.1%}), such as {where} (correlation {first.correlation:.3f}){nature}",
             f"Take them out of {a if measured == b else b}; `tl.data.find_duplicates(data)` lists them all. "
-            "Frames of one film, or photos of one animal, belong into one part.",
+            "Frames of one film, or images of one animal, belong into one part.",
         )
 
 
@@ -162,17 +162,17 @@ def _origins(part: Part) -> dict[object, str]:
 
 
 def _signatures(part: Part) -> tuple[list[int], duplicates.Signatures] | None:
-    """Read a bounded number of pictures, and remember them for the next look at the same data set."""
+    """Read a bounded number of images, and remember them for the next look at the same data set."""
     positions = part.spread(MOST_READ.get(part.name, MOST_READ_OTHERS))
     try:
         if part.dataset not in _read or len(_read[part.dataset]) != len(positions):
-            _read[part.dataset] = duplicates.signatures([_picture(part, index) for index in positions])
-    except Exception:  # a picture that cannot be read, or one that has no source and changes each time
+            _read[part.dataset] = duplicates.signatures([_image(part, index) for index in positions])
+    except Exception:  # an image that cannot be read, or one that has no source and changes each time
         return None
     return positions, _read[part.dataset]
 
 
-def _picture(part: Part, index: int):
+def _image(part: Part, index: int):
     found = source(part.dataset, index)
     if found is not None:
         return found
@@ -201,5 +201,5 @@ CHECKS = (
     accuracy_says_something,
     order_is_right,
     parts_share_no_item,
-    parts_share_no_picture,
+    parts_share_no_image,
 )

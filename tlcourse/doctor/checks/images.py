@@ -1,4 +1,4 @@
-"""Checks of what the model is shown: sizes, colours, and whether pictures that measure hold still."""
+"""Checks of what the model is shown: sizes, colours, and whether validation and test images stay the same."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from tlcourse.doctor.parts import Part
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 
-SURPRISE = 1.4  # a median factor of four in variance at the first batch norm; photos differ by less, units by more
+SURPRISE = 1.4  # a median factor of four in variance at the first batch norm; images differ by less, units by more
 DRAWS = 6  # times that the same image is drawn
 CONVENTIONS = {
     "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -156,7 +156,7 @@ def _wrong_colours(part: Part, images: torch.Tensor, mean: tuple, std: tuple) ->
     if low >= 0 and high <= 1 and min(mean) > 0.1:
         return "values lie between 0 and 1, as they come from ToTensor", True
     if min(std) < 0.4 and -1.001 < low < -0.95 and 0.95 < high < 1.001:
-        # A set of pictures with little contrast could look like that.
+        # A set of images with little contrast could look like that.
         return "values fill -1 to 1, as after normalising by mean 0.5 and deviation 0.5", False
     colours = _undone(images, mean, std)
     outside = ((colours < -0.1) | (colours > 1.1)).float().mean().item()

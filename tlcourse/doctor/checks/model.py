@@ -9,7 +9,7 @@ from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 from tlcourse.models import NORMS
 
-DROPPING = (nn.modules.dropout._DropoutNd,)
+DROPPING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 DROPPING_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d", "PatchDropout")
 LOGIT_LOSSES = ("CrossEntropyLoss", "cross_entropy")
 

@@ -4,9 +4,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tlcourse.doctor.parts import RANDOM
 from tlcourse.doctor.report import Finding, listed, suspicious, wrong
-from tlcourse.doctor.scripts.reader import Script, argument, constant, last
+from tlcourse.doctor.scripts.reader import RANDOM, Script, argument, constant, last
 
 MEASURED = re.compile(r"(^|_)(val|valid|validation|test|eval)(_|\d|$)", re.IGNORECASE)
 TRAINING = re.compile(r"train|aug", re.IGNORECASE)

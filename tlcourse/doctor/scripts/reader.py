@@ -19,6 +19,9 @@ SCHEDULERS = {
 LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|dataloader|\.(train|val|test)\b", re.IGNORECASE)
 MOST_BROKEN = 5  # lines that are left out before a source is given up
 MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
+# Transforms of torchvision that are random, beside those whose name starts with Random.
+RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "JPEG", "MixUp"}
+RANDOM |= {"RandAugment", "ScaleJitter", "TrivialAugmentWide"}
 
 
 @dataclass(eq=False)
