@@ -1,5 +1,7 @@
 """Features: the input of the head, computed once for each image, cached, and probed."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.utils.data import TensorDataset
 import tlcourse as tl
 from tlcourse.data import ImageSet
 from tlcourse.features import Features, extract, linear_probe, put_into_head
+from tlcourse.features.probe import CS
 from tlcourse.preprocessing import Preprocessing
 
 
@@ -162,3 +165,15 @@ def test_a_probe_in_the_head_answers_from_images(name):
     with torch.no_grad():
         logits = model.eval()(data.tensors[0])
     torch.testing.assert_close(logits, probe.evaluate(features).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_confident_mistake_in_a_fold_is_a_finite_loss():
+    """Far outliers with the wrong label: their probability rounds to 0 in the folds that have not seen them."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 2
+    x = torch.randn(60, 2000, generator=generator) * 0.01 + y[:, None] * 2 - 1
+    x[0], x[1] = 4000 * x[1], 4000 * x[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe = linear_probe(Features(x, y))
+    assert probe.C in CS

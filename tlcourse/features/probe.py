@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
@@ -71,8 +72,12 @@ def _fit(z: np.ndarray, y: np.ndarray, folds: int, seed: int) -> tuple[LogisticR
 
 
 def _log_likelihood(regression: LogisticRegression, z: np.ndarray, y: np.ndarray) -> float:
-    # As scoring="neg_log_loss", whose checks of its input take as long as the fits themselves.
-    return regression.predict_log_proba(z)[np.arange(len(y)), y].mean()
+    # From the logits: a confident mistake's probability rounds to 0, whose logarithm is no number. The built-in
+    # scoring="neg_log_loss" checks its input for as long as the fits themselves take.
+    logits = regression.decision_function(z)
+    if logits.ndim == 1:  # scikit-learn gives the difference of the two logits
+        logits = np.stack([-logits / 2, logits / 2], axis=1)
+    return log_softmax(logits, axis=1)[np.arange(len(y)), y].mean()
 
 
 def put_into_head(model: nn.Module, probe: Probe) -> nn.Module:
