@@ -396,3 +396,18 @@ def test_a_plan_for_another_network_is_refused_before_anything_trains(monkeypatc
         data.train = loader
         with pytest.raises(ValueError, match="training loader has no length"):
             fit_gradual(model, data, optimizer, THREE, schedule=schedules.cosine)
+
+
+def test_the_weight_decay_of_a_group_is_kept():
+    model = staged()
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "weight_decay": 0.1}], lr=0.1)
+    fit_gradual(model, Data(), optimizer, THREE)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+
+
+def test_groups_of_their_own_with_different_decays_are_refused():
+    model = staged()
+    first, *others = model.parameters()
+    groups = [{"params": [first], "weight_decay": 0.1}, {"params": others, "weight_decay": 0.2}]
+    with pytest.raises(ValueError, match=r"decays of 0\.1, 0\.2"):
+        fit_gradual(model, Data(), torch.optim.SGD(groups, lr=0.1), THREE)

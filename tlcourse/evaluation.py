@@ -101,7 +101,7 @@ def evaluate(
             labels.append(targets)
     if not labels:
         raise ValueError("There is no image to evaluate on: the loader is empty.")
-    return Evaluation(torch.cat(labels), torch.cat(logits).cpu())
+    return Evaluation(torch.cat(labels).cpu(), torch.cat(logits).cpu())
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def _compute(model: nn.Module, dataset: Dataset, batch_size: int) -> Features:
             rows.append((x.mean(dim=(2, 3)) if x.ndim == 4 else x).float().cpu())
             labels.append(targets)
             inputs.clear()
-    features = Features(torch.cat(rows), torch.cat(labels))
+    features = Features(torch.cat(rows), torch.cat(labels).cpu())
     if len(features.x) != len(dataset):
         raise ValueError(f"The data set has {len(dataset)} images but gave {len(features.x)}.")
     return features

@@ -4,7 +4,7 @@
 its running statistics follow the batches. `train_mode` puts it into evaluation mode. `stages` gives the stages.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MethodType
@@ -61,9 +61,15 @@ def train_mode(model: nn.Module, *, frozen_bn: str = "eval") -> nn.Module:
         raise ValueError(f"frozen_bn is {frozen_bn!r}: choose 'eval' (keep the statistics) or 'train'.")
     model.train()
     if frozen_bn == "eval":
-        for module in _frozen_modules(model):
-            module.eval()  # this line keeps a frozen batch norm still
+        _eval_frozen(model)
     return model
+
+
+def _eval_frozen(model: nn.Module) -> None:
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()  # this line keeps a frozen batch norm still
 
 
 def keep_frozen(model: nn.Module) -> nn.Module:
@@ -81,16 +87,8 @@ def keep_frozen(model: nn.Module) -> nn.Module:
 def _train(model: nn.Module, mode: bool = True) -> nn.Module:
     type(model).train(model, mode)  # the method that `keep_frozen` has replaced
     if mode:
-        for module in _frozen_modules(model):
-            module.eval()
+        _eval_frozen(model)
     return model
-
-
-def _frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            yield module
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,23 @@ def fit(
             another run.
         FloatingPointError: the loss became infinite or not a number.
     """
-    config = FitConfig(epochs, loss, precision, accumulate, clip_grad_norm, patience, ema_decay, checkpoints, frozen_bn)
+    config = FitConfig(
+        epochs=epochs,
+        loss=loss,
+        precision=precision,
+        accumulate=accumulate,
+        clip_grad_norm=clip_grad_norm,
+        patience=patience,
+        ema_decay=ema_decay,
+        checkpoints=checkpoints,
+        frozen_bn=frozen_bn,
+    )
     _check(model, data, optimizer, config)
     with fast_convolutions(model):
         state = TrainState(model, data, optimizer, as_schedule(scheduler), config)
         history = state.history
+        state.resume()  # a checkpoint that does not fit changes nothing
         try:
-            state.resume()
             with _deferred_interrupt(state.devices) as stop:
                 loop(state, stop)
             history.stopped_early = len(history.epochs) < epochs

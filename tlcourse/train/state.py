@@ -25,7 +25,7 @@ from tlcourse.train.schedules import Schedule
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """The settings of `fit`, which says what each one means."""
 
@@ -50,6 +50,8 @@ class FitConfig:
             raise ValueError(f"patience is {self.patience}: wait for at least one epoch.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must lie between 0 and 1, such as 0.999.")
+        if self.frozen_bn not in ("eval", "train"):
+            raise ValueError(f"frozen_bn is {self.frozen_bn!r}: choose 'eval' (keep the statistics) or 'train'.")
 
 
 @dataclass
@@ -90,8 +92,7 @@ class TrainState:
     def finished(self) -> bool:
         """Whether all epochs are done, or patience has run out."""
         epochs, best, patience = len(self.history.epochs), self.history.best, self.config.patience
-        waited = epochs - best.epoch if best else 0
-        return epochs >= self.config.epochs or (patience is not None and waited >= patience)
+        return epochs >= self.config.epochs or (None not in (patience, best) and epochs - best.epoch >= patience)
 
     def progress_bar(self) -> tqdm:
         """Return a bar of optimizer steps, those before a checkpoint included."""
@@ -100,7 +101,7 @@ class TrainState:
         return tqdm(total=steps and self.config.epochs * steps, initial=self.step, desc="steps", leave=False, **quiet)
 
     def start_epoch(self) -> None:
-        """Set the sums of an epoch to zero. They stay on the device: reading one would make it wait."""
+        """Set the sums of an epoch to zero. They stay on the device: reading one would wait for the GPU."""
         self.steps_in_epoch, self.seconds = 0, 0.0
         self.loss_sum, self.correct, self.images = (torch.zeros((), device=self.devices.device) for _ in range(3))
 
@@ -238,12 +239,13 @@ def steps_per_epoch(loader: Any, accumulate: int) -> int | None:
 
 
 def _fingerprint(state: dict[str, Any]) -> dict[str, Any]:
-    """Describe what must be the same for a state to fit."""
-    groups = state["optimizer"]["param_groups"]
+    """Return what a checkpoint and this run must have in common."""
     return {
         "format": state["format"],
         "model": {name: tuple(value.shape) for name, value in state["model"].items()},
-        "optimizer's groups": [(group.get("name"), len(group["params"]), sorted(group)) for group in groups],
+        "optimizer's groups": [
+            (g.get("name"), len(g["params"]), sorted(g)) for g in state["optimizer"]["param_groups"]
+        ],
         "schedule": state["schedule"] and sorted(state["schedule"]),
         "weight average": state.get("ema") is not None,
         "batches": state["batches"],
