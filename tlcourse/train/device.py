@@ -1,7 +1,7 @@
 """What training runs on: one device or several processes, a precision, a memory format."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from tlcourse.runtime import best_precision
 
 LAUNCHER = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # what `accelerate launch` was told
 Batch = tuple[torch.Tensor, torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class HasLoaders(Protocol):

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,11 +18,9 @@ from tlcourse.models import unwrap_model
 from tlcourse.runtime import shorten
 from tlcourse.side_effects import get_rng_state, set_rng_state
 from tlcourse.train.checkpoints import Checkpoints
-from tlcourse.train.device import Batch, Devices, HasLoaders
+from tlcourse.train.device import Batch, Devices, HasLoaders, Loss
 from tlcourse.train.history import Epoch, History
 from tlcourse.train.schedules import Schedule
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,12 +238,11 @@ def steps_per_epoch(loader: Any, accumulate: int) -> int | None:
 
 def _fingerprint(state: dict[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint and this run must have in common."""
+    groups = state["optimizer"]["param_groups"]
     return {
         "format": state["format"],
         "model": {name: tuple(value.shape) for name, value in state["model"].items()},
-        "optimizer's groups": [
-            (g.get("name"), len(g["params"]), sorted(g)) for g in state["optimizer"]["param_groups"]
-        ],
+        "optimizer's groups": [(g.get("name"), len(g["params"]), sorted(g)) for g in groups],
         "schedule": state["schedule"] and sorted(state["schedule"]),
         "weight average": state.get("ema") is not None,
         "batches": state["batches"],
