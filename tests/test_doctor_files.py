@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,11 @@ from safetensors.torch import save_file
 
 import tlcourse as tl
 from tlcourse import cli, doctor
+from tlcourse.doctor.files import RULES
+from tlcourse.doctor.findings import MESSAGES
+from tlcourse.doctor.report import note
+
+SOURCES = Path(doctor.__file__).parent
 
 # What stands between two headings, `### name severity`, is one script.
 BLOCKS = re.findall(
@@ -50,13 +57,20 @@ def test_a_right_script_is_left_alone(tmp_path, name, code):
 
 
 def test_every_rule_has_both_tests():
-    names = set()
-    for path in Path(doctor.__file__).parent.glob("scripts/*.py"):
-        names |= set(
-            re.findall(r"\b(?:wrong|suspicious|note|finding)\(\s*\"([a-z-]+)\"", path.read_text(encoding="utf-8"))
-        )
+    sources = "".join(path.read_text(encoding="utf-8") for path in SOURCES.glob("scripts/*.py"))
+    names = {name.partition("/")[0] for name in MESSAGES if f'"{name}"' in sources}
     assert names == {name for name, severity, _ in BLOCKS if severity == "quiet"} - {"syntax"}
     assert names == {name for name, severity, _ in BLOCKS if severity != "quiet"} - {"syntax"}
+
+
+def test_every_message_is_used_and_says_what_to_do():
+    sources = "".join(path.read_text(encoding="utf-8") for path in SOURCES.rglob("*.py"))
+    assert [name for name in MESSAGES if f'"{name}"' not in sources] == []
+    for what, advice in MESSAGES.values():
+        assert what.endswith(".")
+        assert advice.endswith(".")
+    assert MESSAGES["labels/empty"][1] != MESSAGES["labels"][1]
+    assert MESSAGES["head-size/too-many"][1] == MESSAGES["head-size"][1]  # it has none of its own
 
 
 def test_the_package_itself_and_its_lessons_are_right():
@@ -94,12 +108,44 @@ def test_one_broken_line_does_not_hide_the_rest(tmp_path):
     assert "without commas" in report.findings[0].advice
 
 
-def test_a_rule_that_stumbles_is_told(tmp_path, monkeypatch):
-    def stumbles(script):
+def test_a_rule_that_fails_is_reported_and_hides_nothing(tmp_path, monkeypatch):
+    def fails(script):
+        yield note("hidden-state", "x", "line 1", function="f", names="model")
         raise KeyError("odd code")
 
-    monkeypatch.setattr("tlcourse.doctor.files.RULES", (stumbles,))
-    assert look(tmp_path, "x = 1").named("check-failed")
+    def finds(script):
+        yield note("deprecated/amp", "y", "line 1")
+
+    monkeypatch.setattr("tlcourse.doctor.files.RULES", (fails, finds))
+    report = look(tmp_path, "x = 1")
+    assert {f.check for f in report.findings} == {"hidden-state", "check-failed", "deprecated"}
+    assert report.named("check-failed")[0].evidence == "KeyError: 'odd code'"
+
+
+def test_every_module_of_rules_is_read():
+    assert {rule.__module__ for rule in RULES} == {
+        f"tlcourse.doctor.scripts.{path.stem}"
+        for path in SOURCES.glob("scripts/*.py")
+        if path.stem not in ("__init__", "reader")
+    }
+    assert all(rule.__doc__ and not rule.__name__.startswith("_") for rule in RULES)
+
+
+def test_a_script_is_read_without_pytorch(tmp_path):
+    (tmp_path / "train.py").write_text(LOOP, encoding="utf-8")
+    cells = [{"cell_type": "code", "source": LOOP}]
+    (tmp_path / "train.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    heavy = {"torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "PIL"}
+    code = "import sys; from tlcourse.doctor import diagnose; reports = [diagnose(file) for file in sys.argv[1:]]; "
+    code += f"print(len(reports), sorted({heavy} & set(sys.modules)))"
+    files = [str(tmp_path / "train.py"), str(tmp_path / "train.ipynb")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n"
+
+
+def test_what_the_door_does_not_show():
+    with pytest.raises(AttributeError, match=r"'tlcourse\.doctor' has no attribute 'cure'"):
+        doctor.cure  # noqa: B018
 
 
 # Folders
@@ -115,32 +161,32 @@ def write(folder, part, name, count, *, size=48, start=0):
 
 
 @pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
+def image_folder(tmp_path):
+    folder = tmp_path / "pets"
     for part, count in (("train", 12), ("val", 10)):
         for name in ("cats", "dogs"):
             write(folder, part, name, count)
     return folder
 
 
-def test_a_sound_folder(images):
-    report = doctor.diagnose(images)
+def test_a_sound_folder(image_folder):
+    report = doctor.diagnose(image_folder)
     assert report.findings == [], report
     assert [tuple(row.values()) for row in report.table][:2] == [("train", "cats", 12), ("train", "dogs", 12)]
 
 
-def test_damaged_files(images):
-    (images / "train" / "cats" / "0.png").write_bytes(b"not an image")
-    (finding,) = doctor.diagnose(images).named("unreadable")
+def test_damaged_files(image_folder):
+    (image_folder / "train" / "cats" / "0.png").write_bytes(b"not an image")
+    (finding,) = doctor.diagnose(image_folder).named("unreadable")
     assert finding.severity == "wrong"
     assert "1 of 44: train/cats/0.png (not an image)" in finding.evidence
 
 
-def test_copies_across_parts_and_classes(images):
-    shutil.copy(images / "train/cats/3.png", images / "val/dogs/copy.png")
-    with Image.open(images / "train/dogs/4.png") as image:
-        image.resize((96, 96)).convert("RGB").save(images / "val/dogs/again.jpg", quality=80)
-    report = doctor.diagnose(images)
+def test_copies_across_parts_and_classes(image_folder):
+    shutil.copy(image_folder / "train/cats/3.png", image_folder / "val/dogs/copy.png")
+    with Image.open(image_folder / "train/dogs/4.png") as image:
+        image.resize((96, 96)).convert("RGB").save(image_folder / "val/dogs/again.jpg", quality=80)
+    report = doctor.diagnose(image_folder)
     (across,) = report.named("same-image")
     assert across.severity == "wrong"
     assert "1 exact and 1 near copies: train/cats/3.png = val/dogs/copy.png" in across.evidence
@@ -149,39 +195,39 @@ def test_copies_across_parts_and_classes(images):
     assert not report.named("copies")
 
 
-def test_copies_within_a_part(images):
-    shutil.copy(images / "train/cats/3.png", images / "train/cats/copy.png")
-    report = doctor.diagnose(images)
+def test_copies_within_a_part(image_folder):
+    shutil.copy(image_folder / "train/cats/3.png", image_folder / "train/cats/copy.png")
+    report = doctor.diagnose(image_folder)
     assert [f.severity for f in report.named("copies")] == ["note"]
     assert report
-    shutil.rmtree(images / "val")
-    (images / "train").rename(images / "all")
-    assert [f.severity for f in doctor.diagnose(images / "all").named("copies")] == ["suspicious"]
+    shutil.rmtree(image_folder / "val")
+    (image_folder / "train").rename(image_folder / "all")
+    assert [f.severity for f in doctor.diagnose(image_folder / "all").named("copies")] == ["suspicious"]
 
 
-def test_classes_of_different_size(images):
-    write(images, "train", "cats", 120, start=100)
-    report = doctor.diagnose(images)
+def test_classes_of_different_size(image_folder):
+    write(image_folder, "train", "cats", 120, start=100)
+    report = doctor.diagnose(image_folder)
     assert "train: 132 cats, 12 dogs, 144 in all" in report.named("imbalance")[0].evidence
     assert not report.named("few-images")
 
 
-def test_few_tiny_and_long_images(images):
-    for file in (images / "val" / "cats").glob("[3-9].png"):
+def test_few_tiny_and_long_images(image_folder):
+    for file in (image_folder / "val" / "cats").glob("[3-9].png"):
         file.unlink()
-    write(images, "val", "dogs", 1, size=16)
+    write(image_folder, "val", "dogs", 1, size=16)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 300, 3), dtype=np.uint8)).save(
-        images / "val/dogs/9.png"
+        image_folder / "val/dogs/9.png"
     )
-    report = doctor.diagnose(images)
+    report = doctor.diagnose(image_folder)
     assert "cats (3)" in report.named("few-images")[0].evidence
     assert [f.severity for f in report.named("tiny-images")] == ["suspicious"]
     assert "val/dogs/9.png (300 x 40)" in report.named("long-images")[0].evidence
 
 
-def test_a_folder_that_is_laid_out_wrongly(images):
-    shutil.rmtree(images / "val" / "dogs")
-    (finding,) = doctor.diagnose(images).findings
+def test_a_folder_that_is_laid_out_wrongly(image_folder):
+    shutil.rmtree(image_folder / "val" / "dogs")
+    (finding,) = doctor.diagnose(image_folder).findings
     assert (finding.severity, finding.check) == ("wrong", "layout")
     assert "val lacks dogs" in finding.evidence
 
@@ -269,9 +315,9 @@ def test_what_is_no_checkpoint(tmp_path):
 # The command
 
 
-def test_the_command(images, capsys, tmp_path):
-    assert cli.main(["doctor", str(images)]) == 0
-    assert "images: nothing found" in capsys.readouterr().out
+def test_the_command(image_folder, capsys, tmp_path):
+    assert cli.main(["doctor", str(image_folder)]) == 0
+    assert "pets: nothing found" in capsys.readouterr().out
     (tmp_path / "bad.py").write_text(
         "optimizer = Adam(model.parameters())\nmodel.fc = nn.Linear(5, 2)\n", encoding="utf-8"
     )

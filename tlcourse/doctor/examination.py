@@ -1,14 +1,12 @@
 """`examine`: the doctor for a model, its optimizer, its data, its schedulers and its results."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
-from tlcourse.doctor.checks import data, images, model, optimizer, plateau, results, schedule
+from tlcourse.doctor import checks
 from tlcourse.doctor.parts import parts_of
-from tlcourse.doctor.report import Finding, Report, listed, note
+from tlcourse.doctor.report import Report, functions, listed, run_checks
 from tlcourse.doctor.setup import Setup
 from tlcourse.doctor.snapshots import compare
 from tlcourse.models import Stage, unwrap_model
@@ -17,7 +15,7 @@ from tlcourse.table import Table
 from tlcourse.train import Schedule
 
 # In this order the checks run and, within one severity, the findings come.
-CHECKS = tuple(check for part in (model, optimizer, schedule, plateau, images, data, results) for check in part.CHECKS)
+CHECKS = functions(checks.model, checks.optimizer, checks.schedule, checks.images, checks.data, checks.results)
 
 
 def examine(
@@ -35,8 +33,8 @@ def examine(
     """Look at a set-up and say what is wrong with it, with the evidence and what to do.
 
     Nothing is changed: weights, buffers, gradients, modes, random numbers and the order of the loaders stay as they
-    are. A few images of each part are looked at; for copies, up to 2,000 of training and 1,000 of every other part.
-    What is not given is not checked.
+    are. A few images of each part are looked at; to find copies, up to 2,000 of training and 1,000 of every other
+    part. What is not given is not checked.
 
     Args:
         model: on any device, compiled or wrapped or not.
@@ -45,80 +43,66 @@ def examine(
             or the training loader or data set alone.
         scheduler: one, or a list of them; in a `Schedule`, which says when it is stepped, or as it is.
         loss: the loss module or function, `nn.CrossEntropyLoss()` for example.
-        epochs: planned passes over the training part.
+        epochs: planned passes over the training set.
         history: what `tl.train.fit` returned, or a list of training losses.
         evaluation: what `tl.evaluation.evaluate` returned.
         evaluating: whether the model is about to be measured, so that nothing may be in training mode.
 
     Returns:
-        A report: true where nothing is wrong, with `.table` (a row a stage) and `.findings`.
+        A report: true where nothing is wrong, with `.table` (one row per stage) and `.findings`.
 
     Raises:
-        ValueError: something given is not what it is taken for.
+        ValueError: an argument is not of the kind that it is for.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}: give the nn.Module first, then its optimizer and data.")
     model = unwrap_model(model)
-    optimizers = _all_of(optimizer, torch.optim.Optimizer, "optimizer")
-    losses, history = _losses(history)
+    schedulers = _as_list(scheduler)
     with preserve_rng_state():
         setup = Setup(
             model=model,
-            optimizers=optimizers,
-            schedulers=_all_of(scheduler, None, "scheduler"),
+            optimizers=_unwrapped(optimizer, "optimizer", "param_groups"),
+            schedulers=_unwrapped(scheduler, "scheduler", "step"),
             parts=parts_of(data),
-            intervals=_intervals(scheduler),
+            intervals={id(one.scheduler): one.interval for one in schedulers if isinstance(one, Schedule)},
             changes=compare(model),
             loss=loss,
             epochs=epochs,
-            losses=losses,
-            history=history,
+            losses=_losses(history),
+            history=history if hasattr(history, "column") else None,
             evaluation=evaluation,
             evaluating=evaluating,
         )
-        findings = [finding for check in CHECKS for finding in _run(check, setup)]
-    return Report(setup.name, _table(setup), findings, _remarks(setup))
+        findings = run_checks(CHECKS, setup)
+    title = getattr(model, "architecture", type(model).__name__)
+    return Report(title, _table(setup), findings, _remarks(setup))
 
 
-def _run(check: Any, setup: Setup) -> Iterator[Finding]:
-    try:
-        yield from check(setup)
-    except Exception as error:  # one check that stumbles over something unforeseen must not hide the others
-        told = f"{type(error).__name__}: {str(error)[:200]}"
-        advice = "The other checks ran. Please report it, with this line."
-        yield note("check-failed", f"The check {check.__name__} could not be made.", told, advice)
+def _as_list(given: Any) -> list[Any]:
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _all_of(given: Any, kind: type | None, name: str) -> list[Any]:
-    if given is None:
-        return []
-    found = list(given) if isinstance(given, list | tuple) else [given]
-    # Schedulers are known by what they do: timm's are no subclass of torch's. accelerate's, and a `Schedule`, have the
-    # real ones inside.
-    found = [getattr(one, name, one) if hasattr(getattr(one, name, None), "step") else one for one in found]
-    odd = [one for one in found if not (isinstance(one, kind) if kind else hasattr(one, "step"))]
+def _unwrapped(given: Any, name: str, attribute: str) -> list[Any]:
+    """Return optimizers or schedulers without what accelerate or a `Schedule` wraps around them.
+
+    They are known by an attribute: timm's schedulers are no subclass of torch's.
+    """
+    found = [getattr(one, name, one) if hasattr(getattr(one, name, None), "step") else one for one in _as_list(given)]
+    odd = [one for one in found if not hasattr(one, attribute)]
     if odd:
         raise ValueError(f"{name} is {type(odd[0]).__name__}: give a torch {name}, or a list of them.")
     return found
 
 
-def _intervals(scheduler: Any) -> dict[int, str]:
-    given = scheduler if isinstance(scheduler, list | tuple) else [scheduler]
-    return {id(one.scheduler): one.interval for one in given if isinstance(one, Schedule)}
-
-
-def _losses(history: Any) -> tuple[list[float], Any]:
-    """Return the training losses, and the history where it is more than a list of them."""
-    if history is None:
-        return [], None
+def _losses(history: Any) -> list[float]:
+    """Return the training losses."""
     if hasattr(history, "column"):
-        return history.column("train_loss"), history
-    if isinstance(history, Iterable) and not isinstance(history, str | dict):
-        try:
-            return [float(value) for value in history], None
-        except (TypeError, ValueError):
-            pass
-    raise ValueError(f"history is {type(history).__name__}: give what `tl.train.fit` returned, or a list of losses.")
+        return history.column("train_loss")
+    try:
+        return [float(value) for value in (() if history is None else history)]
+    except (TypeError, ValueError) as error:
+        kind = type(history).__name__
+        raise ValueError(f"history is {kind}: give what `tl.train.fit` returned, or a list of losses.") from error
 
 
 def _table(setup: Setup) -> Table:
@@ -127,35 +111,32 @@ def _table(setup: Setup) -> Table:
         row = {"stage": stage.name, "parameters": stage.count, "trainable": stage.trainable}
         if setup.optimizers:
             row["learning rate"] = _rates(setup, stage)
-        rows.append(row | {"batch norm": _norms(setup, stage), "moved": _moved(setup, stage)})
+        modes = {"train" if norm.module.training else "eval" for norm in setup.norms if norm.stage == stage.name}
+        rows.append(row | {"batch norm": " and ".join(sorted(modes)) or "none", "moved": _moved(setup, stage)})
     total = {key: sum(row[key] for row in rows) for key in ("parameters", "trainable")}
-    rows.append(dict.fromkeys(rows[0], "") | {"stage": "all", **total} if rows else {"stage": "all", **total})
+    rows.append((dict.fromkeys(rows[0], "") if rows else {}) | {"stage": "all", **total})
     return rows
 
 
 def _rates(setup: Setup, stage: Stage) -> str:
-    training = [p for p in stage.parameters.values() if p.requires_grad]
-    rates = sorted({setup.rates[id(p)] for p in training if id(p) in setup.rates})
-    texts = [f"{rate:.3g}" for rate in (rates if len(rates) < 3 else [rates[0], rates[-1]])]
-    lost = ["not in optimizer"] * any(id(p) not in setup.rates for p in training)
-    return ", ".join([" to ".join(texts)] * bool(texts) + lost) or ("frozen" if stage.parameters else "")
-
-
-def _norms(setup: Setup, stage: Stage) -> str:
-    modes = {"train" if norm.module.training else "eval" for norm in setup.norms if norm.stage == stage.name}
-    return " and ".join(sorted(modes)) or "none"
+    if not stage.trainable:
+        return "frozen" if stage.parameters else ""
+    trainable = [name for name in stage.parameters if name in setup.trainable]
+    rates = sorted({setup.rates[name] for name in trainable if name in setup.rates})
+    texts = [" to ".join(f"{rate:.3g}" for rate in dict.fromkeys([rates[0], rates[-1]]))] if rates else []
+    return ", ".join(texts + ["not in optimizer"] * any(name not in setup.rates for name in trainable))
 
 
 def _moved(setup: Setup, stage: Stage) -> str:
-    if setup.changes is None:
+    changes = setup.changes
+    if changes is None:
         return "first look"
-    weights = [setup.changes[name].size for name in stage.parameters if name in setup.changes]
+    weights = [changes[name].size for name in stage.parameters if name in changes]
     if stage.parameters and not weights:
         return "new"
     if any(weights):
         return f"{sum(weights) / len(weights):.2%}"
-    statistics = [name for name in stage.buffers if name in setup.changes and setup.changes[name].size]
-    return "statistics only" if statistics else "no"
+    return "statistics only" if any(changes[name].size for name in stage.buffers if name in changes) else "no"
 
 
 def _remarks(setup: Setup) -> list[str]:
@@ -169,10 +150,7 @@ def _remarks(setup: Setup) -> list[str]:
     missing = [name for name, value in given.items() if not value]
     remarks = [f"Not given, and not checked: {listed(missing, 9)}."] if missing else []
     for part in setup.parts:
-        most = data.MOST_READ.get(part.name, data.MOST_READ_OTHERS)
-        if len(setup.parts) > 1 and len(part) > most:
-            remarks.append(
-                f"For copies, {most:,} of {len(part):,} {part.name} images were read; "
-                "`tl.data.find_duplicates(data)` reads all."
-            )
+        if len(setup.parts) > 1 and len(part.compared) < len(part):
+            read = f"{len(part.compared):,} of {len(part):,} {part.name} images"
+            remarks.append(f"To find copies, {read} were read; `tl.data.find_duplicates(data)` reads all.")
     return remarks

@@ -1,18 +1,23 @@
-"""What the doctor says: findings, each with its evidence and a remedy, and the table that they are about."""
+"""What the doctor says: findings, each with its evidence and what to do, and the table that they are about."""
 
+import inspect
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from textwrap import fill
+from types import ModuleType
+from typing import Any
 
+from tlcourse.doctor.findings import MESSAGES
 from tlcourse.table import Table
 
-SEVERITIES = ("wrong", "suspicious", "note")
-MARKS = {"wrong": "✗", "suspicious": "!", "note": "i"}
-# Okabe-Ito's vermilion, orange and blue, for the edge alone: the word says the same to those who see no colours.
-EDGES = {"wrong": "#D55E00", "suspicious": "#E69F00", "note": "#0072B2"}
+# A mark and Okabe-Ito's vermilion, orange or blue; the word says the same to those who see no colours.
+SEVERITIES = {"wrong": ("✗", "#D55E00"), "suspicious": ("!", "#E69F00"), "note": ("i", "#0072B2")}
 WIDTH = 110  # characters of a line in a terminal
+
+Check = Callable[[Any], Iterator["Finding"]]
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,8 @@ class Finding:
     advice: str
     where: str = ""
 
-    def __post_init__(self):
-        if self.severity not in SEVERITIES:
-            raise ValueError(f"severity is {self.severity!r}: choose one of {', '.join(SEVERITIES)}.")
-
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        indent = " " * 12
+        place, indent = (f"{self.where}: " if self.where else ""), " " * 12
         paragraphs = [
             f"{self.severity.upper():<12}{place}{self.what} [{self.check}]",
             f"{indent}evidence: {self.evidence}",
@@ -49,9 +49,10 @@ class Finding:
 
     def _repr_html_(self) -> str:
         place = f"<code>{escape(self.where)}</code> " if self.where else ""
+        mark, colour = SEVERITIES[self.severity]
         return (
-            f'<div style="border-left: 4px solid {EDGES[self.severity]}; padding: 0.2em 0.8em; margin: 0.5em 0">'
-            f"<div><b>{MARKS[self.severity]} {self.severity}:</b> {place}{escape(self.what)} "
+            f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em; margin: 0.5em 0">'
+            f"<div><b>{mark} {self.severity}:</b> {place}{escape(self.what)} "
             f'<span style="opacity: 0.7">({escape(self.check)})</span></div>'
             f"<div>Evidence: {escape(self.evidence)}</div><div>What to do: {escape(self.advice)}</div></div>"
         )
@@ -61,8 +62,8 @@ class Finding:
 class Report:
     """The doctor's answer; true where nothing is wrong.
 
-    `table` has a row for each stage, part or file; `findings` come with the gravest first; `remarks` say what was not
-    looked at, or only in part.
+    `table` has one row per stage, part or file; `findings` are sorted by severity; `remarks` say what was not looked
+    at, or only in part.
     """
 
     title: str
@@ -71,7 +72,7 @@ class Report:
     remarks: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        self.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+        self.findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
 
     @property
     def ok(self) -> bool:
@@ -82,15 +83,15 @@ class Report:
         return self.ok
 
     def named(self, check: str) -> list[Finding]:
-        """Return the findings of one name, such as `"not-in-optimizer"`."""
+        """Return the findings with one name, such as `"not-in-optimizer"`."""
         return [finding for finding in self.findings if finding.check == check]
 
     @property
     def verdict(self) -> str:
         """Count the findings in a few words."""
         found = Counter(finding.severity for finding in self.findings)
-        words = [f"{found['wrong']} wrong", f"{found['suspicious']} suspicious", _plural(found["note"], "note")]
-        return ", ".join(words) if self.findings else "nothing found"
+        notes = f"{found['note']} note{'s' * (found['note'] != 1)}"
+        return f"{found['wrong']} wrong, {found['suspicious']} suspicious, {notes}" if found else "nothing found"
 
     def __str__(self) -> str:
         blocks = [f"{self.title}: {self.verdict}", str(self.table), *map(str, self.findings), "\n".join(self.remarks)]
@@ -105,27 +106,35 @@ class Report:
         return f"<b>{escape(self.title)}:</b> {escape(self.verdict)}{table}{findings}{remarks}"
 
 
-def wrong(check: str, what: str, evidence: str, advice: str, where: str = "") -> Finding:
-    """Return a finding of something that is wrong."""
-    return Finding("wrong", check, what, evidence, advice, where)
+def make_finding(severity: str, name: str, evidence: str, where: str = "", **values: object) -> Finding:
+    """Make a finding with the words that `findings.py` has for `name`; `values` fill in what stands there in braces."""
+    what, advice = (words.format(**values) for words in MESSAGES[name])
+    return Finding(severity, name.partition("/")[0], what, evidence, advice, where)
 
 
-def suspicious(check: str, what: str, evidence: str, advice: str, where: str = "") -> Finding:
-    """Return a finding of something that can be meant, and mostly is not."""
-    return Finding("suspicious", check, what, evidence, advice, where)
+wrong, suspicious, note = (partial(make_finding, severity) for severity in SEVERITIES)
 
 
-def note(check: str, what: str, evidence: str, advice: str, where: str = "") -> Finding:
-    """Return a finding that is harmless and worth knowing."""
-    return Finding("note", check, what, evidence, advice, where)
+def functions(*modules: ModuleType) -> tuple[Check, ...]:
+    """Return the public functions that modules define, in the order of definition: in `checks` and `scripts`, all."""
+    found = [(module, value) for module in modules for value in vars(module).values() if inspect.isfunction(value)]
+    return tuple(f for module, f in found if f.__module__ == module.__name__ and not f.__name__.startswith("_"))
+
+
+def run_checks(checks: Iterable[Check], subject: object) -> list[Finding]:
+    """Return what the checks find; one that meets something unforeseen must not hide what the others find."""
+    found = []
+    for check in checks:
+        try:
+            for finding in check(subject):
+                found.append(finding)
+        except Exception as error:
+            found.append(note("check-failed", f"{type(error).__name__}: {str(error)[:200]}", check=check.__name__))
+    return found
 
 
 def listed(names: Iterable[object], most: int = 4) -> str:
-    """Write the first names of many, and how many more there are."""
+    """Write the first few names, and how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"

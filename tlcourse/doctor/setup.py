@@ -15,13 +15,13 @@ from tlcourse.doctor.snapshots import Change
 from tlcourse.evaluation import Evaluation
 from tlcourse.models import NORMS, Stage, head_name, stages
 from tlcourse.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, get_preprocessing
-from tlcourse.side_effects import no_side_effects
+from tlcourse.side_effects import input_hooks, no_side_effects
 
 FORWARD = 8  # images of the one forward pass
 
 
 class OptimizerEntry(NamedTuple):
-    """A parameter in an optimizer: where, and at which rate."""
+    """A parameter in an optimizer: the numbers of the optimizer and of the group, and the learning rate."""
 
     parameter: torch.Tensor
     optimizer: int
@@ -41,13 +41,13 @@ class Norm(NamedTuple):
 class Answers(NamedTuple):
     """One forward pass in evaluation mode: outputs `(B, C)`, or the error instead.
 
-    `bn_mismatch` says how far the values in front of the first batch norm are from what it remembers: the median over
-    its channels of the log of the ratio of variances, and of the distance of the means in remembered deviations.
+    `bn_mismatch` says how far the inputs of the first batch norm are from its running statistics: the median over its
+    channels of the log of the ratio of variances, or of the distance of the means in running deviations.
     """
 
-    outputs: torch.Tensor | None
-    error: str | None
-    bn_mismatch: float | None
+    outputs: torch.Tensor | None = None
+    error: str | None = None
+    bn_mismatch: float | None = None
 
 
 @dataclass(eq=False)
@@ -67,22 +67,18 @@ class Setup:
     evaluation: Evaluation | None = None
     evaluating: bool = False
 
-    @property
-    def name(self) -> str:
-        """What the model is called."""
-        return getattr(self.model, "architecture", type(self.model).__name__)
-
-    def part(self, name: str) -> Part | None:
-        """Return a part by name, if it was given."""
-        return next((part for part in self.parts if part.name == name), None)
-
     @cached_property
     def stages(self) -> list[Stage]:
         """The model's stages; for an architecture without known stages, its outermost modules."""
         try:
             return stages(self.model)
         except ValueError:
-            return _outermost(self.model)
+            found: dict[str, Stage] = {}
+            for kind in ("parameters", "buffers"):
+                for name, tensor in getattr(self.model, f"named_{kind}")():
+                    stage = found.setdefault(name.split(".")[0], Stage(name.split(".")[0], {}, {}))
+                    getattr(stage, kind)[name] = tensor
+            return list(found.values())
 
     @cached_property
     def head(self) -> tuple[str, nn.Module] | None:
@@ -90,23 +86,43 @@ class Setup:
         try:
             name = head_name(self.model)
         except ValueError:
-            owners = [n.rpartition(".")[0] for n in self.parameters]
-            name = owners[-1] if owners and isinstance(self.model.get_submodule(owners[-1]), nn.Linear) else None
-        return None if name is None else (name, self.model.get_submodule(name))
+            name = next((n.rpartition(".")[0] for n in reversed(self.parameters)), "")
+            if not isinstance(self.model.get_submodule(name), nn.Linear):
+                return None
+        return name, self.model.get_submodule(name)
+
+    @cached_property
+    def head_parameters(self) -> set[str]:
+        """The names of the classifier's parameters."""
+        own = {id(p) for p in self.head[1].parameters()} if self.head else set()
+        return {name for name, p in self.parameters.items() if id(p) in own}
 
     @cached_property
     def outputs(self) -> int | None:
         """How many outputs the classifier has."""
         return None if self.head is None else len(self.head[1].weight)
 
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss function or of its class; empty where it was not given."""
+        return "" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
+
+    @property
+    def labelled_parts(self) -> list[Part]:
+        """The parts whose labels are known."""
+        return [part for part in self.parts if part.labels is not None and len(part.labels)]
+
     @cached_property
     def classes(self) -> tuple[int, bool] | None:
         """How many classes the data has, and whether it names them (labels alone may lack some)."""
-        for part in self.parts:
-            if part.classes is not None:
-                return len(part.classes), True
-        highest = [int(part.labels.max()) for part in self.parts if part.labels is not None and len(part.labels)]
-        return (max(highest) + 1, False) if highest else None
+        named = [len(part.classes) for part in self.parts if part.classes is not None]
+        counts = named or [int(part.labels.max()) + 1 for part in self.labelled_parts]
+        return (named[0] if named else max(counts), bool(named)) if counts else None
+
+    @cached_property
+    def batches(self) -> int | None:
+        """How many batches the training loader has."""
+        return next((len(part.loader) for part in self.parts if part.name == "train" and part.loader), None)
 
     @cached_property
     def optimizer_entries(self) -> list[OptimizerEntry]:
@@ -119,9 +135,10 @@ class Setup:
         ]
 
     @cached_property
-    def rates(self) -> dict[int, float]:
-        """Learning rate by the parameter's id."""
-        return {id(held.parameter): held.lr for held in self.optimizer_entries}
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each of the model's parameters that is in an optimizer, by name."""
+        rates = {id(entry.parameter): entry.lr for entry in self.optimizer_entries}
+        return {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -129,33 +146,28 @@ class Setup:
         return dict(self.model.named_parameters())
 
     @cached_property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that take gradients."""
+        return {name: p for name, p in self.parameters.items() if p.requires_grad}
+
+    @cached_property
     def norms(self) -> list[Norm]:
         """The batch norms that keep running statistics."""
         found = []
         for stage in self.stages:
-            frozen_stage = bool(stage.parameters) and not stage.trainable
             for owner in dict.fromkeys(name.rpartition(".")[0] for name in stage.buffers):
                 module = self.model.get_submodule(owner)
                 if isinstance(module, NORMS) and module.running_mean is not None:
-                    own = list(module.parameters())
-                    frozen = not any(p.requires_grad for p in own) if own else frozen_stage
+                    deciding = list(module.parameters()) or list(stage.parameters.values())
+                    frozen = bool(deciding) and not any(p.requires_grad for p in deciding)
                     found.append(Norm(stage.name, owner, module, frozen))
         return found
 
     @property
-    def stepped(self) -> bool:
-        """Whether an optimizer has made a step."""
-        return any(optimizer.state for optimizer in self.optimizers) or any(
-            getattr(optimizer, "_opt_called", False) for optimizer in self.optimizers
-        )
-
-    @property
     def steps(self) -> int | None:
         """Optimizer steps made so far, where the optimizer counts them (Adam does, SGD does not)."""
-        counted = [
-            state["step"] for optimizer in self.optimizers for state in optimizer.state.values() if "step" in state
-        ]
-        return int(max(counted)) if counted else None
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        return max((int(state["step"]) for state in states if "step" in state), default=None)
 
     @property
     def adaptive(self) -> bool:
@@ -173,12 +185,12 @@ class Setup:
 
     @cached_property
     def pretrained(self) -> bool | None:
-        """Whether the body looks trained: its norms are far from ones and zeros. None where it has no norms.
+        """Whether the backbone looks trained: its norms are far from ones and zeros. None where it has no norms.
 
         A few steps of training move the scales by less than that. Scales of exactly 0 are an initialisation, too.
         """
-        body = [m for m in self.model.modules() if isinstance(m, (*NORMS, nn.LayerNorm, nn.GroupNorm))]
-        scales = [m.weight.detach().float().flatten().cpu() for m in body if m.weight is not None]
+        norms = [m for m in self.model.modules() if isinstance(m, (*NORMS, nn.LayerNorm, nn.GroupNorm))]
+        scales = [m.weight.detach().float().flatten().cpu() for m in norms if m.weight is not None]
         values = torch.cat(scales) if scales else torch.empty(0)
         return bool((values[values != 0] - 1).abs().mean() > 0.1) if len(values) else None
 
@@ -192,56 +204,40 @@ class Setup:
 
     @cached_property
     def sample_part(self) -> Part | None:
-        """The part whose images the model is shown: one that is measured, because augmentation changes training's."""
-        measured = [part for part in self.parts if part.evaluated and part.sample is not None]
-        return next(iter(measured or [part for part in self.parts if part.sample is not None]), None)
+        """The part whose images the model is shown: not training, if there is another, because of augmentation."""
+        readable = [part for part in self.parts if part.sample is not None]
+        return min(readable, key=lambda part: not part.evaluated, default=None)
 
     @cached_property
     def answers(self) -> Answers | None:
         """What the model answers to a few images; None where there are none."""
         if self.sample_part is None or not self.parameters:
             return None
-        images, first = self.sample_part.sample[0][:FORWARD], next(iter(self.parameters.values()))
-        images = images.to(first.device, first.dtype)
-        norm, seen = (self.norms[0].module if self.norms else None), []
-        hook = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if norm else None
+        first, norm, seen = next(iter(self.parameters.values())), [norm.module for norm in self.norms[:1]], []
+        images = self.sample_part.sample[0][:FORWARD].to(first.device, first.dtype)
         try:
-            with no_side_effects(self.model):
+            with no_side_effects(self.model), input_hooks(norm, lambda _, inputs: seen.append(inputs[0])):
                 outputs = self.model(images)
         except Exception as error:  # whatever it is, training would meet it too
-            return Answers(None, f"{type(error).__name__}: {str(error).strip()[:240]}", None)
-        finally:
-            if hook:
-                hook.remove()
+            return Answers(error=f"{type(error).__name__}: {str(error).strip()[:240]}")
         outputs = getattr(outputs, "logits", outputs)
         usable = isinstance(outputs, torch.Tensor) and outputs.ndim == 2
-        return Answers(outputs.float().cpu() if usable else None, None, _bn_mismatch(norm, seen[0]) if seen else None)
+        mismatch = _bn_mismatch(norm[0], seen[0]) if seen else None
+        return Answers(outputs.float().cpu() if usable else None, None, mismatch)
 
-    def grouped(self, names: Iterable[str]) -> str:
+    def by_stage(self, names: Iterable[str]) -> str:
         """Write parameters as stages with counts: `layer4 (15 tensors, 2,099,712 values)`."""
-        wanted = set(names)
-        texts = []
+        wanted, texts = set(names), []
         for stage in self.stages:
-            own = [parameter for name, parameter in stage.parameters.items() if name in wanted]
-            if own:
+            if own := [parameter for name, parameter in stage.parameters.items() if name in wanted]:
                 tensors = f"{len(own)} tensor{'s' * (len(own) != 1)}"
                 texts.append(f"{stage.name} ({tensors}, {sum(p.numel() for p in own):,} values)")
         return listed(texts, 6)
 
 
-def _outermost(model: nn.Module) -> list[Stage]:
-    found: dict[str, Stage] = {}
-    for name, parameter in model.named_parameters():
-        found.setdefault(name.split(".")[0], Stage(name.split(".")[0], {}, {})).parameters[name] = parameter
-    for name, buffer in model.named_buffers():
-        found.setdefault(name.split(".")[0], Stage(name.split(".")[0], {}, {})).buffers[name] = buffer
-    return list(found.values())
-
-
 def _bn_mismatch(norm: nn.Module, values: torch.Tensor) -> float:
-    mean, variance = norm.running_mean.float(), norm.running_var.float().clamp_min(1e-8)
-    dims = [dim for dim in range(values.ndim) if dim != 1]
-    now = values.detach().float()
-    ratio = (now.var(dims).clamp_min(1e-12) / variance).log().abs().median()
-    distance = ((now.mean(dims) - mean).abs() / variance.sqrt()).median()
+    dims, values = [dim for dim in range(values.ndim) if dim != 1], values.detach().float()
+    variance = norm.running_var.float().clamp_min(1e-8)
+    ratio = (values.var(dims).clamp_min(1e-12) / variance).log().abs().median()
+    distance = ((values.mean(dims) - norm.running_mean.float()).abs() / variance.sqrt()).median()
     return max(ratio.item(), distance.item())

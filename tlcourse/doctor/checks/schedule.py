@@ -1,218 +1,160 @@
-"""Checks of schedulers: one for each optimizer, stepped at the interval that it counts in, fed with what changes."""
+"""Checks of schedulers: one per optimizer, as long as the run, stepped at the interval that it counts in."""
 
 import gc
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    CyclicLR,
-    ExponentialLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-    StepLR,
-)
+from torch.optim import lr_scheduler
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 from tlcourse.train import schedules
 
-DECAYING = (StepLR, MultiStepLR, ExponentialLR)
-GONE = 1e-4  # of the first rate: what a decaying scheduler leaves when it is stepped once a batch
-FEW = 4  # batches of an epoch from which on steps and epochs are told apart
+REWRITING = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)  # what they leave in the groups outlives them
+DECAYING = (lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR)
+GONE = 1e-4  # of the first rate: what a decaying scheduler leaves when it is stepped after every batch
+FEW = 4  # batches per epoch from which on steps and epochs are told apart
+CALLS = 4  # calls of a plateau scheduler from which on it is odd that none was better than the first
 
 
-def one_scheduler_each(setup: Setup) -> Iterator[Finding]:
-    """Each constructor of a scheduler rewrites the rates of its optimizer: the last one wins."""
+def one_scheduler_for_each_optimizer(setup: Setup) -> Iterator[Finding]:
+    """Each constructor of a scheduler rewrites the learning rates of its optimizer: the last one wins."""
     for number, optimizer in enumerate(setup.optimizers):
         given = [s for s in setup.schedulers if getattr(s, "optimizer", None) is optimizer]
-        inner = [child for s in given for child in getattr(s, "_schedulers", [])]
-        alive = [s for s in _alive(optimizer) if not any(s is child for child in inner)]
-        alive = [s for s in alive if not any(s in getattr(other, "_schedulers", []) for other in alive)]
+        alive = _alive(optimizer)
+        parts = {id(part) for s in [*given, *alive] for part in _parts(s)}
         # Ours start from the base rates, whatever came before: one that was given has put an older one right.
-        alive = [s for s in alive if not (schedules.is_ours(s) and any(schedules.is_ours(other) for other in given))]
-        found = list({id(s): s for s in [*given, *alive]}.values())
-        # What a one-cycle leaves in the groups outlives it.
-        trace = "max_lr" in optimizer.param_groups[0] and not any(isinstance(s, OneCycleLR | CyclicLR) for s in found)
+        ours = any(schedules.is_ours(s) for s in given)
+        forgotten = [s for s in alive if id(s) not in parts and not (ours and schedules.is_ours(s))]
+        found = list({id(s): s for s in [*given, *forgotten]}.values())
+        rewriting = any(isinstance(s, REWRITING) for s in found)
+        trace = "max_lr" in optimizer.param_groups[0] and not rewriting
         if len(found) + trace > 1:
-            names = [type(s).__name__ for s in found] + ["a one-cycle that is gone"] * trace
-            rewriting = trace or any(isinstance(s, OneCycleLR | CyclicLR) for s in found)
+            names = listed([type(s).__name__ for s in found] + ["a one-cycle that is gone"] * trace)
             rates = listed(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-            finding = wrong if rewriting else suspicious
-            yield finding(
-                "several-schedulers",
-                "Several schedulers were built on one optimizer; each rewrote its rates.",
-                f"{listed(names)} on optimizer {number} ({type(optimizer).__name__}); its rates are now {rates}, "
-                f"and it was built with {optimizer.defaults['lr']:.3g}",
-                "Build a new optimizer for each scheduler that you try; chain schedulers with SequentialLR.",
-            )
-    strangers = [s for s in setup.schedulers if not any(getattr(s, "optimizer", o) is o for o in setup.optimizers)]
-    if strangers and setup.optimizers:
-        yield wrong(
-            "foreign-scheduler",
-            "The scheduler changes the rates of another optimizer.",
-            f"{listed(type(s).__name__ for s in strangers)} was built on an optimizer that was not given",
-            "Build the scheduler again after the optimizer.",
-        )
+            evidence = f"{names} on optimizer {number} ({type(optimizer).__name__}); its rates are now {rates}, and it "
+            evidence += f"was built with {optimizer.defaults['lr']:.3g}"
+            yield (wrong if rewriting or trace else suspicious)("several-schedulers", evidence)
+    foreign = [s for s in setup.schedulers if not any(getattr(s, "optimizer", o) is o for o in setup.optimizers)]
+    if foreign and setup.optimizers:
+        names = listed(type(s).__name__ for s in foreign)
+        yield wrong("foreign-scheduler", f"{names} was built on an optimizer that was not given")
 
 
-def one_cycle_has_the_runs_length(setup: Setup) -> Iterator[Finding]:
-    """A one-cycle is as long as the run: then the rate ends near 0, and no step is one too many."""
+def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
+    """A schedule with a length covers the run, and counts what it is stepped after: batches, or epochs."""
     for scheduler in setup.schedulers:
-        plan = _plan(setup)
-        if not isinstance(scheduler, OneCycleLR) or plan is None:
+        length, interval = _length(scheduler), _interval(setup, scheduler)
+        raises = isinstance(scheduler, lr_scheduler.OneCycleLR)
+        climbs = isinstance(scheduler, lr_scheduler.CosineAnnealingLR)
+        if climbs and scheduler.last_epoch > length:
+            evidence = f"stepped {scheduler.last_epoch:,} times with T_max={length:,}; the rate is {_rate(scheduler):g}"
+            yield wrong("scheduler-interval/past-its-end", evidence)
             continue
-        total, (epochs, batches) = scheduler.total_steps, plan
-        run, interval = epochs * batches, _interval(setup, scheduler)
-        evidence = f"total_steps is {total:,}; the run has {epochs} epochs of {batches} batches, {run:,} steps"
-        advice = f"OneCycleLR(..., total_steps={run}), stepped after every optimizer step."
-        if interval == "epoch" and total > 2 * epochs:
-            what = f"The one-cycle is stepped once an epoch: it gets through its first {epochs / total:.0%} only."
-            yield wrong("scheduler-interval", what, evidence + f"; {_stepped(setup, scheduler)}", advice)
-        elif total == epochs and batches > 1 and interval != "step":
-            if id(scheduler) not in setup.intervals:
-                what = "The one-cycle counts epochs: step it once an epoch."
-                yield note("scheduler-interval", what, evidence, advice)
-        elif total < run:
-            over = _accumulated(total, epochs, batches)
-            unknown = over and (interval is None or id(scheduler) in setup.intervals)
-            finding = suspicious if unknown else wrong
-            what = "The one-cycle runs out before the run ends, and then raises an error."
-            if unknown:
-                evidence += f"; right if you accumulate gradients over {over} batches"
-            yield finding("scheduler-interval", what, evidence, advice)
-        elif total > 1.2 * run:
-            finding = wrong if total >= 2 * run else suspicious
-            what = f"The run ends after {run / total:.0%} of the one-cycle: the rate never comes down."
-            yield finding("scheduler-interval", what, evidence, advice)
-
-
-def cosine_has_the_runs_length(setup: Setup) -> Iterator[Finding]:
-    """A cosine comes down over T_max steps of its own, and climbs again after them."""
-    for scheduler in setup.schedulers:
-        if not isinstance(scheduler, CosineAnnealingLR):
+        if length is None or not setup.epochs or not setup.batches:
             continue
-        length, made, plan = scheduler.T_max, scheduler.last_epoch, _plan(setup)
-        if made > length:
-            yield wrong(
-                "scheduler-interval",
-                "The cosine was stepped past its end, and the rate climbs again.",
-                f"stepped {made:,} times with T_max={length:,}; the rate is {_rate(scheduler):.3g}",
-                "Let T_max count what you count: batches of the whole run where you step after each batch "
-                "(`tl.train.fit` does), epochs where you step after each epoch. "
-                "`tl.train.schedules.cosine` stays down.",
-            )
-            continue
-        if plan is None:
-            continue
-        (epochs, batches), interval = plan, _interval(setup, scheduler)
-        run = epochs * batches
-        evidence = f"T_max is {length:,}; the run has {epochs} epochs of {batches} batches, {run:,} steps"
-        by_epoch, by_step = (abs(length - whole) <= 0.1 * whole for whole in (epochs, run))
-        if by_epoch and interval == "step" and run > 2 * epochs:
-            what = "The cosine counts epochs and is stepped after every batch: it will climb again."
-            yield wrong("scheduler-interval", what, evidence, f"T_max={run}, or step it once an epoch.")
-        elif by_step and interval == "epoch" and run > 2 * epochs:
-            what = f"The cosine counts batches and is stepped once an epoch: it gets {epochs / length:.0%} of the way."
-            yield wrong("scheduler-interval", what, evidence, f"T_max={epochs}, or step it after every batch.")
-        elif by_epoch and not by_step and interval is None:
-            advice = f'For `tl.train.fit`: T_max={run}, or `tl.train.Schedule(scheduler, "epoch")`.'
-            yield note("scheduler-interval", "T_max counts epochs: step the cosine once an epoch.", evidence, advice)
-        elif interval == "epoch" and length < 0.9 * epochs:
-            what = f"The cosine is at its end after {length:,} of {epochs:,} epochs, and the rate climbs again."
-            yield wrong("scheduler-interval", what, evidence, f"T_max={epochs}.")
-        elif (
-            (interval is None or (id(scheduler) in setup.intervals and interval == "step"))
-            and not (by_epoch or by_step or _accumulated(length, epochs, batches))
-            and length < run
-        ):
-            what = "T_max is neither the run's epochs nor its steps."
-            yield suspicious("scheduler-interval", what, evidence, f"T_max={run} by batches, {epochs} by epochs.")
-        elif length > 1.5 * (whole := epochs if interval == "epoch" else run):
-            what = f"The run ends after {whole / length:.0%} of the cosine: the rate stays high."
-            yield suspicious("scheduler-interval", what, evidence, f"T_max={run} by batches, {epochs} by epochs.")
-
-
-def decay_leaves_a_rate(setup: Setup) -> Iterator[Finding]:
-    """A scheduler made for epochs takes the rate away when it is stepped after every batch."""
-    for scheduler in setup.schedulers:
-        if not isinstance(scheduler, DECAYING):
-            continue
-        first, now = max(scheduler.base_lrs), _rate(scheduler)
-        if now < GONE * first:
-            finding = wrong if _interval(setup, scheduler) == "step" else suspicious
-            yield finding(
-                "scheduler-interval",
-                "The scheduler has taken the learning rate away.",
-                f"{type(scheduler).__name__} went from {first:g} to {now:.2g} in {_stepped(setup, scheduler)}",
-                "Step it once an epoch, or let its step_size, milestones or gamma count batches.",
-            )
-
-
-def schedule_has_the_runs_length(setup: Setup) -> Iterator[Finding]:
-    """One of our schedules knows its length, and a `Schedule` its interval: together they cover the run."""
-    for scheduler in setup.schedulers:
-        plan, interval = _plan(setup), setup.intervals.get(id(scheduler), "step")
-        steps = schedules.length(scheduler)
-        if steps is None or plan is None:
-            continue
-        epochs, batches = plan
-        run = epochs * batches if interval == "step" else epochs
-        evidence = f"made for {steps:,} steps; the run has {epochs} epochs of {batches} batches, {run:,} times to step"
-        advice = f"Give it {run} steps: `epochs * len(loaders.train)`, less where you accumulate gradients."
-        over = interval == "step" and steps != epochs and _accumulated(steps, epochs, batches)
-        if steps > 1.5 * run:
-            what = f"The run ends after {run / steps:.0%} of the schedule: the rate stays high."
-            yield suspicious("scheduler-interval", what, evidence, advice)
-        elif steps < 0.9 * run and not over:
-            what = f"The schedule ends before the run: the last {run - steps:,} steps have its last rate."
-            yield suspicious("scheduler-interval", what, evidence, advice)
+        epochs, steps = setup.epochs, setup.epochs * setup.batches
+        run = epochs if interval == "epoch" else steps
+        counts_epochs = abs(length - epochs) <= 0.1 * epochs and setup.batches > 2
+        batches = _accumulated(length, epochs, setup.batches) if interval != "epoch" else None
+        values = {"kind": "The schedule" if schedules.is_ours(scheduler) else type(scheduler).__name__, "run": run}
+        evidence = f"made for {length:,} steps; the run has {epochs} epochs of {setup.batches} batches, {steps:,} steps"
+        if interval == "epoch" and length >= 0.9 * steps and setup.batches > 2:
+            yield wrong("scheduler-interval/counts-batches", evidence, **values)
+        elif counts_epochs and interval is None:
+            yield note("scheduler-interval/unknown", evidence, **values)
+        elif counts_epochs and interval == "step":
+            yield (wrong if raises or climbs else suspicious)("scheduler-interval/counts-epochs", evidence, **values)
+        elif batches:  # a one-cycle that is stepped too often raises an error
+            if raises:
+                evidence += f"; right if you accumulate gradients over {batches} batches"
+                yield suspicious("scheduler-interval/too-short", evidence, **values)
+        elif length < (run if raises else 0.9 * run):
+            sure = raises or (climbs and interval == "epoch")
+            yield (wrong if sure else suspicious)("scheduler-interval/too-short", evidence, **values)
+        elif length >= 1.5 * run:
+            sure = raises and length >= 2 * run
+            share = f"{run / length:.0%}"
+            yield (wrong if sure else suspicious)("scheduler-interval/too-long", evidence, share=share, **values)
 
 
 def scheduler_is_stepped(setup: Setup) -> Iterator[Finding]:
-    """A scheduler that is never stepped is none."""
-    batches = _batches(setup)
+    """A scheduler that is never stepped is none; one that decays by epoch is not stepped after every batch."""
     for scheduler in setup.schedulers:
-        made = getattr(scheduler, "last_epoch", None)
-        if id(scheduler) in setup.intervals:
-            continue  # `tl.train.fit` steps it, and it may be new on an optimizer that is not
-        if made == 0 and setup.steps and batches and setup.steps >= 2 * batches:
-            yield suspicious(
-                "scheduler-not-stepped",
-                "The scheduler was never stepped.",
-                f"{setup.steps:,} steps of the optimizer, two epochs or more, and none of {type(scheduler).__name__}",
-                "Call `scheduler.step()` in the loop. Right if you built it after these steps.",
-            )
+        kind, made = type(scheduler).__name__, getattr(scheduler, "last_epoch", None)
+        if isinstance(scheduler, DECAYING) and _rate(scheduler) < GONE * max(scheduler.base_lrs):
+            evidence = f"from {max(scheduler.base_lrs):g} to {_rate(scheduler):.2g} in {made:,} steps"
+            found = wrong if _interval(setup, scheduler) == "step" else suspicious
+            yield found("scheduler-interval/decayed", evidence, kind=kind)
+        # `tl.train.fit` steps one in a `Schedule`, which may be new on an optimizer that is not.
+        by_hand = id(scheduler) not in setup.intervals
+        if made == 0 and by_hand and setup.batches and (setup.steps or 0) >= 2 * setup.batches:
+            yield suspicious("scheduler-not-stepped", f"{setup.steps:,} steps of the optimizer, and none of {kind}")
 
 
-def _alive(optimizer: Any) -> list[Any]:
-    """Every scheduler in memory on this optimizer: those that a notebook forgot still rewrote its rates."""
+def plateau_sees_a_measurement(setup: Setup) -> Iterator[Finding]:
+    """A plateau scheduler must be fed with a measurement, in the direction that is better."""
+    for scheduler in setup.schedulers:
+        if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) or scheduler.last_epoch < 1:
+            continue
+        calls, epochs, best = scheduler.last_epoch, len(setup.losses), float(scheduler.best)
+        evidence = f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {_rate(scheduler):g}"
+        better, names = max, ("val_accuracy", "val_loss")
+        if scheduler.mode == "min":
+            better, names = min, ("val_loss", "val_accuracy")
+        right, other = ((setup.history.column(name) if setup.history is not None else []) or [0.0] for name in names)
+        is_right, is_other = (math.isclose(better(values), best, rel_tol=1e-6) for values in (right, other))
+        if not math.isfinite(best):
+            yield wrong("plateau-constant/no-number", evidence)
+        elif is_other and not is_right and len(set(other)) > 1:
+            yield wrong("plateau-direction", evidence, measurement=names[1])
+        elif calls >= CALLS and _never_better(scheduler):
+            improved = better(right) != right[0]
+            if improved:
+                evidence += f"; the history's {names[0]} went from {right[0]:.3g} to {better(right):.3g}"
+            yield (wrong if improved or best == 0 else suspicious)("plateau-constant", evidence)
+        if epochs >= 2 and calls >= 2 * epochs:
+            yield suspicious("scheduler-interval/plateau", f"{calls} calls in {epochs} epochs")
+
+
+def _never_better(scheduler: lr_scheduler.ReduceLROnPlateau) -> bool:
+    """Whether every call after the first counted as no better; reductions so far are read off the learning rate."""
+    ratio = float(scheduler.optimizer.param_groups[0]["lr"]) / float(scheduler.optimizer.defaults["lr"])
+    cuts = round(math.log(ratio) / math.log(scheduler.factor)) if 0 < ratio < 1 else 0
+    # A cut takes patience + 1 bad calls; calls in a cooldown count as neither good nor bad.
+    return cuts * (scheduler.patience + 1 + scheduler.cooldown) + scheduler.num_bad_epochs >= scheduler.last_epoch - 1
+
+
+def _alive(optimizer: Any) -> list[lr_scheduler.LRScheduler]:
+    """Return every scheduler in memory on this optimizer: those that a notebook forgot still rewrote its rates."""
     found = []
     for holder in gc.get_referrers(optimizer):
         # Older Pythons answer with an object's dictionary instead of the object.
         owners = gc.get_referrers(holder) if type(holder) is dict and holder.get("optimizer") is optimizer else [holder]
         # type(), because isinstance() runs code of whatever it is asked about.
-        found += [owner for owner in owners if issubclass(type(owner), LRScheduler)]
+        found += [owner for owner in owners if issubclass(type(owner), lr_scheduler.LRScheduler)]
     return [scheduler for scheduler in found if scheduler.optimizer is optimizer]
 
 
-def _batches(setup: Setup) -> int | None:
-    train = setup.part("train")
-    return len(train.loader) if train is not None and train.loader is not None else None
+def _parts(scheduler: Any) -> list[lr_scheduler.LRScheduler]:
+    """Return the schedulers that one is composed of, such as those of a `SequentialLR`."""
+    lists = [value for value in getattr(scheduler, "__dict__", {}).values() if isinstance(value, list | tuple)]
+    return [part for values in lists for part in values if isinstance(part, lr_scheduler.LRScheduler)]
 
 
-def _plan(setup: Setup) -> tuple[int, int] | None:
-    """Epochs of the run, and batches of an epoch, where both are known."""
-    batches = _batches(setup)
-    return (setup.epochs, batches) if setup.epochs and batches else None
+def _length(scheduler: Any) -> int | None:
+    """Return for how many steps of its own a schedule is made; None where it has no end."""
+    if isinstance(scheduler, lr_scheduler.OneCycleLR):
+        return scheduler.total_steps
+    return scheduler.T_max if isinstance(scheduler, lr_scheduler.CosineAnnealingLR) else schedules.length(scheduler)
 
 
 def _interval(setup: Setup, scheduler: Any) -> str | None:
-    """Tell whether a scheduler is stepped once a "step" or an "epoch": its `Schedule` says it, or the counts do."""
-    if id(scheduler) in setup.intervals:
-        return setup.intervals[id(scheduler)]
-    batches, made = _batches(setup), scheduler.last_epoch
+    """Tell whether a scheduler is stepped once per "step" or "epoch": its `Schedule` says it, or the counts do."""
+    if id(scheduler) in setup.intervals or schedules.is_ours(scheduler):
+        return setup.intervals.get(id(scheduler), "step")
+    batches, made = setup.batches, getattr(scheduler, "last_epoch", 0)
     if not batches or batches < FEW or made < 1:
         return None
     steps = setup.steps or batches * len(setup.losses)
@@ -227,20 +169,5 @@ def _accumulated(steps: int, epochs: int, batches: int) -> int | None:
     return next((k for k in range(2, 33) if steps in (epochs * -(-batches // k), epochs * batches // k)), None)
 
 
-def _stepped(setup: Setup, scheduler: Any) -> str:
-    steps = f" over {setup.steps:,} steps of the optimizer" if setup.steps else ""
-    return f"{scheduler.last_epoch:,} steps of the scheduler{steps}"
-
-
 def _rate(scheduler: Any) -> float:
     return max(float(group["lr"]) for group in scheduler.optimizer.param_groups)
-
-
-CHECKS = (
-    one_scheduler_each,
-    one_cycle_has_the_runs_length,
-    cosine_has_the_runs_length,
-    decay_leaves_a_rate,
-    schedule_has_the_runs_length,
-    scheduler_is_stepped,
-)

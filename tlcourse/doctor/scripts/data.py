@@ -5,157 +5,111 @@ import re
 from collections.abc import Iterator
 
 from tlcourse.doctor.report import Finding, listed, suspicious, wrong
-from tlcourse.doctor.scripts.reader import RANDOM, Script, argument, constant, last
+from tlcourse.doctor.scripts.reader import Script, argument, constant, is_random, last, quoted
 
-MEASURED = re.compile(r"(^|_)(val|valid|validation|test|eval)(_|\d|$)", re.IGNORECASE)
+EVALUATED = re.compile(r"(^|_)(val|valid|validation|test|eval)(_|\d|$)", re.IGNORECASE)
 TRAINING = re.compile(r"train|aug", re.IGNORECASE)
 TO_TENSOR = {"ToTensor", "ToDtype", "ToTensorV2", "ConvertImageDtype"}
 ON_TENSORS = {"Normalize", "RandomErasing"}
 LIBRARIES = re.compile(r"\bmodels\.\w+\(|timm\.create_model|torch\.hub\.load")
+NORMALISING = re.compile(r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(")
 
 
-def measured_images_hold_still(script: Script) -> Iterator[Finding]:
-    """What validates or tests is not augmented."""
-    random = {name: steps for name, pipeline in _pipelines(script) if (steps := _random(pipeline))}
-    advice = "Resize, crop at the centre, ToTensor, Normalize; take them from the weights' own transforms."
+def evaluation_is_not_augmented(script: Script) -> Iterator[Finding]:
+    """Validation and test images are not augmented."""
+    random = {}
     for name, pipeline in _pipelines(script):
-        steps = _random(pipeline)
-        if steps and MEASURED.search(name) and not TRAINING.search(name):
-            what = f"`{name}` is augmented: what is measured changes from time to time."
-            yield wrong("augmented-evaluation", what, listed(steps), advice, script.place(pipeline))
-    made = {}
-    for target, value, _ in script.assignments:
-        transform = argument(value, "transform") if isinstance(value, ast.Call) else None
+        if steps := [step for step in _steps(pipeline) if is_random(step)]:
+            random[name] = listed(steps)
+            if _is_evaluated(name):
+                yield wrong("augmented-evaluation", listed(steps), script.place(pipeline), part=f"`{name}`")
+    shared = {}
+    for target, value, at in script.assignments:
+        transform = argument(value, "transform")
         name = ast.unparse(transform) if transform is not None else ""
         if name and name in random:
-            made[target] = name
-            if MEASURED.search(target) and not TRAINING.search(target):
-                what = f"`{target}` has the training transform: what is measured changes from time to time."
-                yield wrong(
-                    "augmented-evaluation", what, f"`{name}`: {listed(random[name])}", advice, script.place(value)
-                )
-    for _, value, at in script.assignments:
-        if last(value) == "random_split" and value.args and (name := made.get(ast.unparse(value.args[0]))):
-            yield wrong(
-                "augmented-evaluation",
-                f"Both parts of this split share one data set, and with it the training transform `{name}`.",
-                f"`{ast.unparse(at)[:90]}`; {listed(random[name])}",
-                "Make two data sets over the same folder, one for each transform, and take the indices of one split.",
-                script.place(at),
-            )
+            shared[target] = name
+            if _is_evaluated(target):
+                evidence = f"`{name}`: {random[name]}"
+                yield wrong("augmented-evaluation", evidence, script.place(value), part=f"`{target}`")
+        whole = argument(value, "dataset", 0) if last(value) == "random_split" else None
+        if whole is not None and (name := shared.get(ast.unparse(whole))):
+            evidence = f"{quoted(at)}; {random[name]}"
+            yield wrong("augmented-evaluation/split", evidence, script.place(at), transform=name)
 
 
 def images_are_normalised(script: Script) -> Iterator[Finding]:
-    """Pre-trained weights want the mean and deviation that they were trained with."""
-    if not _pretrained(script) or re.search(
-        r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(", script.source
-    ):
+    """Images for pre-trained weights are normalised by the mean and deviation that the weights were trained with."""
+    if not any(_is_pretrained(call) for call in script.calls) or NORMALISING.search(script.source):
         return
-    tensors = [(n, p) for n, p in _pipelines(script) if TO_TENSOR & {last(step) for step in _steps(p)}]
-    without = [(n, p) for n, p in tensors if "Normalize" not in {last(step) for step in _steps(p)}]
     nowhere = not re.search(r"normali[sz]e", script.source, re.IGNORECASE)
-    for name, pipeline in without:
-        finding = wrong if nowhere else suspicious
-        yield finding(
-            "not-normalised",
-            f"`{name or 'This pipeline'}` does not normalise, and the weights are pre-trained.",
-            listed((last(step) for step in _steps(pipeline)), 6),
-            "End with Normalize by the weights' mean and deviation; `weights.transforms()` has all of it.",
-            script.place(pipeline),
-        )
-    if re.search(r"\bvit_|deit|beit|inception|mixer", script.source, re.IGNORECASE):
-        return  # some of theirs do want 0.5
-    for name, pipeline in tensors:
-        for step in [step for step in _steps(pipeline) if last(step) == "Normalize"]:
+    others = re.search(r"\bvit_|deit|beit|inception|mixer", script.source, re.IGNORECASE)  # some of them do want 0.5
+    for name, pipeline in _pipelines(script):
+        if not TO_TENSOR & set(_steps(pipeline)):
+            continue
+        pipeline_name = f"`{name}`" if name else "This pipeline"
+        normalising = [node for node in ast.walk(pipeline) if last(node) == "Normalize" and isinstance(node, ast.Call)]
+        if not normalising:
+            found, evidence = (wrong if nowhere else suspicious), listed(_steps(pipeline), 6)
+            yield found("not-normalised/never", evidence, script.place(pipeline), pipeline=pipeline_name)
+        for step in normalising:
             mean = constant(argument(step, "mean", 0))
-            if mean and all(value == 0.5 for value in (mean if isinstance(mean, list | tuple) else [mean])):
-                yield suspicious(
-                    "not-normalised",
-                    f"`{name or 'This pipeline'}` normalises by 0.5; most weights were trained with ImageNet's mean.",
-                    f"`{ast.unparse(step)}`",
-                    "Take mean and deviation from the weights: `weights.transforms()`.",
-                    script.place(step),
-                )
+            if not others and mean and set(mean if isinstance(mean, list | tuple) else [mean]) == {0.5}:
+                yield suspicious("not-normalised/by-half", quoted(step), script.place(step), pipeline=pipeline_name)
 
 
 def steps_are_in_order(script: Script) -> Iterator[Finding]:
     """Some steps take images and some take tensors, and some take two numbers."""
     for _, pipeline in _pipelines(script):
-        names = [last(step) for step in _steps(pipeline)]
-        turn = next((i for i, name in enumerate(names) if name in TO_TENSOR | {"ToImage", "PILToTensor"}), None)
-        early = [name for name in names[:turn] if name in ON_TENSORS] if turn is not None else []
-        if early:
-            what = f"{listed(early)} stands before {names[turn]}, and works on tensors only."
-            yield wrong("transform-order", what, listed(names, 8), "Put it after.", script.place(pipeline))
-    for call in script.calls:
-        angles = constant(argument(call, "degrees", 0)) if last(call) == "RandomRotation" else None
+        names = _steps(pipeline)
+        turn = next((i for i, name in enumerate(names) if name in TO_TENSOR | {"ToImage", "PILToTensor"}), 0)
+        if early := [name for name in names[:turn] if name in ON_TENSORS]:
+            values = {"steps": listed(early), "conversion": names[turn]}
+            yield wrong("transform-order", listed(names, 8), script.place(pipeline), **values)
+    for call in script.named("RandomRotation"):
+        angles = constant(argument(call, "degrees", 0))
         if isinstance(angles, list | tuple) and len(angles) != 2:
-            yield wrong(
-                "rotation",
-                f"RandomRotation takes one number or a range of two, not {len(angles)} angles: a ValueError.",
-                f"`{ast.unparse(call)}`",
-                "Choose among angles with RandomChoice of RandomRotation((90, 90)) and the like.",
-                script.place(call),
-            )
+            yield wrong("rotation", quoted(call), script.place(call), count=len(angles))
 
 
-def order_is_right(script: Script) -> Iterator[Finding]:
-    """A folder's images come sorted by class: the training loader must shuffle."""
+def training_is_shuffled(script: Script) -> Iterator[Finding]:
+    """A folder's images are sorted by class: the training loader must shuffle."""
     folders = {target for target, value, _ in script.assignments if last(value) == "ImageFolder"}
     for target, value, _ in script.assignments:
-        if last(value) != "DataLoader" or not isinstance(value, ast.Call) or not value.args:
+        dataset = argument(value, "dataset", 0) if last(value) == "DataLoader" else None
+        if dataset is None or not TRAINING.search(target) or EVALUATED.search(target):
             continue
-        training = TRAINING.search(target) and not MEASURED.search(target)
         shuffle, other = argument(value, "shuffle", 2), argument(value, "sampler") or argument(value, "batch_sampler")
-        if training and ast.unparse(value.args[0]) in folders and other is None and constant(shuffle) in (None, False):
-            if shuffle is not None and not isinstance(shuffle, ast.Constant):
-                continue
-            yield wrong(
-                "unshuffled-training",
-                f"`{target}` does not shuffle, and ImageFolder gives one class after the other.",
-                f"`{ast.unparse(value)[:90]}`",
-                "Add shuffle=True.",
-                script.place(value),
-            )
+        ordered = other is None and (shuffle is None or (isinstance(shuffle, ast.Constant) and not shuffle.value))
+        if ordered and ast.unparse(dataset) in folders:
+            yield wrong("unshuffled-training", quoted(value), script.place(value))
 
 
-def _pipelines(script: Script) -> list[tuple[str, ast.Call]]:
-    """Return every `Compose`, with the name or the dictionary's key that it is given."""
-    found = []
-    for call in script.calls:
-        if last(call) not in ("Compose", "Sequential") or (last(call) == "Sequential" and not _random(call)):
-            continue
-        if any(call is not other and call in ast.walk(other) for other in script.calls if last(other) == "Compose"):
+def _pipelines(script: Script) -> Iterator[tuple[str, ast.Call]]:
+    """Yield every `Compose`, with the name or the dictionary key that it is given."""
+    composed = script.named("Compose")
+    composed += [call for call in script.named("Sequential") if any(map(is_random, _steps(call)))]
+    inner = {node for call in composed for node in ast.walk(call) if node is not call}
+    for call in composed:
+        if call in inner:
             continue
         parent = script.parents[call]
-        name = next((target for target, value, _ in script.assignments if value is call), "")
+        owner = script.parents[parent] if isinstance(parent, ast.keyword) and parent.arg == "transform" else call
+        name = next((target for target, value, _ in script.assignments if value is owner), "")
         if isinstance(parent, ast.Dict):
             name = str(constant(parent.keys[parent.values.index(call)]) or "")
-        if isinstance(parent, ast.keyword) and parent.arg == "transform":
-            target = next((t for t, value, _ in script.assignments if value is script.parents[parent]), "")
-            name = target
-        found.append((name, call))
-    return found
+        yield name, call
 
 
-def _steps(pipeline: ast.Call) -> list[ast.Call]:
-    return [node for node in ast.walk(pipeline) if isinstance(node, ast.Call) and node is not pipeline]
+def _steps(pipeline: ast.Call) -> list[str]:
+    return [last(node) for node in ast.walk(pipeline) if isinstance(node, ast.Call) and node is not pipeline]
 
 
-def _random(pipeline: ast.Call) -> list[str]:
-    return [last(step) for step in _steps(pipeline) if last(step).startswith("Random") or last(step) in RANDOM]
+def _is_evaluated(name: str) -> bool:
+    return bool(EVALUATED.search(name)) and not TRAINING.search(name)
 
 
-def _pretrained(script: Script) -> bool:
-    for call in script.calls:
-        if not LIBRARIES.search(ast.unparse(call)):
-            continue
-        weights, pretrained = argument(call, "weights"), argument(call, "pretrained")
-        if (weights is not None and constant(weights) is not None) or constant(pretrained) is True:
-            return True
-        if weights is not None and not isinstance(weights, ast.Constant):
-            return True
-    return False
-
-
-RULES = (measured_images_hold_still, images_are_normalised, steps_are_in_order, order_is_right)
+def _is_pretrained(call: ast.Call) -> bool:
+    weights = argument(call, "weights")
+    named = weights is not None and not (isinstance(weights, ast.Constant) and weights.value is None)
+    return bool(LIBRARIES.search(ast.unparse(call))) and (named or constant(argument(call, "pretrained")) is True)

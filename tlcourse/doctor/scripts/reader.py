@@ -1,10 +1,10 @@
-"""A script or notebook as a tree that can be asked questions; nothing of it is run."""
+"""A script or notebook as a syntax tree that the rules can ask questions; nothing in it is run."""
 
 import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,29 +16,29 @@ SCHEDULERS = {
     *("ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR"),
     *("ReduceLROnPlateau", "SequentialLR", "StepLR"),
 }
-LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|dataloader|\.(train|val|test)\b", re.IGNORECASE)
-MOST_BROKEN = 5  # lines that are left out before a source is given up
-MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
-# Transforms of torchvision that are random, beside those whose name starts with Random.
+# Random transforms whose names do not say so.
 RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "JPEG", "MixUp"}
 RANDOM |= {"RandAugment", "ScaleJitter", "TrivialAugmentWide"}
+LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|dataloader|\.(train|val|test)\b", re.IGNORECASE)
+MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
+MAX_SYNTAX_ERRORS = 5  # lines that are left out before a source is given up
 
 
 @dataclass(eq=False)
 class Script:
     """The parsed source.
 
-    `places` gives for each line what a reader knows it as, a line or a cell and its line; `broken` the lines that are
-    no Python.
+    `places` says for each line where a reader finds it ("line 3", or "cell 2, line 1"); `errors` has the place and
+    the message of each line that is not Python.
     """
 
     tree: ast.Module
     source: str
     places: list[str]
-    broken: list[str] = field(default_factory=list)
+    errors: dict[str, str]
 
     def place(self, node: ast.AST) -> str:
-        """Say where a node stands."""
+        """Say where a node is."""
         return self.places[node.lineno - 1]
 
     @cached_property
@@ -47,9 +47,33 @@ class Script:
         return {child: parent for parent in ast.walk(self.tree) for child in ast.iter_child_nodes(parent)}
 
     @cached_property
+    def scopes(self) -> dict[ast.AST, ast.AST]:
+        """The function, or the module, that each node is in."""
+        return {node: [node, *self.above(node)][-1] for node in ast.walk(self.tree)}
+
+    @cached_property
     def calls(self) -> list[ast.Call]:
         """Every call, in the order of the lines."""
-        return in_order(node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        found = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
+        return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+    @cached_property
+    def assignments(self) -> list[tuple[str, ast.expr, ast.stmt]]:
+        """Every `target = value` as target (text), value and statement, in the order of the lines."""
+        found = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found += [(ast.unparse(target), node.value, node) for target in targets]
+        return sorted(found, key=lambda assignment: (assignment[2].lineno, assignment[2].col_offset))
+
+    def named(self, *names: str) -> list[ast.Call]:
+        """Return the calls of functions, classes or methods with one of these names."""
+        return [call for call in self.calls if last(call) in names]
+
+    def inside(self, scope: ast.AST) -> list[ast.Call]:
+        """Return the calls in one function or in the module, without those in functions inside it."""
+        return [call for call in self.calls if self.scopes[call] is scope]
 
     def above(self, node: ast.AST) -> Iterator[ast.AST]:
         """Yield the nodes around a node, from the inside out, up to and with its function or the module."""
@@ -59,64 +83,20 @@ class Script:
             if isinstance(node, Scope):
                 return
 
-    def scope(self, node: ast.AST) -> ast.AST:
-        """Return the function, or the module, that a node is in."""
-        if node not in self._scopes:
-            self._scopes[node] = [node, *self.above(node)][-1]
-        return self._scopes[node]
-
-    @cached_property
-    def _scopes(self) -> dict[ast.AST, ast.AST]:
-        return {}
-
-    def statement(self, node: ast.AST) -> ast.stmt:
-        """Return the whole statement that a node is part of."""
+    def statement(self, node: ast.AST) -> tuple[ast.stmt, list[ast.stmt]]:
+        """Return the whole statement that a node is part of, and the block of statements that this is in."""
         while not isinstance(node, ast.stmt):
             node = self.parents[node]
-        return node
-
-    def block(self, statement: ast.stmt) -> list[ast.stmt]:
-        """Return the list of statements that a statement is one of."""
-        parent = self.parents[statement]
-        lists = [value for _, value in ast.iter_fields(parent) if isinstance(value, list) and statement in value]
-        return lists[0]
-
-    def inside(self, scope: ast.AST) -> list[ast.Call]:
-        """Return the calls in one function or in the module, those of functions inside it left out."""
-        return [call for call in self.calls if self.scope(call) is scope]
-
-    def assigned(self, name: str, before: ast.AST) -> ast.expr | None:
-        """Return what a name was given last before a node, in the node's scope or else in the module."""
-        for scope in dict.fromkeys((self.scope(before), self.tree)):
-            values = [
-                value
-                for target, value, at in self.assignments
-                if target == name
-                and self.scope(at) is scope
-                and (at.lineno < before.lineno or scope is not self.scope(before))
-            ]
-            if values:
-                return values[-1]
-        return None
-
-    @cached_property
-    def assignments(self) -> list[tuple[str, ast.expr, ast.stmt]]:
-        """Every `target = value` with the target as text, in the order of the lines."""
-        found = []
-        for node in in_order(n for n in ast.walk(self.tree) if isinstance(n, ast.Assign | ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                if node.value is not None:
-                    found.append((ast.unparse(target), node.value, node))
-        return found
+        blocks = [value for _, value in ast.iter_fields(self.parents[node]) if isinstance(value, list)]
+        return node, next(block for block in blocks if node in block)
 
     def batch_loop(self, node: ast.AST) -> ast.For | None:
         """Return the loop over batches around a node, if there is one."""
-        return next((one for one in self.above(node) if isinstance(one, ast.For) and over_batches(one)), None)
+        return next((loop for loop in self.above(node) if isinstance(loop, ast.For) and over_batches(loop)), None)
 
     def epoch_loop(self, node: ast.AST) -> ast.For | None:
         """Return the loop over epochs around a node, if there is one."""
-        return next((one for one in self.above(node) if isinstance(one, ast.For) and over_epochs(one)), None)
+        return next((loop for loop in self.above(node) if isinstance(loop, ast.For) and over_epochs(loop)), None)
 
 
 def read_script(file: Path) -> Script:
@@ -125,52 +105,40 @@ def read_script(file: Path) -> Script:
     Raises:
         ValueError: it cannot be read as text or as a notebook.
     """
+    notebook = file.suffix == ".ipynb"
     try:
         text = file.read_text(encoding="utf-8")
-        cells = _cells(json.loads(text)) if file.suffix == ".ipynb" else None
+        lines = _notebook_lines(json.loads(text)) if notebook else list(enumerate(text.splitlines(), start=1))
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} cannot be read as a {'notebook' if file.suffix == '.ipynb' else 'script'}: {error}."
-        ) from error
-    if cells is None:
-        places = [f"line {number}" for number in range(1, len(text.splitlines()) + 2)]
-        return parse(text, places)
-    lines, places = [], []
-    for number, cell in cells:
-        for position, line in enumerate(cell.splitlines(), start=1):
-            lines.append("pass" if re.match(r"[%!?]", line) else re.sub(r"^(\s+)[%!].*", r"\1pass", line))
-            places.append(f"cell {number}, line {position}")
-    return parse("\n".join(lines), [*places, "the end"])
+        raise ValueError(f"{file} cannot be read as a {'notebook' if notebook else 'script'}: {error}.") from error
+    return parse([line for _, line in lines], [place if notebook else f"line {place}" for place, _ in lines])
 
 
-def parse(source: str, places: list[str]) -> Script:
-    """Parse a source; lines that are no Python are noted in `broken` and left out, so that the rest can be read."""
-    lines, broken = source.splitlines(), {}
+def parse(lines: list[str], places: list[str]) -> Script:
+    """Parse a source; lines that are not Python go into `errors` and are left out, so that the rest can be read."""
+    lines, source, errors = list(lines), "\n".join(lines), {}
     while True:
         try:
-            return Script(ast.parse("\n".join(lines)), source, places, list(broken.values()))
+            return Script(ast.parse("\n".join(lines)), source, places, errors)
         except SyntaxError as error:
-            number = min(error.lineno or 1, len(lines))
-            line = lines[number - 1]
-            if number in broken or len(broken) == MOST_BROKEN:
-                return Script(ast.parse(""), source, places, list(broken.values()))
-            broken[number] = f"{places[number - 1]}: {error.msg}: `{line.strip()}`"
-            lines[number - 1] = line[: len(line) - len(line.lstrip())] + "pass"
+            number = min(error.lineno or 1, len(lines)) - 1
+            line = lines[number]
+            if places[number] in errors or len(errors) == MAX_SYNTAX_ERRORS:
+                return Script(ast.parse(""), source, places, errors)
+            errors[places[number]] = f"{error.msg}: `{line.strip()}`"
+            lines[number] = line[: len(line) - len(line.lstrip())] + "pass"
 
 
-def dotted(node: ast.AST) -> str:
-    """Write a name with its dots, `nn.Linear`; empty for anything else."""
+def dotted(node: ast.AST | None) -> str:
+    """Write a name with its dots, `nn.Linear`; a call has the name of what is called, anything else has none."""
     if isinstance(node, ast.Call):
         return dotted(node.func)
-    if isinstance(node, ast.Name):
-        return node.id
     if isinstance(node, ast.Attribute):
-        base = dotted(node.value)
-        return f"{base}.{node.attr}" if base else node.attr
-    return ""
+        return f"{dotted(node.value)}.{node.attr}".lstrip(".")
+    return node.id if isinstance(node, ast.Name) else ""
 
 
-def last(node: ast.AST) -> str:
+def last(node: ast.AST | None) -> str:
     """Return the last part of a name: `Linear` of `nn.Linear`."""
     return dotted(node).rpartition(".")[2]
 
@@ -180,12 +148,12 @@ def receiver(call: ast.Call) -> str:
     return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
 
 
-def argument(call: ast.Call, name: str, position: int | None = None) -> ast.expr | None:
-    """Return a call's argument by its name, or by its position."""
-    named = next((word.value for word in call.keywords if word.arg == name), None)
-    if named is None and position is not None and len(call.args) > position:
-        return call.args[position]
-    return named
+def argument(call: ast.expr, name: str, position: int | None = None) -> ast.expr | None:
+    """Return a call's argument by its name, or by its position; None for what is no call."""
+    if not isinstance(call, ast.Call):
+        return None
+    by_position = call.args[position] if position is not None and len(call.args) > position else None
+    return next((word.value for word in call.keywords if word.arg == name), by_position)
 
 
 def constant(node: ast.AST | None) -> object:
@@ -196,6 +164,16 @@ def constant(node: ast.AST | None) -> object:
         return None
 
 
+def quoted(node: ast.AST) -> str:
+    """Return a piece of code between backticks, at most 90 characters of it."""
+    return f"`{ast.unparse(node)[:90]}`"
+
+
+def is_random(transform: str) -> bool:
+    """Whether a transform with this class name draws random numbers."""
+    return transform.startswith("Random") or transform in RANDOM
+
+
 def over_epochs(loop: ast.For) -> bool:
     """Whether a loop runs over epochs."""
     return "epoch" in ast.unparse(loop.target).lower() or bool(re.search(r"\brange\(.*epoch", ast.unparse(loop.iter)))
@@ -203,21 +181,20 @@ def over_epochs(loop: ast.For) -> bool:
 
 def over_batches(loop: ast.For) -> bool:
     """Whether a loop runs over batches: over a loader, or with images and labels as its variables."""
-    if over_epochs(loop) or re.match(r"range\(", ast.unparse(loop.iter)):
+    iterated = ast.unparse(loop.iter)
+    if over_epochs(loop) or iterated.startswith("range("):
         return False
-    names = ast.unparse(loop.target).lower()
-    pair = isinstance(loop.target, ast.Tuple) and bool(re.search(r"label|target|\by\b|\byb\b", names))
-    return pair or bool(LOADER.search(ast.unparse(loop.iter)))
+    labelled = re.search(r"label|target|\by\b|\byb\b", ast.unparse(loop.target).lower())
+    return bool((isinstance(loop.target, ast.Tuple) and labelled) or LOADER.search(iterated))
 
 
-def in_order(nodes: Iterator[ast.AST]) -> list:
-    """Sort nodes by where they stand."""
-    return sorted(nodes, key=lambda node: (node.lineno, node.col_offset))
-
-
-def _cells(notebook: dict) -> list[tuple[int, str]]:
-    """Return the code cells with their numbers, counted from 1 over all cells."""
-    cells = [(number, cell) for number, cell in enumerate(notebook["cells"], start=1) if cell["cell_type"] == "code"]
-    texts = [(number, cell["source"]) for number, cell in cells]
-    whole = [(number, source if isinstance(source, str) else "".join(source)) for number, source in texts]
-    return [(number, "" if source.startswith("%%") else source) for number, source in whole]
+def _notebook_lines(notebook: dict) -> list[tuple[str, str]]:
+    """Return every line of the code cells with its place; cells are counted from 1, those of text included."""
+    found = []
+    for number, cell in enumerate(notebook["cells"], start=1):
+        code = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not code.startswith("%%"):
+            for position, line in enumerate(code.splitlines(), start=1):
+                line = "pass" if line.startswith("?") else re.sub(r"^(\s*)[%!].*", r"\1pass", line)
+                found.append((f"cell {number}, line {position}", line))
+    return found

@@ -3,65 +3,48 @@
 import ast
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
-from tlcourse.doctor.scripts.reader import OPTIMIZERS, SCHEDULERS, Script, argument, constant, dotted, in_order, last
+from tlcourse.doctor.scripts.reader import OPTIMIZERS, SCHEDULERS, Script, argument, constant, dotted, last, quoted
 
-HEADS = re.compile(r"^(?P<model>\w+)\.(fc|classifier|head|heads)\b")
+HEADS = re.compile(r"^(\w+)\.(fc|classifier|head|heads)\b")
 REWRITING = {"OneCycleLR", "CyclicLR"}
+COMPOSED = ("SequentialLR", "ChainedScheduler")
+CLOCKS = ("time.time", "time.perf_counter", "perf_counter", "time.monotonic")
 
 
 def softmax_before_cross_entropy(script: Script) -> Iterator[Finding]:
     """Cross-entropy applies softmax itself."""
-    losses = {target for target, value, _ in script.assignments if last(value) == "CrossEntropyLoss"}
-    if not losses and not any(last(call) in ("cross_entropy", "CrossEntropyLoss") for call in script.calls):
+    losses = [target for target, value, _ in script.assignments if last(value) == "CrossEntropyLoss"]
+    if not script.named("cross_entropy", "CrossEntropyLoss"):
         return
-    found = []
+    found: list[ast.AST] = []
     for call in script.calls:
-        direct = isinstance(call.func, ast.Call) and last(call.func) == "CrossEntropyLoss"
-        if call.args and (direct or last(call) == "cross_entropy" or dotted(call) in losses):
-            given = call.args[0]
-            value = script.assigned(given.id, call) if isinstance(given, ast.Name) else given
-            if _softmax(script, value):
+        if call.args and (last(call) in ("cross_entropy", "CrossEntropyLoss") or dotted(call) in losses):
+            if _is_softmax(script, _value_before(script, call.args[0], call)):
                 found.append(call)
-        if last(call) == "Sequential" and call.args and last(call.args[-1]) == "Softmax":
+        elif last(call) == "Sequential" and call.args and last(call.args[-1]) == "Softmax":
             found.append(call.args[-1])
     for node in ast.walk(script.tree):
-        inside = isinstance(node, ast.Return) and getattr(script.scope(node), "name", "") == "forward"
-        attention = inside and "attention" in getattr(script.parents[script.scope(node)], "name", "").lower()
-        if inside and not attention and _softmax(script, node.value):
+        inside = isinstance(node, ast.Return) and getattr(script.scopes[node], "name", "") == "forward"
+        attention = inside and "attention" in getattr(script.parents[script.scopes[node]], "name", "").lower()
+        if inside and not attention and _is_softmax(script, node.value):
             found.append(node)
-    for node in in_order(iter(found)):
-        yield wrong(
-            "softmax-before-cross-entropy",
-            "Softmax is applied before cross-entropy, which applies it again: gradients get small and stay small.",
-            f"`{ast.unparse(node)[:90]}`",
-            "Give cross-entropy the logits; apply softmax where probabilities are shown.",
-            script.place(node),
-        )
+    for node in found:
+        yield wrong("softmax-before-cross-entropy", quoted(node), script.place(node))
 
 
 def optimizer_after_head(script: Script) -> Iterator[Finding]:
     """An optimizer built before the head was replaced holds the old head."""
-    built = [(t, v, at) for t, v, at in script.assignments if last(v) in OPTIMIZERS]
-    for target, value, at in script.assignments:
-        match = HEADS.match(target)
-        if not match or not isinstance(value, ast.Call) or last(value) in ("to", "cuda", "half"):
-            continue
-        model, scope = match["model"], script.scope(at)
-        own = [(n, a) for n, v, a in built if script.scope(a) is scope and re.search(rf"\b{model}\.", ast.unparse(v))]
-        before, after = [p for p in own if p[1].lineno < at.lineno], [p for p in own if p[1].lineno > at.lineno]
-        if before and not after:
-            yield wrong(
-                "foreign-parameters",
-                "The head is replaced after the optimizer was built, which holds the old one: the new one never moves.",
-                f"`{before[-1][0]}` is built at {script.place(before[-1][1])}; then `{ast.unparse(at)[:70]}`",
-                "Build the optimizer after this line.",
-                script.place(at),
-            )
+    for model, _, at in _new_heads(script):
+        made = [(name, value, built) for name, value, built in script.assignments if last(value) in OPTIMIZERS]
+        made = [one for one in made if script.scopes[one[2]] is script.scopes[at]]
+        own = [(name, built) for name, value, built in made if re.search(rf"\b{model}\.", ast.unparse(value))]
+        if own and own[-1][1].lineno < at.lineno:
+            name, built = own[-1]
+            evidence = f"`{name}` is built at {script.place(built)}; then {quoted(at)}"
+            yield wrong("foreign-parameters/head", evidence, script.place(at))
 
 
 def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
@@ -70,164 +53,104 @@ def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
         match = isinstance(loop, ast.For) and re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
         if not match or not re.search(r"requires_grad(_\(| = )False", ast.unparse(loop)) or "if " in ast.unparse(loop):
             continue
-        model, scope = match[1], script.scope(loop)
-        heads = [(t, at) for t, v, at in script.assignments if script.scope(at) is scope and isinstance(v, ast.Call)]
-        heads = [(t, at) for t, at in heads if (m := HEADS.match(t)) and m["model"] == model]
+        heads = [(name, at) for model, name, at in _new_heads(script) if model == match[1]]
+        heads = [(name, at) for name, at in heads if script.scopes[at] is script.scopes[loop]]
         later = "\n".join(script.source.splitlines()[loop.end_lineno :])
-        thawed = re.search(r"requires_grad\s*=\s*True|requires_grad_\(\s*(True)?\s*\)|unfreeze", later)
-        replaced_later = any(at.lineno > loop.lineno for _, at in heads)
-        if heads and not replaced_later and not thawed:
-            yield wrong(
-                "head-frozen",
-                "Everything is frozen after the head was replaced: the new head keeps its random values.",
-                f"`{heads[-1][0]}` is set at {script.place(heads[-1][1])}, and frozen here with the rest",
-                f"Freeze first and replace then, or unfreeze `{heads[-1][0]}` again.",
-                script.place(loop),
-            )
+        unfrozen = re.search(r"requires_grad\s*=\s*True|requires_grad_\(\s*(True)?\s*\)|unfreeze", later)
+        if heads and heads[-1][1].lineno < loop.lineno and not unfrozen:
+            name, at = heads[-1]
+            evidence = f"`{name}` is set at {script.place(at)}, and frozen here with the rest"
+            yield wrong("head-frozen/with-the-rest", evidence, script.place(loop), head=name)
 
 
-def one_scheduler_each(script: Script) -> Iterator[Finding]:
-    """Each scheduler's constructor rewrites its optimizer's rates."""
-    built: dict[tuple, list[tuple[str, ast.Call]]] = {}
+def one_scheduler_for_each_optimizer(script: Script) -> Iterator[Finding]:
+    """Each scheduler's constructor rewrites its optimizer's learning rates."""
+    parts = {n.id for call in script.named(*COMPOSED) for n in ast.walk(call) if isinstance(n, ast.Name)}
+    built: dict[tuple, list[str]] = {}
     for target, value, at in script.assignments:
-        if last(value) in OPTIMIZERS:  # a new optimizer of this name starts anew
-            built.pop((target, script.scope(at)), None)
-        if last(value) not in SCHEDULERS or not isinstance(value, ast.Call):
+        if last(value) in OPTIMIZERS:  # a new optimizer with this name starts anew
+            built.pop((target, script.scopes[at]), None)
+        optimizer = argument(value, "optimizer", 0) if last(value) in SCHEDULERS - set(COMPOSED) else None
+        choice = any(isinstance(node, ast.If | ast.Match) for node in script.above(at))
+        if optimizer is None or target in parts or choice:
             continue
-        optimizer = argument(value, "optimizer", 0)
-        if optimizer is None or last(value) in ("SequentialLR", "ChainedScheduler") or _branch(script, at):
-            continue
-        found = built.setdefault((ast.unparse(optimizer), script.scope(at)), [])
-        found.append((target, value))
-        others = [(name, own) for name, own in found if not _chained(script, name)]
-        if len(others) > 1 and not _chained(script, target):
-            kinds = [last(v) for _, v in others]
-            finding = wrong if REWRITING & set(kinds) else suspicious
-            yield finding(
-                "several-schedulers",
-                f"Scheduler number {len(others)} is built on `{ast.unparse(optimizer)}`; each one rewrites its rates.",
-                f"{listed(kinds)}, with no new optimizer in between",
-                "Build a new optimizer for each scheduler that you try; chain schedulers with SequentialLR.",
-                script.place(at),
-            )
+        kinds = built.setdefault((ast.unparse(optimizer), script.scopes[at]), [])
+        kinds.append(last(value))
+        if len(kinds) > 1:
+            evidence = f"{listed(kinds)} on `{ast.unparse(optimizer)}`, with no new optimizer in between"
+            found = wrong if REWRITING & set(kinds) else suspicious
+            yield found("several-schedulers", evidence, script.place(at))
 
 
 def optimizer_per_stage(script: Script) -> Iterator[Finding]:
-    """A new optimizer for each stage of unfreezing forgets the moments of what was training."""
+    """A new optimizer for each unfrozen stage forgets the moments of what was already training."""
     if not re.search(r"requires_grad\s*=\s*True|requires_grad_\(|unfreeze", script.source):
         return
-    made = [(target, value, at) for target, value, at in script.assignments if last(value) in OPTIMIZERS - {"SGD"}]
-    pieces = [(t, v, at, set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(v)))) for t, v, at in made]
-    for (_, _, at, own), (name, _, later, more) in pairwise(pieces):
-        both = own & more
-        if both and script.scope(at) is script.scope(later):
-            yield note(
-                "moments-forgotten",
-                f"A new optimizer starts with no memory of {listed(sorted(both))}, which was training already.",
-                f"`{name}` holds what the optimizer of {script.place(at)} held",
-                "Add the new stage with `optimizer.add_param_group`, and rebuild the scheduler.",
-                script.place(later),
-            )
+    made = [(name, value, at) for name, value, at in script.assignments if last(value) in OPTIMIZERS - {"SGD"}]
+    held = [set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(value))) for _, value, _ in made]
+    for ((_, _, at), before), ((name, _, later), after) in pairwise(zip(made, held, strict=True)):
+        if before & after and script.scopes[at] is script.scopes[later]:
+            evidence = f"`{name}` holds {listed(sorted(before & after))}, as does the optimizer of {script.place(at)}"
+            yield note("moments-forgotten", evidence, script.place(later))
 
 
-def arguments_that_are_gone(script: Script) -> Iterator[Finding]:
+def deprecated_arguments(script: Script) -> Iterator[Finding]:
     """Names and arguments that current versions warn about or refuse."""
     for call in script.calls:
-        where, text = script.place(call), ast.unparse(call)[:90]
-        pretrained = constant(argument(call, "pretrained"))
-        if pretrained is True and not re.search(r"timm|create_model", dotted(call)) and "hub" not in dotted(call):
-            yield suspicious(
-                "deprecated",
-                "`pretrained=True` does not say which weights, and torchvision is giving it up.",
-                f"`{text}`",
-                "Name them: `weights=ResNet50_Weights.IMAGENET1K_V2`, or `weights='DEFAULT'`.",
-                where,
-            )
-        verbose = last(call) == "ReduceLROnPlateau" and argument(call, "verbose") is not None
-        if verbose and not _plateau_takes_verbose():
-            advice = "Leave it out, and print `scheduler.get_last_lr()`."
-            yield wrong("deprecated", "`verbose` is gone: this raises a TypeError.", f"`{text}`", advice, where)
-        if dotted(call) in ("torch.cuda.amp.autocast", "torch.cuda.amp.GradScaler"):
-            yield note("deprecated", "`torch.cuda.amp` is given up.", f"`{text}`", "Use `torch.amp`.", where)
-        if dotted(call) == "torch.save" and call.args and re.fullmatch(r"(model|net)\w*", ast.unparse(call.args[0])):
-            advice = (
-                "Save `model.state_dict()`; a whole model is a pickle, tied to its source files, that can run code."
-            )
-            yield note("pickle", "A whole model is saved.", f"`{text}`", advice, where)
-        if dotted(call) == "torch.load" and constant(argument(call, "weights_only")) is False:
-            advice = "Leave weights_only at True, or use safetensors."
-            yield suspicious("pickle", "This runs whatever code the file holds.", f"`{text}`", advice, where)
-
-
-def _plateau_takes_verbose() -> bool:
-    """Look into the source of the installed torch, which takes far less time than importing it."""
-    source = (Path(find_spec("torch").origin).parent / "optim" / "lr_scheduler.py").read_text(encoding="utf-8")
-    signature = source.partition("class ReduceLROnPlateau")[2].partition("def __init__(")[2].partition(":\n        ")[0]
-    return "verbose" in signature.partition(") ->")[0]
+        name, evidence, where = dotted(call), quoted(call), script.place(call)
+        if constant(argument(call, "pretrained")) is True and not re.search(r"timm|create_model|hub", name):
+            yield suspicious("deprecated/pretrained", evidence, where)
+        if last(call) == "ReduceLROnPlateau" and argument(call, "verbose") is not None:
+            yield wrong("deprecated/verbose", evidence, where)
+        if name in ("torch.cuda.amp.autocast", "torch.cuda.amp.GradScaler"):
+            yield note("deprecated/amp", evidence, where)
+        if name == "torch.save" and call.args and re.fullmatch(r"(model|net)\w*", ast.unparse(call.args[0])):
+            yield note("pickle/save", evidence, where)
+        if name == "torch.load" and constant(argument(call, "weights_only")) is False:
+            yield suspicious("pickle/load", evidence, where)
 
 
 def numbers_with_commas(script: Script) -> Iterator[Finding]:
     """`{7,102,466:,}` is a tuple, and a tuple takes no format."""
-    for node in in_order(n for n in ast.walk(script.tree) if isinstance(n, ast.FormattedValue)):
-        if isinstance(node.value, ast.Tuple) and node.format_spec is not None:
-            text = ast.unparse(node.value)
-            what = "A number written with commas is a tuple: this raises a TypeError."
-            yield wrong(
-                "tuple-formatted", what, f"`{text}`", "Write it without commas, or 7_102_466.", script.place(node)
-            )
+    for node in ast.walk(script.tree):
+        if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Tuple) and node.format_spec is not None:
+            yield wrong("tuple-formatted", quoted(node.value), script.place(node))
 
 
 def clocks_wait_for_the_gpu(script: Script) -> Iterator[Finding]:
     """A GPU computes while Python goes on: the clock must wait for it."""
     if "cuda" not in script.source or re.search(r"synchronize|Event\(|Timer\(", script.source):
         return
-    clocks = [
-        c for c in script.calls if dotted(c) in ("time.time", "time.perf_counter", "perf_counter", "time.monotonic")
-    ]
-    for scope in dict.fromkeys(script.scope(call) for call in clocks):
-        own = [call for call in clocks if script.scope(call) is scope]
+    clocks = [call for call in script.calls if dotted(call) in CLOCKS]
+    for scope in dict.fromkeys(script.scopes[call] for call in clocks):
+        own = [call for call in clocks if script.scopes[call] is scope]
         # Whole epochs end by reading a loss, which waits; single forward passes do not.
-        between = [c for c in script.inside(scope) if own[0].lineno < c.lineno < own[-1].lineno]
-        forward = [c for c in between if re.fullmatch(r"(self\.)?(model|net)\w*", dotted(c))]
-        if len(own) > 1 and forward and not any(last(c) in ("item", "cpu", "backward", "tolist") for c in between):
-            yield suspicious(
-                "clock",
-                "A forward pass is timed without waiting for the GPU: that measures how fast work is handed over.",
-                f"`{ast.unparse(forward[0])}` between two readings of the clock, without `synchronize`",
-                "Call `torch.cuda.synchronize()` before each reading, or use CUDA events.",
-                script.place(own[-1]),
-            )
+        between = [call for call in script.inside(scope) if own[0].lineno < call.lineno < own[-1].lineno]
+        forward = [call for call in between if re.fullmatch(r"(self\.)?(model|net)\w*", dotted(call))]
+        if forward and not any(last(call) in ("item", "cpu", "backward", "tolist") for call in between):
+            evidence = f"{quoted(forward[0])} between two readings of the clock, without `synchronize`"
+            yield suspicious("clock", evidence, script.place(own[-1]))
 
 
-def _softmax(script: Script, value: ast.expr | None) -> bool:
+def _new_heads(script: Script) -> Iterator[tuple[str, str, ast.stmt]]:
+    """Yield the model, the head and the statement of each assignment that replaces a head."""
+    for target, value, at in script.assignments:
+        match = HEADS.match(target)
+        if match and isinstance(value, ast.Call) and last(value) not in ("to", "cuda", "half"):
+            yield match[1], target, at
+
+
+def _value_before(script: Script, node: ast.expr, call: ast.Call) -> ast.expr:
+    """Return what a name was given last before a call, in its function or in the module; anything else as it is."""
+    scopes, name = (script.scopes[call], script.tree), ast.unparse(node)
+    for target, value, at in reversed(script.assignments):
+        if target == name and at.lineno < call.lineno and script.scopes[at] in scopes:
+            return value
+    return node
+
+
+def _is_softmax(script: Script, value: ast.expr | None) -> bool:
     if not isinstance(value, ast.Call):
         return False
-    if isinstance(value.func, ast.Call):
-        return last(value.func) == "Softmax"
-    made = next((v for t, v, _ in script.assignments if t == dotted(value)), None)
-    return (last(value) == "softmax" and last(made or value) in ("softmax", "Softmax")) or last(
-        made or value
-    ) == "Softmax"
-
-
-def _chained(script: Script, name: str) -> bool:
-    """Whether a scheduler is a piece of a sequence."""
-    chains = [c for c in script.calls if last(c) in ("SequentialLR", "ChainedScheduler")]
-    return any(isinstance(n, ast.Name) and n.id == name for chain in chains for n in ast.walk(chain))
-
-
-def _branch(script: Script, node: ast.AST) -> bool:
-    """Whether a statement is one of several choices."""
-    return any(isinstance(one, ast.If | ast.Match) for one in script.above(node))
-
-
-RULES = (
-    softmax_before_cross_entropy,
-    optimizer_after_head,
-    head_frozen_with_the_rest,
-    one_scheduler_each,
-    optimizer_per_stage,
-    arguments_that_are_gone,
-    numbers_with_commas,
-    clocks_wait_for_the_gpu,
-)
+    made = next((made for target, made, _ in script.assignments if target == dotted(value)), value)
+    return last(made) in ("softmax", "Softmax")

@@ -1,0 +1,199 @@
+"""All that the doctor can find, in plain words: each finding's name, what happens and why it matters, and the fix.
+
+A name may have variants behind a slash: `labels/empty` is shown as `labels`, and has its fix where it has none of its
+own. Checks fill in what stands in braces.
+"""
+
+import re
+
+TEXT = """
+# any check
+check-failed: The check {check} could not be made. Fix: The other checks ran. Please report it, with this line.
+syntax: This is not Python: it stops here before it runs. Fix: Correct it. Numbers are written without commas:
+    25_557_032.
+# scripts, and both scripts and set-ups in memory
+softmax-before-cross-entropy: Cross-entropy applies softmax itself, and here it is applied twice: gradients get small
+    and stay so. Fix: Give cross-entropy the logits, and apply softmax only where you show probabilities.
+foreign-parameters/head: The head is replaced after the optimizer was built with the old one: the new one never moves.
+head-frozen/with-the-rest: Everything is frozen after the head was replaced: the new head keeps its random values.
+several-schedulers: Several schedulers were built on one optimizer; each rewrote its learning rates. Fix: Build a new
+    optimizer for each scheduler that you try; chain schedulers with SequentialLR.
+moments-forgotten: A new optimizer starts with no memory of layers that were already training. Fix: Add the new stage
+    with `optimizer.add_param_group`, and rebuild the scheduler.
+deprecated/pretrained: `pretrained=True` does not say which weights, and torchvision is giving it up. Fix: Name them:
+    `weights=ResNet50_Weights.IMAGENET1K_V2`, or `weights='DEFAULT'`.
+deprecated/verbose: `verbose` is gone: newer versions of PyTorch raise a TypeError. Fix: Leave it out, and print
+    `scheduler.get_last_lr()`.
+deprecated/amp: `torch.cuda.amp` is deprecated. Fix: Use `torch.amp`.
+pickle/save: A whole model is saved: a pickle, which needs the same source files. Fix: Save `model.state_dict()`.
+pickle/load: This runs whatever code the file holds. Fix: Leave weights_only at True, or use safetensors.
+tuple-formatted: A number with commas is a tuple: this raises a TypeError. Fix: Write it without them, or as 7_102_466.
+clock: A forward pass is timed without waiting for the GPU: that measures how fast work is handed over. Fix: Call
+    `torch.cuda.synchronize()` before each reading, or use CUDA events.
+augmented-evaluation: {part} is augmented: what is measured changes from time to time. Fix: Give it the evaluation
+    transform: resize, crop at the centre, ToTensor, Normalize. After `random_split` both parts share one transform:
+    make two data sets over the same files, and take the indices of one split from each.
+augmented-evaluation/split: Both parts of this split share one data set, and with it the training transform
+    `{transform}`: what is measured changes from time to time.
+not-normalised/never: {pipeline} does not normalise, and the weights are pre-trained.
+not-normalised/by-half: {pipeline} normalises by 0.5; most weights were trained with ImageNet's mean.
+transform-order: {steps} comes before {conversion}, and works on tensors only. Fix: Put it after.
+rotation: RandomRotation takes one number or a range of two, not {count} angles: it raises a ValueError. Fix: Choose
+    among angles with RandomChoice of RandomRotation((90, 90)) and the like.
+unshuffled-training: Training images are sorted by class: each batch pulls towards one class. Fix: Set shuffle=True.
+frozen-statistics-move/train: The backbone is frozen, and `train()` puts its batch norms into training mode: their
+    statistics move. Fix: Call `tl.models.train_mode(model)` instead, or `.eval()` on the frozen batch norms afterwards.
+training-mode/loop: The model is measured without `eval()`: dropout drops, and batch norm uses the batch. Fix: Call
+    `{model}.eval()` in front of this loop, and `train()` again after it.
+no-zero-grad: Gradients are never set to zero, without `zero_grad()`: each step adds up those of all batches before.
+    Fix: Call `optimizer.zero_grad()` once for every `optimizer.step()`, before `backward()`.
+no-step: There is no `optimizer.step()`: nothing is learnt. Fix: Call `optimizer.step()` after `backward()`.
+zeroed-before-step: Gradients are zeroed between `backward()` and `step()`: nothing is learnt. Fix: Zero them after
+    `step()`.
+graph-kept: The loss is summed with its graph: memory grows with every batch. Fix: Add `loss.item()` or `loss.detach()`.
+hidden-state: `{function}` takes {names} from outside: it uses whatever was defined last. Fix: Make them parameters.
+scheduler-interval/counts-batches: {kind} counts batches and is stepped once per epoch: it never gets beyond its
+    beginning. Fix: Step it after every `optimizer.step()`, or give it the number of epochs as its length.
+scheduler-interval/counts-epochs: {kind} counts epochs and is stepped after every batch: it soon ends, and then raises
+    an error or climbs again. Fix: Give it the run's steps, epochs * len(train_loader), or step it once per epoch.
+scheduler-interval/decayed: {kind} counts epochs and is stepped after every batch: the learning rate is soon gone. Fix:
+    Step it once per epoch, or let step_size, milestones or gamma count batches.
+scheduler-interval/plateau: The plateau scheduler is stepped more than once per epoch: its patience counts calls, not
+    epochs. Fix: Step it once per epoch, with the validation loss or accuracy.
+plateau-constant: The plateau scheduler is fed a constant: it lowers the rate every few epochs, for no reason. Fix: Once
+    per epoch, pass the validation loss with mode='min', or the validation accuracy with mode='max'.
+plateau-constant/no-number: The plateau scheduler gets no number: none raises a TypeError, and NaN is never better.
+# schedulers in memory
+scheduler-interval/past-its-end: The cosine was stepped past its end, and the learning rate climbs again. Fix: T_max
+    must count what you step after: all batches of the run (as `tl.train.fit` does), or its epochs.
+scheduler-interval/unknown: {kind} counts epochs: step it once per epoch. Fix: For `tl.train.fit`:
+    `tl.train.Schedule(scheduler, "epoch")`, or give it {run} steps as its length.
+scheduler-interval/too-short: {kind} ends before the run: a one-cycle then raises an error, a cosine climbs again. Fix:
+    Give it {run} steps as its length, fewer where you accumulate gradients.
+scheduler-interval/too-long: The run ends after {share} of the schedule: the learning rate stays high. Fix: Give {kind}
+    {run} steps as its length, fewer where you accumulate gradients.
+scheduler-not-stepped: The scheduler was never stepped: the rate stays. Fix: Call `scheduler.step()`. Right if it is
+    new.
+foreign-scheduler: The scheduler changes the learning rates of another optimizer. Fix: Build it again after the
+    optimizer.
+plateau-direction: The plateau scheduler takes {measurement} the wrong way round. Fix: Pass the validation loss with
+    mode='min', or the validation accuracy with mode='max'.
+# the model and its optimizer
+not-finite: The model holds values that are NaN or infinite. Fix: Load the weights again, and train with a lower
+    learning rate or with gradient clipping: they do not recover.
+all-frozen: Every parameter is frozen: nothing would change. Fix: Unfreeze the head: `tl.models.freeze(model)` does.
+head-frozen: The classifier is frozen while parameters below it train. Fix: Set `requires_grad_(True)` on {head}: a new
+    head keeps its random values for ever otherwise.
+head-size/one-output: One output for two classes: cross-entropy needs two. Fix: Use BCEWithLogitsLoss, or two outputs.
+head-size: The classifier has fewer outputs than there are classes. Fix: `tl.models.replace_head(model, {count})`,
+    before the optimizer is built.
+head-size/too-many: The classifier has more outputs than the data shows classes.
+frozen-statistics-move: Batch-norm statistics moved in frozen stages: the features are no longer the pre-trained ones.
+    Fix: Call `tl.models.train_mode(model)` in place of `model.train()`; where statistics moved, load the weights again.
+frozen-statistics-move/training-mode: Frozen stages are in training mode: every batch moves their batch-norm statistics.
+training-mode: The model is about to be measured in training mode. Fix: Call `model.eval()` first, or measure with
+    `tl.evaluation.evaluate`, which does.
+training-mode/harmless: The model is in training mode, where no layer differs. Fix: Call `model.eval()` all the same.
+forward-fails: The model cannot take the data's images. Fix: Prepare them as it wants them: `data.for_model(model)`.
+softmax-before-cross-entropy/log: The model ends in log-softmax; cross-entropy's own changes nothing. Fix: Take it out.
+loss-wants-log-probabilities: NLLLoss wants log-probabilities, and the model gives something else: the loss has no lower
+    bound. Fix: Use CrossEntropyLoss with logits, or end the model in log-softmax.
+not-in-optimizer: Parameters are unfrozen, and in no group of the optimizer: they never move. Fix: Build the optimizer
+    from `tl.models.param_groups(model, lr)` after unfreezing, or freeze them.
+foreign-parameters: The optimizer holds parameters that are not in this model: stepping them changes nothing in it. Fix:
+    Build the optimizer last: after the head was replaced, the weights loaded and the model moved.
+in-optimizer-twice: Parameters are in the optimizer more than once, and move more than once per step. Fix: Give each
+    parameter to one group of one optimizer; `tl.models.param_groups` does.
+frozen-with-gradient: Frozen parameters are in the optimizer and keep an old gradient: every step still moves them. Fix:
+    Set their `.grad` to None when you freeze, as `tl.models.freeze` does, or build the optimizer anew.
+frozen-in-optimizer: Frozen parameters are in the optimizer: harmless, until they are unfrozen. Fix: Nothing, if you
+    mean it so.
+rate/not-a-number: A learning rate is not a number. Fix: Build the optimizer anew.
+rate/zero: Parameters have a learning rate of 0: they do not train. Fix: Set a rate above 0, or freeze them.
+rate/high: A very high learning rate for {kind}: it destroys what was learnt. Fix: Try a hundredth of it.
+backbone-as-fast-as-head: The pre-trained backbone trains at the learning rate of the new head, or faster. Fix: Lower
+    the backbone's rates, `tl.models.param_groups(model, lr, decay=0.5)`, or train the head alone first.
+gradient/not-finite: Gradients are NaN or infinite: a step destroys the weights. Fix: Lower the rate, or clip gradients.
+gradient/missing: Parameters got no gradient in a backward pass that reached others: they do not train. Fix: See whether
+    they were unfrozen after that pass, run under `no_grad`, or play no part in the output.
+frozen-moved: Parameters moved though they were frozen now and at the last look. Fix: Right if you loaded weights in
+    between. Otherwise an old gradient or a second optimizer moves them.
+did-not-move: Parameters train, and did not move since the last look, while others did. Fix: See whether gradients reach
+    them (a `detach`, `no_grad`, an unused module), or their rate is tiny.
+decay-on-norms: Norms and biases have weight decay, for no gain. Fix: Leave them out: `tl.models.param_groups` does.
+# data
+unreadable: Items of the {part} part cannot be read. Fix: Delete or replace the files, or repair the transform;
+    `tlcourse doctor FOLDER` lists damaged files.
+not-normalised/whole-numbers: The {part} part gives whole numbers: a network works on floating-point images. Fix: End
+    the transform with ToDtype(torch.float32, scale=True) and Normalize.
+not-normalised: The images are not normalised as the weights were trained: features are worse. Fix: Take the transform
+    from the model, `data.for_model(model)`, or from its weights, `weights.transforms()`.
+not-normalised/random-weights: The images are not normalised as pre-trained weights want it; these weights look random.
+input-size: The images have another size than the weights were trained at: features see another scale. Fix: Resize to
+    {size}; somewhat larger is slower and often a little better.
+augmented-evaluation/no-effect: The {part} part has random transforms, which changed nothing so far.
+classes-differ: {a} and {b} number their classes differently. Fix: Give each part the same class folders: labels are
+    positions in the sorted list of their names.
+labels: Labels are out of range: the loss cannot be computed, or counts a class that is not there. Fix: Number the
+    classes from 0; -100 alone may mean: leave this one out.
+labels/empty: Classes have no image in the {part} part: they are not learnt, or not measured. Fix: Split class by class,
+    as `tl.data.from_folder` does, or take the class out.
+imbalance: The {part} part is nearly all one class: accuracy hides what happens to the others. Fix: Report recall by
+    class or balanced accuracy, and draw the rare classes more often or weight them.
+shuffled-evaluation: The {part} loader shuffles: its answers are not in the files' order. Fix: Leave out shuffle=True.
+drop-last: Some images of the {part} part are never measured. Fix: Set drop_last=False.
+same-item: The same items are in {a} and in {b}: the measurement has seen its answers. Fix: Split positions once, and
+    give each part its own.
+same-image: The same images are in {a} and in {b}: the measurement has seen its answers. Fix: Take them out of {other};
+    `tl.data.find_duplicates(data)` lists them. Frames of one film belong into one part.
+# results
+loss-not-finite: The training loss is not a number. Fix: Start again from the weights before, with a tenth of the rate;
+    clip gradients; look at that batch.
+loss-constant: The training loss does not move: nothing trains. Fix: See whether the optimizer holds the trainable
+    parameters, at a learning rate above 0.
+loss-rises: The training loss rises: the learning rate is probably too high. Fix: Lower it, warm up, clip gradients.
+overfitting: The model does far better on the images that it trains on. Fix: More images, stronger augmentation, fewer
+    unfrozen stages, weight decay, or fewer epochs.
+class-never-predicted: There are classes that the model never predicts. Fix: See whether they have enough training
+    images, whether labels mean the same in every part, and whether the rate was so high that the network died.
+class-never-predicted/one-answer: The model predicts the same class for every image.
+no-better-than-majority: The accuracy is not shown to be better than always predicting the largest class. Fix: Look at
+    recall by class; train longer or with more images; measure on more images.
+# folders of images
+layout: The folder cannot be used as it is. Fix: Make folders `train`, `val` and `test`, with a folder for each class.
+unreadable/images: Files cannot be read. Fix: Delete or replace them, or load with skip_unreadable=True.
+tiny-images: Images have a side below 32 pixels: backbones see little in them. Fix: See whether they are thumbnails.
+long-images: Images are far from square: a centre crop loses much of them. Fix: Look at what it leaves.
+imbalance/sizes: Classes differ much in size: accuracy hides what happens to the small ones.
+few-images: Classes have fewer than 10 images: one right or wrong is a tenth of their recall. Fix: Add images.
+same-image/folders: The same images are in two parts: the measurement has seen its answers. Fix: Keep each image in one
+    part: delete it from train.
+two-labels: The same images are in two classes: {classes}. Fix: Look at them: one of the two labels is wrong, or both
+    are right and the classes overlap.
+copies: The same images are in one part more than once: a random split divides them. Fix: Keep one of each.
+# checkpoints
+unreadable/weights: The weights cannot be read. Fix: Get the file again, or save `model.state_dict()` where it was
+    trained.
+not-finite/weights: Values are NaN or infinite: training had diverged. Fix: Use an earlier checkpoint.
+all-zero: Whole weight tensors are zero: they are not trained. Fix: Save a model that has loaded weights.
+constant: Whole weight tensors hold one value: they are not trained. Fix: Save a model that has loaded weights.
+statistics: Batch-norm variances are negative: the file is damaged. Fix: Use an earlier checkpoint.
+statistics/new: Batch norms have the statistics of a new network: it will answer nonsense in evaluation mode. Fix: Save
+    the whole `state_dict` of a network that has run in training mode.
+weights-only: The file holds weights alone: it does not say which model, classes or preprocessing they belong to. Fix:
+    `tl.predict.save_checkpoint` writes architecture, classes and preprocessing with the weights.
+checkpoint: The weights do not fit the model that the file names. Fix: Save it again with `tl.predict.save_checkpoint`.
+"""
+
+
+def messages() -> dict[str, tuple[str, str]]:
+    """Read the text above as name -> (what happens, what to do)."""
+    found = {}
+    for entry in re.split(r"\n(?=\S)", re.sub("(?m)^#.*\n", "", TEXT).strip()):
+        name, _, message = entry.partition(": ")
+        what, _, advice = re.sub(r"\s+", " ", message).partition(" Fix: ")
+        found[name] = what, advice
+    return {name: (what, advice or found[name.partition("/")[0]][1]) for name, (what, advice) in found.items()}
+
+
+MESSAGES = messages()
