@@ -155,7 +155,7 @@ def test_the_package_and_its_core_stay_small() -> None:
     lengths = house.lines()
     assert [name for name in house.CORE if name not in lengths] == []
     assert sum(lengths[name] for name in house.CORE) <= 2_100
-    assert sum(lengths.values()) <= 11_450  # the plan is 10,000; never raise this
+    assert sum(lengths.values()) <= 10_800  # the plan is 10,000; never raise this
 
 
 def test_calls_are_counted_once_in_all_threads(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ in-optimizer-twice: Parameters are in the optimizer more than once, and move mor
     parameter to one group of one optimizer; `tl.models.param_groups` does.
 frozen-with-gradient: Frozen parameters are in the optimizer and keep an old gradient: every step still moves them. Fix:
     Set their `.grad` to None when you freeze, as `tl.models.freeze` does, or build the optimizer anew.
-frozen-in-optimizer: Frozen parameters are in the optimizer: harmless, until they are unfrozen. Fix: Nothing, if you
-    mean it so.
+frozen-in-optimizer: Frozen parameters are in the optimizer: harmless, until they are unfrozen. Fix: Leave them there
+    only if you will unfreeze them later.
 rate/not-a-number: A learning rate is not a number. Fix: Build the optimizer anew.
 rate/zero: Parameters have a learning rate of 0: they do not train. Fix: Set a rate above 0, or freeze them.
 rate/high: A very high learning rate for {kind}: it destroys what was learnt. Fix: Try a hundredth of it.
@@ -163,14 +163,14 @@ no-better-than-majority: The accuracy is not shown to be better than always pred
 layout: The folder cannot be used as it is. Fix: Make folders `train`, `val` and `test`, with a folder for each class.
 unreadable/images: Files cannot be read. Fix: Delete or replace them, or load with skip_unreadable=True.
 tiny-images: Images have a side below 32 pixels: backbones see little in them. Fix: See whether they are thumbnails.
-long-images: Images are far from square: a centre crop loses much of them. Fix: Look at what it leaves.
+long-images: Images are far from square: a centre crop loses much of them. Fix: Look at what it cuts off.
 imbalance/sizes: Classes differ much in size: accuracy hides what happens to the small ones.
 few-images: Classes have fewer than 10 images: one right or wrong is a tenth of their recall. Fix: Add images.
 same-image/folders: The same images are in two parts: the measurement has seen its answers. Fix: Keep each image in one
     part: delete it from train.
 two-labels: The same images are in two classes: {classes}. Fix: Look at them: one of the two labels is wrong, or both
     are right and the classes overlap.
-copies: The same images are in one part more than once: a random split divides them. Fix: Keep one of each.
+copies: The same images are in one part more than once: a random split may separate them. Fix: Keep one of each.
 # checkpoints
 unreadable/weights: The weights cannot be read. Fix: Get the file again, or save `model.state_dict()` where it was
     trained.
