@@ -1097,3 +1097,13 @@ def test_a_report_reads_well():
 def test_html_is_escaped():
     finding = tl.doctor.Finding("note", "x", "<b>", "<script>", "<i>")
     assert not {"<script>", "<i>"} & set(re.findall(r"<\w+>", finding._repr_html_()))
+
+
+def test_a_subclass_of_dropout_drops_too():
+    class Own(nn.Dropout):
+        pass
+
+    model = nn.Sequential(nn.Flatten(), Own(0.5), nn.Linear(12, 2))
+    model.stage_plan = {"body": ["0", "1"], "head": ["2"]}
+    (finding,) = tl.examine(model.train(), evaluating=True).named("training-mode")
+    assert finding.severity == "wrong"

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from torch import nn
+
 from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 from tlcourse.models import NORMS
@@ -60,11 +62,15 @@ def frozen_norms_stay_still(setup: Setup) -> Iterator[Finding]:
         yield (wrong if stepped else suspicious)("frozen-statistics-move/training-mode", evidence)
 
 
+def _drops(module: nn.Module) -> bool:
+    return any(DROPOUTS.fullmatch(kind.__name__) for kind in type(module).__mro__)  # a learner's subclass too
+
+
 def evaluation_is_not_in_training_mode(setup: Setup) -> Iterator[Finding]:
     """A model that is measured is in evaluation mode."""
     modules = [(name, module) for name, module in setup.model.named_modules() if module.training]
     norms = [name for name, module in modules if isinstance(module, NORMS)]
-    dropouts = [name for name, m in modules if DROPOUTS.fullmatch(type(m).__name__) and getattr(m, "p", 1) > 0]
+    dropouts = [name for name, m in modules if _drops(m) and getattr(m, "p", 1) > 0]
     if setup.evaluating and (norms or dropouts):
         names = listed([*norms, *dropouts])
         evidence = f"{len(norms)} batch norms normalise by the batch and {len(dropouts)} dropouts drop: {names}"
