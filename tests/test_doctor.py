@@ -1107,3 +1107,14 @@ def test_a_subclass_of_dropout_drops_too():
     model.stage_plan = {"body": ["0", "1"], "head": ["2"]}
     (finding,) = tl.examine(model.train(), evaluating=True).named("training-mode")
     assert finding.severity == "wrong"
+
+
+def test_steps_of_an_optimizer_without_state_are_seen_under_a_scheduler():
+    """`_opt_called` is torch's own name: this fails where torch drops it."""
+    model = tl.models.freeze(tl.models.create("tl_resnet", num_classes=2)).train()
+    optimizer = SGD(tl.models.param_groups(model, lr=0.1))
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    (before,) = tl.examine(model, optimizer).named("frozen-statistics-move")
+    optimizer.step()
+    (after,) = tl.examine(model, optimizer).named("frozen-statistics-move")
+    assert (before.severity, after.severity) == ("suspicious", "wrong")

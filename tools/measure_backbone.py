@@ -17,10 +17,9 @@ import torch
 
 import tlcourse as tl
 from tlcourse.evaluation import mean_and_error
-from tlcourse.features import domain_distance as transfer
-from tlcourse.features import extract_splits, linear_probe
+from tlcourse.features import domain_distance, extract_splits, linear_probe
 
-CARD = transfer.MEASURED.with_name("README.md")
+CARD = domain_distance.MEASURED.with_name("README.md")
 PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")
 REAL = {"dogs-vs-cats": "dogs-vs-cats", "hymenoptera": "hymenoptera_data"}
 TRAIN = 200  # images of a packaged set: few, as a learner has
@@ -80,12 +79,12 @@ def domains(options):
     """Profile and gap of every domain, and what each way of using the backbone reaches there."""
     facts = {"profile": {}, "gap": {}, "gain": {}, "images": {}, "classes": {}, "epochs": {}}
     if options.only is not None:
-        facts |= transfer.measured()
+        facts |= domain_distance.measured()
     for name in [*(REAL if options.images else ()), *PACKAGED] if options.only is None else options.only:
         start = time.perf_counter()
         model, splits = build("probe", load(name, options.images, 0), 0)
-        facts["gap"][name] = {r["stage"]: r["gap"] for r in transfer.domain_gap(model, splits.plain().train)}
-        facts["profile"][name] = {r["stage"]: r["test"] for r in transfer.depth_profile(model, splits)}
+        facts["gap"][name] = {r["stage"]: r["gap"] for r in domain_distance.domain_gap(model, splits.plain().train)}
+        facts["profile"][name] = {r["stage"]: r["test"] for r in domain_distance.depth_profile(model, splits)}
         seeds = SEEDS[:1] if name in REAL else SEEDS
         gain = {kind: [probe(kind, name, seed, options) for seed in seeds] for kind in ("random", "probe")}
         gain |= {kind: [trained(kind, name, seed, options) for seed in seeds] for kind in RATES}
@@ -95,7 +94,9 @@ def domains(options):
         facts["images"][name] = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
         facts["classes"][name] = len(splits.classes)
         facts["epochs"][name] = options.epochs
-        transfer.MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")  # kept if the run stops
+        domain_distance.MEASURED.write_text(
+            json.dumps(facts, indent=1) + "\n", encoding="utf-8"
+        )  # kept if the run stops
         print(f"{name}: {json.dumps(gain)} {time.perf_counter() - start:.0f} s", flush=True)
     return facts
 
@@ -160,7 +161,7 @@ def main() -> None:
     print(f"{images_per_second:,} images/s, {torch.get_num_threads()} threads", flush=True)
     facts = domains(options)
     facts["speed"] = {"images_per_second": images_per_second, "threads": torch.get_num_threads()}
-    transfer.MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    domain_distance.MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     card = CARD.read_text(encoding="utf-8")
     begin, end = "<!-- measured -->", "<!-- /measured -->"
     new = re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n\n{report(facts)}\n\n{end}", card, flags=re.DOTALL)

@@ -229,12 +229,6 @@ class ImageSet(Dataset):
             digest.update(self.identity(source))
         return digest.hexdigest()
 
-    @property
-    def fingerprint(self) -> str:
-        """A digest of images, labels and the transform's repr."""
-        seen = repr((self.content, self.labels.tolist(), self.classes, self.transform))
-        return hashlib.sha256(seen.encode()).hexdigest()
-
     def identity(self, source: Source) -> bytes:
         """Return bytes that differ between two sources, and after a source has changed."""
         if isinstance(source, ZipMember):

@@ -58,7 +58,8 @@ def frozen_norms_stay_still(setup: Setup) -> Iterator[Finding]:
         yield wrong("frozen-statistics-move", evidence + f"{max(moved.values()):.1%}: {listed(moved)}")
     elif training and not setup.evaluating:  # `evaluation_is_not_in_training_mode` says it otherwise
         evidence = f"{len(training)} of {len(frozen)} frozen batch norms are in training mode: {listed(training)}"
-        stepped = any(optimizer.state for optimizer in setup.optimizers)
+        # SGD without momentum keeps no state, but under a scheduler torch notes that it has stepped.
+        stepped = any(optimizer.state or getattr(optimizer, "_opt_called", False) for optimizer in setup.optimizers)
         yield (wrong if stepped else suspicious)("frozen-statistics-move/training-mode", evidence)
 
 
