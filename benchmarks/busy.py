@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 REPORT = Path(__file__).with_suffix(".md")
+ISA = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # with both set to avx2: what most laptops have
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 POLICIES = {"passive": {}, "active": {"OMP_WAIT_POLICY": "ACTIVE"}}  # the first is the package's default
 BUSY = (0, 1, 2)
@@ -86,11 +87,12 @@ def report(rates: dict[str, dict[int, float]], repeats: int, seconds: float) -> 
 
     beside = 1 - rates["passive"][1] / rates["passive"][0]
     alone = 1 - rates["passive"][0] / rates["active"][0]
+    given = "".join(f"{name}={os.environ[name]} " for name in ISA if name in os.environ)
     machine = f"{platform.machine()}, {runtime.cores()} cores, {torch.get_num_threads()} threads"
     lines = [
         "# Training beside other programs",
         "",
-        f"Made by `python benchmarks/busy.py --repeats {repeats} --seconds {seconds:g}`. {machine}, "
+        f"Made by `{given}python benchmarks/busy.py --repeats {repeats} --seconds {seconds:g}`. {machine}, "
         f"{torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}.",
         "",
         f"`tl_resnet` at {SIZE} pixels, trained by `tl.train.fit` in float32, batches of {BATCH} in memory; images/s, "
