@@ -183,7 +183,7 @@ def _freezing(model: nn.Module) -> Iterator[str]:
 
 def _groups(model: nn.Module) -> Iterator[str]:
     parts = tl.models.stages(tl.models.unfreeze(model))
-    groups = tl.models.param_groups(model, 1.0, decay=0.5, weight_decay=0.1)
+    groups = tl.models.param_groups(model, 1.0, layer_decay=0.5, weight_decay=0.1)
     held = Counter(id(p) for group in groups for p in group["params"])
     if held != Counter(id(p) for p in model.parameters()):
         yield "a parameter is not in exactly one group"

@@ -8,7 +8,7 @@ import torch
 import tlcourse as tl
 from tlcourse import cli
 from tlcourse.evaluation import mean_and_error
-from tlcourse.features import Features, extract_splits, linear_probe
+from tlcourse.features import Features, extract_splits, fit_probe
 from tlcourse.predict import load_checkpoint
 
 
@@ -22,7 +22,7 @@ def pets():
     return images, labels, extract_splits(backbone, splits)
 
 
-def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, decay=1.0):
+def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, layer_decay=1.0):
     """Train everything on n images, mirrored at random; return test accuracy and the rows used."""
     images, labels, _ = pets
     precision = "bfloat16" if tl.get_runtime().bf16 else "float32"
@@ -33,7 +33,7 @@ def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, decay=1.0):
         (images["train"][b].flip(3) if i % 2 else images["train"][b], labels["train"][b]) for i, b in enumerate(order)
     ]
     model = tl.models.create("tl_resnet", 2, weights=weights).to(memory_format=torch.channels_last)
-    groups = tl.models.param_groups(model, lr, decay=decay)
+    groups = tl.models.param_groups(model, lr, layer_decay=layer_decay)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=len(train))
@@ -48,9 +48,9 @@ def test_on_toy_pets_scratch_frozen_and_fine_tuned_are_told_apart(pets):
     features, accuracy = pets[2], {"scratch": [], "frozen": [], "fine-tuned": []}
     for seed in range(5):
         scratch, rows = trained_accuracy(pets, 200, 60, seed)
-        tuned, same = trained_accuracy(pets, 200, 60, seed, lr=3e-3, weights="default", decay=0.8)
+        tuned, same = trained_accuracy(pets, 200, 60, seed, lr=3e-3, weights="default", layer_decay=0.8)
         assert torch.equal(rows, same)
-        probe = linear_probe(Features(features.train.x[rows], features.train.y[rows]))
+        probe = fit_probe(Features(features.train.x[rows], features.train.y[rows]))
         for name, value in zip(accuracy, (scratch, probe.evaluate(features.test).accuracy, tuned), strict=True):
             accuracy[name].append(value)
     print("toy pets:", *("{} {:.3f} ± {:.3f}".format(name, *mean_and_error(a)) for name, a in accuracy.items()))
@@ -65,7 +65,7 @@ def test_on_toy_pets_frozen_is_far_ahead_of_scratch(pets):
     frozen, scratch = [], []
     for seed in range(5):
         accuracy, rows = trained_accuracy(pets, 100, 50, seed, lr=2e-3)
-        probe = linear_probe(Features(features.train.x[rows], features.train.y[rows]))
+        probe = fit_probe(Features(features.train.x[rows], features.train.y[rows]))
         frozen.append(probe.evaluate(features.test).accuracy)
         scratch.append(accuracy)
     (a, a_error), (b, b_error) = mean_and_error(frozen), mean_and_error(scratch)
@@ -85,7 +85,7 @@ def test_scratch_learns_from_many_images_and_passes_and_not_from_few(pets):
 def probe_accuracy(folder, **options):
     model = tl.models.create("tl_resnet", 2, **options)
     features = extract_splits(model, tl.data.from_folder(folder, model=model))
-    return linear_probe(features.train).evaluate(features.test).accuracy
+    return fit_probe(features.train).evaluate(features.test).accuracy
 
 
 @pytest.mark.real
@@ -107,7 +107,7 @@ def test_squeezenet_from_a_file_of_weights(name, images, bar, most, real_data, r
     out, start = tmp_path / "m.safetensors", time.perf_counter()
     weights = real_weights / "squeezenet1_1_imagenet_features.safetensors"
     arguments = ["train", "--data", str(real_data / name), "--model", "squeezenet1_1", "--weights", str(weights)]
-    assert cli.main([*arguments, "--strategy", "linear-probe", "--out", str(out)]) == 0
+    assert cli.main([*arguments, "--recipe", "linear-probe", "--out", str(out)]) == 0
     seconds = time.perf_counter() - start
     test = load_checkpoint(out)[1]["test"]
     print(f"{name}: {test['accuracy']:.3f} in {seconds:.0f} s")

@@ -103,7 +103,7 @@ def pets(checkpoints, *, workers, transform):
     splits = dataclasses.replace(
         splits, train=splits.train.with_transform(transform), augmentation={"rotation": 10, "colour": 0.2}
     )
-    groups = tl.models.param_groups(model, 1e-3, decay=0.5)
+    groups = tl.models.param_groups(model, 1e-3, layer_decay=0.5)
     optimizer = torch.optim.AdamW(groups)
     loaders = splits.loaders(8, workers=workers, seed=3)
     steps = 3 * len(loaders.train)
@@ -146,7 +146,7 @@ def test_a_gradual_run_resumes_in_the_phase_it_was_in(tmp_path, monkeypatch, at)
         model.stage_plan = {"stem": ["body", "norm"], "head": ["head"]}
         optimizer = torch.optim.Adam(model.parameters())
         phases = [tl.train.Phase({"head": 1e-2}, 2), tl.train.Phase({"stem": 1e-3, "head": 1e-2}, 2)]
-        options = {"schedule": tl.train.schedules.cosine, "checkpoints": checkpoints}
+        options = {"make_schedule": tl.train.schedules.cosine, "checkpoints": checkpoints}
         history = tl.train.fit_gradual(model, resumable.Data(), optimizer, phases, **options)
         return model.state_dict(), history
 

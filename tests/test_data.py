@@ -408,7 +408,7 @@ def test_label_noise_stays_on_record(splits):
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, "half", True, float("nan")])
 def test_label_noise_refuses(splits, share):
-    with pytest.raises(ValueError, match=f"share={share!r}: give a number from 0"):
+    with pytest.raises(ValueError, match=f"fraction={share!r}: give a number from 0"):
         splits.with_label_noise(share)
     one = data.ImageSet(np.zeros((3, 8, 8), np.uint8), [0, 0, 0], ["only"])
     with pytest.raises(ValueError, match="the one class only"):

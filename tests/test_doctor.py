@@ -432,7 +432,7 @@ def one_low_rate_for_all():
 @quiet("backbone-as-fast-as-head")
 def falling_rates():
     model = trained_backbone()
-    return model, AdamW(tl.models.param_groups(model, lr=1e-3, decay=0.3))
+    return model, AdamW(tl.models.param_groups(model, lr=1e-3, layer_decay=0.3))
 
 
 @quiet("backbone-as-fast-as-head")

@@ -56,9 +56,9 @@ def feature_extractor(name, **options):
     return model, AdamW(tl.models.param_groups(model, lr=1e-3)), pets(model).loaders(4)
 
 
-def fine_tuning(name, decay=0.5, **options):
+def fine_tuning(name, layer_decay=0.5, **options):
     model = tl.models.unfreeze(tl.models.create(name, 2, weights=None, **options)).train()
-    return model, AdamW(tl.models.param_groups(model, lr=1e-3, decay=decay)), pets(model).loaders(4)
+    return model, AdamW(tl.models.param_groups(model, lr=1e-3, layer_decay=layer_decay)), pets(model).loaders(4)
 
 
 # Architectures, frozen and fine-tuned
@@ -341,7 +341,7 @@ def a_whole_run_of_feature_extraction():
 @setup
 def a_stage_more_with_all_groups_built_before():
     model = tl.models.unfreeze(Net())
-    optimizer = Adam(tl.models.param_groups(model, lr=1e-3, decay=0.3))
+    optimizer = Adam(tl.models.param_groups(model, lr=1e-3, layer_decay=0.3))
     tl.models.freeze(model)
     tl.train.fit(model, pets().loaders(8), optimizer, epochs=1)
     tl.examine(model, optimizer)
@@ -354,7 +354,7 @@ def a_gradual_run():
     model = Net()
     optimizer, loaders = AdamW(model.parameters()), pets().loaders(8)
     plan = [tl.train.Phase({"head": 1e-3}, 2), tl.train.Phase({"layer1": 1e-4, "head": 1e-3}, 1)]
-    history = tl.train.fit_gradual(model, loaders, optimizer, plan, schedule=tl.train.schedules.cosine)
+    history = tl.train.fit_gradual(model, loaders, optimizer, plan, make_schedule=tl.train.schedules.cosine)
     schedule = tl.train.schedules.cosine(optimizer, 4)
     return tl.models.train_mode(model), optimizer, loaders, schedule, {"history": history, "epochs": 2}
 

@@ -93,6 +93,6 @@ def test_a_profile_has_a_row_for_each_stage_and_reads_the_test_part():
     assert [row["stage"] for row in rows] == ["stem", "layer1", "layer2", "layer3", "layer4"]
     assert rows[-1]["test"] > rows[0]["test"]
     splits = tl.data.load("toypets", model=model, train=100, val=40, test=200)
-    probe = tl.features.linear_probe(extract(model, splits.plain().train, cache=False))
+    probe = tl.features.fit_probe(extract(model, splits.plain().train, cache=False))
     again = probe.evaluate(extract(model, splits.test, cache=False)).accuracy
     assert rows[-1]["test"] == pytest.approx(again, abs=0.01)

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 import tlcourse as tl
 from tlcourse.data import ImageSet
-from tlcourse.features import Features, extract, linear_probe, put_into_head
+from tlcourse.features import Features, extract, fit_probe, put_into_head
 from tlcourse.features.probe import CS
 from tlcourse.preprocessing import Preprocessing
 
@@ -132,7 +132,7 @@ def separable(n, classes, seed, d=20, distance=2.0):
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_a_probe_separates_and_folds_its_standardisation(classes):
     both = separable(600, classes, 0)
-    probe = linear_probe(Features(both.x[:300], both.y[:300]))
+    probe = fit_probe(Features(both.x[:300], both.y[:300]))
     result = probe.evaluate(Features(both.x[300:], both.y[300:]))
     assert result.accuracy > 0.75
     assert "5-fold" in probe.C_chosen_by
@@ -140,18 +140,18 @@ def test_a_probe_separates_and_folds_its_standardisation(classes):
 
 def test_a_probe_says_nothing_where_there_is_nothing():
     both = separable(800, 2, 0, distance=0.0)
-    probe = linear_probe(Features(both.x[:400], both.y[:400]))
+    probe = fit_probe(Features(both.x[:400], both.y[:400]))
     assert probe.C <= 1e-3  # the strongest penalties
     assert 0.4 < probe.evaluate(Features(both.x[400:], both.y[400:])).accuracy < 0.6
 
 
 def test_probes_of_tiny_and_impossible_sets():
-    probe = linear_probe(separable(2, 2, 0))
+    probe = fit_probe(separable(2, 2, 0))
     assert "fixed" in probe.C_chosen_by
     with pytest.raises(ValueError, match="every class"):
-        linear_probe(Features(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)))
+        fit_probe(Features(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)))
     with pytest.raises(ValueError, match="every class"):
-        linear_probe(Features(torch.randn(4, 3), torch.tensor([0, 2, 0, 2])))
+        fit_probe(Features(torch.randn(4, 3), torch.tensor([0, 2, 0, 2])))
 
 
 @pytest.mark.parametrize("name", ["tl_resnet", "squeezenet1_1"])
@@ -160,7 +160,7 @@ def test_a_probe_in_the_head_answers_from_images(name):
     model = tl.models.create(name, 2, weights=None)
     data = TensorDataset(torch.randn(20, 3, 64, 64), torch.arange(20) % 2)
     features = extract(model, data, cache=False)
-    probe = linear_probe(features)
+    probe = fit_probe(features)
     put_into_head(model, probe)
     with torch.no_grad():
         logits = model.eval()(data.tensors[0])
@@ -175,5 +175,5 @@ def test_a_confident_mistake_in_a_fold_is_a_finite_loss():
     x[0], x[1] = 4000 * x[1], 4000 * x[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        probe = linear_probe(Features(x, y))
+        probe = fit_probe(Features(x, y))
     assert probe.C in CS

@@ -85,8 +85,8 @@ def test_the_two_parts_are_the_network(name):
         assert {n for n, p in own.items() if p.requires_grad} <= set(dict(trainable_part.named_parameters()))
         assert tl.models.head(trainable_part) is tl.models.head(model)
         assert next(part.name for part in tl.models.stages(trainable_part)) == stage
-        assert len(tl.models.param_groups(trainable_part, lr=1e-3, decay=0.5)) == len(
-            tl.models.param_groups(model, lr=1e-3, decay=0.5)
+        assert len(tl.models.param_groups(trainable_part, lr=1e-3, layer_decay=0.5)) == len(
+            tl.models.param_groups(model, lr=1e-3, layer_decay=0.5)
         )
 
 

@@ -132,7 +132,7 @@ def test_the_optimizer_keeps_what_it_knows_of_what_trained_before(monkeypatch, k
 def test_the_run_equals_its_phases_written_out():
     ours, theirs = staged(), staged()
     data = Data()
-    fit_gradual(ours, data, torch.optim.AdamW(ours.parameters()), THREE[:2], schedule=schedules.cosine)
+    fit_gradual(ours, data, torch.optim.AdamW(ours.parameters()), THREE[:2], make_schedule=schedules.cosine)
     optimizer = torch.optim.AdamW(theirs.parameters())
     for stage, rates, epochs in (("head", [0.1], 2), ("top", [0.01, 0.05], 1)):
         tl.models.unfreeze_from(theirs, stage)
@@ -153,11 +153,13 @@ def test_every_phase_has_a_schedule_of_its_own_length(monkeypatch):
 
     calls = spied(monkeypatch, lambda *args, **options: History())
     model = staged()
-    fit_gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, schedule=schedule)
+    fit_gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, make_schedule=schedule)
     assert made == [([0.1], 6), ([0.01, 0.05], 3), ([1e-4, 1e-4, 1e-3, 1e-2], 6)]
     assert [call["options"]["scheduler"].interval for call in calls] == ["step"] * 3
     made.clear()
-    fit_gradual(model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, schedule=schedule, accumulate=2)
+    fit_gradual(
+        model, Data(steps=3), torch.optim.AdamW(model.parameters()), THREE, make_schedule=schedule, accumulate=2
+    )
     assert [steps for _, steps in made] == [4, 2, 4]
 
 
@@ -265,7 +267,7 @@ def test_ctrl_c_with_the_real_loop(at, epochs, boundaries):
     model, data = staged(), Data()
     data.train = Pressed(data.train, at)
     optimizer, options = torch.optim.AdamW(model.parameters()), {"precision": "float32"}
-    history = fit_gradual(model, data, optimizer, THREE, schedule=schedules.one_cycle, **options)
+    history = fit_gradual(model, data, optimizer, THREE, make_schedule=schedules.one_cycle, **options)
     assert history.interrupted
     assert history.column("epoch") == list(range(1, epochs + 1))
     assert history.phases == boundaries
@@ -293,7 +295,7 @@ def test_a_ruined_last_phase_does_not_cost_the_best_weights():
         )
 
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, lr=1.0)
-    history = fit_gradual(model, data, optimizer, three, schedule=uphill, precision="float32")
+    history = fit_gradual(model, data, optimizer, three, make_schedule=uphill, precision="float32")
     assert history.best.epoch <= 9
     assert history.epochs[-1].val_loss > history.best.val_loss + 1
     measured = evaluate(model, data.val)
@@ -326,11 +328,11 @@ def test_the_chapters_plan_on_the_chapters_model(monkeypatch):
 def test_plans_fit_a_resnet():
     with torch.device("meta"):
         model = tl.models.create("resnet50", 2, weights=None)
-    made = plan(model, lr=1e-2, decay=0.1, epochs=[1, 2, 3, 4])
+    made = plan(model, lr=1e-2, layer_decay=0.1, epochs=[1, 2, 3, 4])
     assert [phase.name for phase in made] == ["head", "layer4", "layer3", "all"]
     assert [phase.epochs for phase in made] == [1, 2, 3, 4]
     assert made[2].rates == pytest.approx({"layer3": 1e-4, "layer4": 1e-3, "head": 1e-2})
-    groups = tl.models.param_groups(model, 1e-2, decay=0.1)
+    groups = tl.models.param_groups(model, 1e-2, layer_decay=0.1)
     assert made[3].rates == pytest.approx({group["name"]: group["lr"] for group in groups})
 
 
@@ -343,13 +345,13 @@ def test_plans_fit_any_architecture(monkeypatch, name, max_stages):
     calls = spied(monkeypatch, lambda *args, **options: History())
     with torch.device("meta"):
         model = tl.models.create(name, 2, weights=None)
-    made = plan(model, 3, decay=0.5, max_stages=max_stages)
+    made = plan(model, 3, layer_decay=0.5, max_stages=max_stages)
     optimizer = torch.optim.AdamW(model.parameters())
     fit_gradual(model, Data(), optimizer, made)
     rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    expected = tl.models.param_groups(model, 1e-3, decay=0.5, max_stages=max_stages)
+    expected = tl.models.param_groups(model, 1e-3, layer_decay=0.5, max_stages=max_stages)
     assert rate_of == pytest.approx({id(p): group["lr"] for group in expected for p in group["params"]})
-    starts = tl.models.gradual_plan(model, 3, max_stages=max_stages)
+    starts = tl.models.unfreeze_order(model, 3, max_stages=max_stages)
     for start, call in zip(starts, calls, strict=True):
         tl.models.unfreeze_from(model, start, max_stages=max_stages)
         assert call["trainable"] == [name for name, p in model.named_parameters() if p.requires_grad]
@@ -370,7 +372,7 @@ def test_a_plan_does_not_change_with_its_authors_rates():
         (lambda: Phase({"head": 0.0, "layer4": 1e-4}, 1), r"not \{'head': 0\.0\}"),
         (lambda: Phase({"head": float("nan")}, 1), "positive numbers"),
         (lambda: Phase({"head": 1e-3}, 0), "epochs is 0"),
-        (lambda: plan(staged(), 9), "steps=9: give 2 to 4"),
+        (lambda: plan(staged(), 9), "phases=9: give 2 to 4"),
         (lambda: plan(staged(), 3, lr=0.0), r"lr=0\.0"),
         (lambda: plan(staged(), 3, epochs=[1, 2]), r"epochs=\[1, 2\]: give one number, or one for each of the 3"),
     ],
@@ -395,7 +397,7 @@ def test_a_plan_for_another_network_is_refused_before_anything_trains(monkeypatc
         data = Data()
         data.train = loader
         with pytest.raises(ValueError, match="training loader has no length"):
-            fit_gradual(model, data, optimizer, THREE, schedule=schedules.cosine)
+            fit_gradual(model, data, optimizer, THREE, make_schedule=schedules.cosine)
 
 
 def test_the_weight_decay_of_a_group_is_kept():

@@ -83,7 +83,7 @@ OPTIMIZERS = {
 def set_up(loader="own generator", kind="AdamW"):
     """A set-up in the middle of training: moments, gradients, a schedule under way, modes of one's own."""
     model = net()
-    optimizer = OPTIMIZERS[kind](tl.models.param_groups(model, 1e-2, decay=0.5))
+    optimizer = OPTIMIZERS[kind](tl.models.param_groups(model, 1e-2, layer_decay=0.5))
     loader = LOADERS[loader]()
     schedule = tl.train.schedules.cosine(optimizer, 100)
     train(model, loader, optimizer, schedule)

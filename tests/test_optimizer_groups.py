@@ -12,7 +12,7 @@ from tlcourse.models.optimizer_groups import NO_DECAY
 
 def test_rates_fall_towards_the_stem_by_the_formula():
     model = tl.models.create("tl_resnet", 2, weights=None)
-    groups = tl.models.param_groups(model, 1e-2, decay=0.1)
+    groups = tl.models.param_groups(model, 1e-2, layer_decay=0.1)
     assert [g["name"] for g in groups] == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
     assert [g["lr"] for g in groups] == pytest.approx([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
     held = [id(p) for g in groups for p in g["params"]]
@@ -38,7 +38,7 @@ def decays(model, **options):
 
 def test_norms_and_biases_do_not_decay():
     model = tl.models.create("tl_resnet", 2, weights=None)
-    groups = tl.models.param_groups(model, 1e-2, decay=0.1, weight_decay=0.1)
+    groups = tl.models.param_groups(model, 1e-2, layer_decay=0.1, weight_decay=0.1)
     assert [g["name"] for g in groups[-4:]] == ["layer4", "layer4 (no decay)", "head", "head (no decay)"]
     assert [g["lr"] for g in groups[-4:]] == pytest.approx([1e-3, 1e-3, 1e-2, 1e-2])
     assert [g["weight_decay"] for g in groups[-4:]] == [0.1, 0.0, 0.1, 0.0]
@@ -120,7 +120,7 @@ def state_of(optimizer, model):
 def test_unfreezing_keeps_the_state_of_what_trained(kind, weight_decay):
     torch.manual_seed(0)
     model = tl.models.unfreeze_from(tl.models.create("tl_resnet", 2, weights=None), "layer4")
-    options = {"decay": 0.5, "weight_decay": weight_decay}
+    options = {"layer_decay": 0.5, "weight_decay": weight_decay}
     optimizer = OPTIMIZERS[kind](tl.models.param_groups(model, 1e-2, **options))
     cycle = {"max_lr": [g["lr"] for g in optimizer.param_groups], "total_steps": 3}
     step(model, optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, **cycle))  # it moves rates and momentum
@@ -179,26 +179,26 @@ def test_an_optimizer_without_a_trainable_parameter_of_the_model_is_refused():
             tl.models.check_optimizer(model, torch.optim.SGD(parameters, lr=0.1))
 
 
-def test_gradual_plans_go_from_the_head_down():
+def test_unfreeze_orders_go_from_the_head_down():
     with torch.device("meta"):
         resnet = tl.models.create("resnet50", 2, weights=None)
         vit = tl.models.create("vit_tiny_patch16_224", 2, weights=None)
-    assert tl.models.gradual_plan(resnet, 4) == ["head", "layer4", "layer3", "stem"]
-    assert tl.models.gradual_plan(resnet, 2) == ["head", "stem"]
-    plan = tl.models.gradual_plan(vit, 3, max_stages=5)
+    assert tl.models.unfreeze_order(resnet, 4) == ["head", "layer4", "layer3", "stem"]
+    assert tl.models.unfreeze_order(resnet, 2) == ["head", "stem"]
+    plan = tl.models.unfreeze_order(vit, 3, max_stages=5)
     assert plan == ["head", "blocks.9-norm", "stem"]
     for stage, trainable in zip(plan, (1, 5, 15), strict=True):
         tl.models.unfreeze_from(vit, stage, max_stages=5)
         assert sum(part.trainable > 0 for part in tl.models.stages(vit)) == trainable
-    for steps in (1, 7):
-        with pytest.raises(ValueError, match=f"steps={steps}: give 2 to 6"):
-            tl.models.gradual_plan(resnet, steps)
+    for phases in (1, 7):
+        with pytest.raises(ValueError, match=f"phases={phases}: give 2 to 6"):
+            tl.models.unfreeze_order(resnet, phases)
 
 
 def test_groups_of_your_own_network():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     model.stage_plan = {"body": ["0", "1"], "head": ["2"]}
-    groups = tl.models.param_groups(model, 1.0, decay=0.5, weight_decay=0.1)
+    groups = tl.models.param_groups(model, 1.0, layer_decay=0.5, weight_decay=0.1)
     assert [(g["name"], g["lr"], len(g["params"])) for g in groups] == [
         ("body", 0.5, 1),
         ("body (no decay)", 0.5, 3),

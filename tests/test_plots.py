@@ -186,7 +186,7 @@ def test_tables_read_in_a_terminal_and_in_a_notebook():
 
 def test_learning_rates_are_drawn_once_a_stage():
     model = tl.models.unfreeze_from(tl.models.create("tl_resnet", 2, weights=None), "layer3")
-    groups = tl.models.param_groups(model, 1e-2, decay=0.1, weight_decay=0.1)
+    groups = tl.models.param_groups(model, 1e-2, layer_decay=0.1, weight_decay=0.1)
     tl.plots.learning_rates(groups, title="Rates fall towards the stem")
     (ax,) = plt.gcf().axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["layer3", "layer4", "head"]

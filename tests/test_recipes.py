@@ -15,16 +15,16 @@ def folder(tmp_path_factory):
     return tl.data.export_folder(splits, tmp_path_factory.mktemp("images") / "pets")
 
 
-@pytest.mark.parametrize("strategy", ["linear-probe", "frozen", "fine-tune"])
-def test_from_a_folder_to_an_answer(strategy, folder, tmp_path, capsys):
-    out = tmp_path / "deep" / f"{strategy}.safetensors"
-    arguments = ["train", "--data", str(folder), "--strategy", strategy, "--epochs", "2", "--out", str(out)]
+@pytest.mark.parametrize("recipe", ["linear-probe", "frozen", "fine-tune"])
+def test_from_a_folder_to_an_answer(recipe, folder, tmp_path, capsys):
+    out = tmp_path / "deep" / f"{recipe}.safetensors"
+    arguments = ["train", "--data", str(folder), "--recipe", recipe, "--epochs", "2", "--out", str(out)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "95 % interval" in printed
-    assert ("of 2, highest learning rate 0.001" in printed) == (strategy != "linear-probe")
+    assert ("of 2, highest learning rate 0.001" in printed) == (recipe != "linear-probe")
     model, about = load_checkpoint(out)
-    assert about["strategy"] == strategy
+    assert about["recipe"] == recipe
     assert about["test"]["images"] == 40
     # The stored model is the one that was measured.
     splits = tl.data.from_folder(folder, model=model)
@@ -55,9 +55,9 @@ def test_the_linear_probe_is_measured_before_it_learns_from_the_validation_set(f
     splits = tl.data.from_folder(folder, model=model)
     train, val, test = tl.features.extract_splits(model, splits)
     result = tl.recipes.linear_probe(model, splits)
-    on_train = tl.features.linear_probe(train)
+    on_train = tl.features.fit_probe(train)
     both = tl.features.Features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
-    on_both = tl.features.linear_probe(both)
+    on_both = tl.features.fit_probe(both)
     assert torch.equal(result.val.logits, on_train.evaluate(val).logits)
     assert torch.equal(result.test.logits, on_both.evaluate(test).logits)
     assert torch.equal(model.fc.weight, on_both.linear.weight)
@@ -67,7 +67,7 @@ def test_the_linear_probe_is_measured_before_it_learns_from_the_validation_set(f
 def test_fine_tuning_starts_from_a_probe_on_the_training_set(recipe, probed, folder, monkeypatch):
     model = tl.models.create("tl_resnet", 2)
     splits = tl.data.from_folder(folder, model=model)
-    probe, before = tl.features.linear_probe(tl.features.extract(model, splits.plain().train)), model.fc.weight.clone()
+    probe, before = tl.features.fit_probe(tl.features.extract(model, splits.plain().train)), model.fc.weight.clone()
     seen = {}
 
     def stop(model, loaders, optimizer, *, scheduler, **_):
@@ -108,7 +108,7 @@ def test_an_existing_checkpoint_is_not_overwritten_by_accident(folder, tmp_path,
     ("arguments", "message"),
     [
         (["--data", "no-such-folder"], "no-such-folder"),
-        (["--strategy", "magic"], "linear-probe, frozen, fine-tune"),
+        (["--recipe", "magic"], "linear-probe, frozen, fine-tune"),
         (["--model", "resnet999"], "Did you mean"),
         (["--weights", "nothing.pth"], "no weights file nothing.pth"),
         (["--epochs", "0"], "epochs=0"),

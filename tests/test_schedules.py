@@ -140,7 +140,7 @@ def test_a_plateau_halves_every_rate_and_keeps_tiny_ones_in_step():
 @pytest.mark.parametrize("name", [*CLOSED_FORMS, "plateau"])
 def test_every_schedule_keeps_the_ratio_of_discriminative_rates(name):
     model = tl.models.create("tl_resnet", 2, weights=None)
-    groups = tl.models.param_groups(model, 1e-3, decay=0.3, weight_decay=0.1)
+    groups = tl.models.param_groups(model, 1e-3, layer_decay=0.3, weight_decay=0.1)
     base = torch.tensor([group["lr"] for group in groups], dtype=torch.float64)
     make = plateau if name == "plateau" else CLOSED_FORMS[name][0]
     schedule = make(torch.optim.AdamW(groups))
@@ -191,7 +191,7 @@ def test_an_extended_optimizer_has_new_base_rates():
     optimizer = torch.optim.AdamW(tl.models.param_groups(model, 1e-2))
     followed(cosine(optimizer, 4), 4)
     tl.models.unfreeze_from(model, "layer4")
-    tl.models.extend_optimizer(optimizer, model, 1e-3, decay=0.1)
+    tl.models.extend_optimizer(optimizer, model, 1e-3, layer_decay=0.1)
     curve = simulate(cosine(optimizer, 4), 4)
     assert curve[0].tolist() == pytest.approx([1e-4, 1e-3])
     torch.testing.assert_close(curve, simulate(partial(cosine, steps=4), 4, lr=[1e-4, 1e-3]))

@@ -52,7 +52,7 @@ def test_deep_networks_are_grouped_on_request():
     assert [row["stage"] for row in tl.models.summary(model, max_stages=3)] == ["stem", "blocks.0-norm", "head", "all"]
     tl.models.unfreeze_from(model, "blocks.9-norm", max_stages=5)
     assert [s.name for s in tl.models.stages(model) if s.trainable] == [*names(model)[10:]]
-    groups = tl.models.param_groups(model, 1.0, decay=0.1, max_stages=5)
+    groups = tl.models.param_groups(model, 1.0, layer_decay=0.1, max_stages=5)
     assert [(g["name"], g["lr"]) for g in groups] == [("blocks.9-norm", 0.1), ("head", 1.0)]
     with pytest.raises(ValueError, match="max_stages is 2"):
         tl.models.stages(model, max_stages=2)
@@ -164,7 +164,7 @@ def test_stages_inside_distributed_data_parallel(one_process):
     wrapped = nn.parallel.DistributedDataParallel(model)
     assert names(wrapped) == FAMILIES["tl_resnet"]
     assert tl.models.head(wrapped) is model.fc
-    optimizer = torch.optim.SGD(tl.models.param_groups(wrapped, 0.1, decay=0.5))
+    optimizer = torch.optim.SGD(tl.models.param_groups(wrapped, 0.1, layer_decay=0.5))
     assert [g["lr"] for g in optimizer.param_groups] == [0.05, 0.1]
     before = copy.deepcopy(model.state_dict())
     data = Loaders([(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))])

@@ -114,7 +114,7 @@ def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--data", required=True, help="a folder of images, or a name from the catalog such as toypets")
     parser.add_argument("--model", default="tl_resnet", help="from torchvision or timm, or tl_resnet (default)")
     parser.add_argument("--weights", default="default", help="a .safetensors or .pth file, or `none`: random weights")
-    parser.add_argument("--strategy", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
+    parser.add_argument("--recipe", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
     parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (default: 0.001)")
@@ -132,13 +132,13 @@ def _train(arguments: argparse.Namespace) -> int:
     now = runtime.setup(device=arguments.device, seed=arguments.seed)
     name = Path(arguments.data).resolve().name if Path(arguments.data).exists() else arguments.data
     plain_model = arguments.model.replace("/", "-")
-    out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.strategy}.safetensors"
+    out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.recipe}.safetensors"
     if out.is_dir() or out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
     if out.exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
-    if arguments.strategy not in recipes.RECIPES:
-        raise ValueError(f"There is no strategy {arguments.strategy!r}: choose among {', '.join(recipes.RECIPES)}.")
+    if arguments.recipe not in recipes.RECIPES:
+        raise ValueError(f"There is no recipe {arguments.recipe!r}: choose among {', '.join(recipes.RECIPES)}.")
     if arguments.epochs < 1 or arguments.batch_size < 2:
         raise ValueError(
             f"epochs={arguments.epochs} must be at least 1, and batch_size={arguments.batch_size} at least 2."
@@ -154,14 +154,14 @@ def _train(arguments: argparse.Namespace) -> int:
     splits = splits.for_model(model)
     print(splits)
     options = {"seed": arguments.seed}
-    if arguments.strategy != "linear-probe":
+    if arguments.recipe != "linear-probe":
         options |= {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": arguments.batch_size}
-    result = recipes.RECIPES[arguments.strategy](model, splits, **options)
+    result = recipes.RECIPES[arguments.recipe](model, splits, **options)
     facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
-    predict.save_checkpoint(out, model, splits.classes, strategy=arguments.strategy, seed=arguments.seed, **facts)
+    predict.save_checkpoint(out, model, splits.classes, recipe=arguments.recipe, seed=arguments.seed, **facts)
     if result.history:
         print(result.history.table())
-    print(f"{arguments.strategy}: {result.note}")
+    print(f"{arguments.recipe}: {result.note}")
     print(f"validation accuracy  {result.val}")
     print(f"test accuracy        {result.test}")
     print(f"Written to {out}. Use it: tlcourse predict {out} IMAGE ...")

@@ -59,7 +59,7 @@ def simple_accuracy(splits: tl.data.Splits, describe) -> float:
 def probe_accuracy(model: torch.nn.Module, splits: tl.data.Splits) -> float:
     """Return the test accuracy of a linear probe."""
     train, _, test = tl.features.extract_splits(model, splits)
-    return tl.features.linear_probe(train).evaluate(test).accuracy
+    return tl.features.fit_probe(train).evaluate(test).accuracy
 
 
 def measure(name: str) -> list[list[float]]:

@@ -17,7 +17,7 @@ import torch
 
 import tlcourse as tl
 from tlcourse.evaluation import mean_and_error
-from tlcourse.features import domain_distance, extract_splits, linear_probe
+from tlcourse.features import domain_distance, extract_splits, fit_probe
 
 CARD = domain_distance.MEASURED.with_name("README.md")
 PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")
@@ -53,7 +53,7 @@ def probe(kind, name, seed, options):
     """Test accuracy of a linear probe on the training set, the images that the other ways learn from too."""
     model, splits = build(kind, load(name, options.images, seed), seed, options.squeezenet)
     train, _, test = extract_splits(model, splits)
-    return linear_probe(train, seed=seed).evaluate(test).accuracy
+    return fit_probe(train, seed=seed).evaluate(test).accuracy
 
 
 def trained(kind, name, seed, options):
@@ -63,7 +63,7 @@ def trained(kind, name, seed, options):
     for lr in RATES[kind]:
         model, splits = build(kind, load(name, options.images, seed), seed)
         loaders = splits.loaders(32, seed=seed)
-        groups = tl.models.param_groups(model, lr, decay=0.8 if kind == "fine-tuned" else 1.0)
+        groups = tl.models.param_groups(model, lr, layer_decay=0.8 if kind == "fine-tuned" else 1.0)
         optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
         rates, steps = [group["lr"] for group in groups], options.epochs * len(loaders.train)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
@@ -79,7 +79,7 @@ def domains(options):
     """Profile and gap of every domain, and what each way of using the backbone reaches there."""
     facts = {"profile": {}, "gap": {}, "gain": {}, "images": {}, "classes": {}, "epochs": {}}
     if options.only is not None:
-        facts |= domain_distance.measured()
+        facts |= domain_distance.stored_measurements()
     for name in [*(REAL if options.images else ()), *PACKAGED] if options.only is None else options.only:
         start = time.perf_counter()
         model, splits = build("probe", load(name, options.images, 0), 0)

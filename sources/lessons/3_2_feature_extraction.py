@@ -90,7 +90,7 @@ tl.plots.images(
 few = pets.take(train=100, test=800)
 start = time.perf_counter()
 features = tl.features.extract_splits(backbone, few, cache=False)
-probe = tl.features.linear_probe(features.train)
+probe = tl.features.fit_probe(features.train)
 first = probe.evaluate(features.test)
 print(
     f"features: {tuple(features.train.x.shape)} for training, {tuple(features.test.x.shape)} for testing"
@@ -694,7 +694,7 @@ def frozen(n, seed):
     """Fit a linear probe; return its accuracy on the test set and on its own images, and seconds."""
     start, rows = time.perf_counter(), chosen(n, seed)
     some = tl.features.Features(all_features["train"].x[rows], all_features["train"].y[rows])
-    probe = tl.features.linear_probe(some, seed=seed)
+    probe = tl.features.fit_probe(some, seed=seed)
     seconds = time.perf_counter() - start + n * per_image  # features are part of the price
     return probe.evaluate(all_features["test"]).accuracy, probe.evaluate(some).accuracy, seconds
 
@@ -704,7 +704,7 @@ def frozen(n, seed):
 
 
 # %%
-def all_trained(n, seed, passes, weights=None, lr=4e-3, decay=1.0):
+def all_trained(n, seed, passes, weights=None, lr=4e-3, layer_decay=1.0):
     """Train every parameter; return what `frozen` returns."""
     torch.manual_seed(seed)
     start, rows = time.perf_counter(), chosen(n, seed)
@@ -716,7 +716,7 @@ def all_trained(n, seed, passes, weights=None, lr=4e-3, decay=1.0):
         data, num_samples=passes // batch_size * batch_size
     )  # goes round as often as it takes
     loader = DataLoader(data, batch_size, sampler=sampler)
-    groups = tl.models.param_groups(model, lr, decay=decay)
+    groups = tl.models.param_groups(model, lr, layer_decay=layer_decay)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=len(loader))
@@ -841,7 +841,7 @@ tl.claim(
 
 # %% tags=["nbval-ignore-output"]
 N = 200
-tuned = {"weights": "default", "lr": 3e-3, "decay": 0.8}
+tuned = {"weights": "default", "lr": 3e-3, "layer_decay": 0.8}
 compared = {
     "scratch": runs["scratch"][N],
     "frozen": runs["frozen"][N],
@@ -908,10 +908,8 @@ def pixels_of(part):
 
 def probe_both(images, extracted):
     """Accuracy of a probe on features, and of one on bare pixels."""
-    on_features = tl.features.linear_probe(extracted.train).evaluate(extracted.test)
-    on_pixels = tl.features.linear_probe(pixels_of(images.train)).evaluate(
-        pixels_of(images.test)
-    )
+    on_features = tl.features.fit_probe(extracted.train).evaluate(extracted.test)
+    on_pixels = tl.features.fit_probe(pixels_of(images.train)).evaluate(pixels_of(images.test))
     return on_features, on_pixels
 
 
@@ -969,7 +967,7 @@ tl.claim(
 # the best?
 
 # %% tags=["nbval-ignore-output"]
-stored = tl.features.measured()
+stored = tl.features.stored_measurements()
 chance = {name: 1 / n for name, n in stored["classes"].items()}
 shown = ("dogs-vs-cats", "toypets", "radiographs", "surfaces", "landuse", "digits")
 profile = {name: stored["profile"][name] for name in shown}

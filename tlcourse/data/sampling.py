@@ -69,18 +69,18 @@ def take(images: ImageSet, count: int, part: str, seed: int) -> ImageSet:
     return images.subset(sorted(_class_by_class(images, seed)[:count]))
 
 
-def mislabel(images: ImageSet, share: float, seed: int) -> ImageSet:
-    """Give a share of the images another label, see `Splits.with_label_noise`."""
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise ValueError(f"share={share!r}: give a number from 0 (every label right) to 1 (every label wrong).")
+def mislabel(images: ImageSet, fraction: float, seed: int) -> ImageSet:
+    """Give a fraction of the images another label, see `Splits.with_label_noise`."""
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise ValueError(f"fraction={fraction!r}: give a number from 0 (every label right) to 1 (every label wrong).")
     if len(images.classes) < 2:
         raise ValueError(f"With the one class {images.classes[0]} there is no wrong label to give.")
     if len(images.wrong):
         raise ValueError(f"{len(images.wrong)} labels are wrong already. Start from the splits without label noise.")
     labels = images.labels.clone()
     # The order differs from that of `take`: otherwise the first images taken would be exactly the mislabelled ones.
-    for position in _class_by_class(images, f"noise/{seed}")[: round(share * len(images))]:
-        # Seed and position alone decide which wrong label an image gets, so that a larger share does not change it.
+    for position in _class_by_class(images, f"noise/{seed}")[: round(fraction * len(images))]:
+        # Seed and position alone decide which wrong label an image gets, so that a larger fraction does not change it.
         shift = int.from_bytes(_hash(seed, "shift", position)[:8], "big") % (len(images.classes) - 1)
         labels[position] = (labels[position] + 1 + shift) % len(images.classes)
     return images.relabelled(labels)

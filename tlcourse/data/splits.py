@@ -80,16 +80,16 @@ class Splits:
         }
         return replace(self, **taken)
 
-    def with_label_noise(self, share: float, *, seed: int = 0) -> "Splits":
-        """Return splits in which a share of the training labels is wrong, the same share of every class.
+    def with_label_noise(self, fraction: float, *, seed: int = 0) -> "Splits":
+        """Return splits in which a fraction of the training labels is wrong, the same fraction of every class.
 
         Validation and test keep their labels. `train.wrong` holds the positions of the images with a wrong label,
         `train.true_labels` all right labels. For one seed, what is wrong at 0.1 is wrong in the same way at 0.3.
 
         Raises:
-            ValueError: the share is no number from 0 to 1, there is one class only, or there is label noise already.
+            ValueError: the fraction is no number from 0 to 1, there is one class only, or there is label noise already.
         """
-        train = mislabel(self.train, share, seed)
+        train = mislabel(self.train, fraction, seed)
         note = f"Label noise: {len(train.wrong):,} of {len(train):,} training labels are wrong."
         return replace(self, train=train, notes=[*self.notes, note])
 

@@ -112,7 +112,7 @@ rate/not-a-number: A learning rate is not a number. Fix: Build the optimizer ane
 rate/zero: Parameters have a learning rate of 0: they do not train. Fix: Set a rate above 0, or freeze them.
 rate/high: A very high learning rate for {kind}: it destroys what was learnt. Fix: Try a hundredth of it.
 backbone-as-fast-as-head: The pre-trained backbone trains at the learning rate of the new head, or faster. Fix: Lower
-    the backbone's rates, `tl.models.param_groups(model, lr, decay=0.5)`, or train the head alone first.
+    the backbone's rates, `tl.models.param_groups(model, lr, layer_decay=0.5)`, or train the head alone first.
 gradient/not-finite: Gradients are NaN or infinite: a step destroys the weights. Fix: Lower the rate, or clip gradients.
 gradient/missing: Parameters got no gradient in a backward pass that reached others: they do not train. Fix: See whether
     they were unfrozen after that pass, run under `no_grad`, or play no part in the output.

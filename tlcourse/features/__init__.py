@@ -1,10 +1,10 @@
 """Frozen work, done once for each image: features, linear probes on them, and the activations of a frozen part."""
 
 from tlcourse.features.cut import Cut, split_frozen
-from tlcourse.features.domain_distance import depth_profile, domain_gap, measured, stage_features
+from tlcourse.features.domain_distance import depth_profile, domain_gap, stage_features, stored_measurements
 from tlcourse.features.extraction import Features, FeatureSplits, extract, extract_splits
 from tlcourse.features.frozen_part import Precomputed, precompute
-from tlcourse.features.probe import Probe, linear_probe, put_into_head
+from tlcourse.features.probe import Probe, fit_probe, put_into_head
 
 __all__ = [
     "Cut",
@@ -16,10 +16,10 @@ __all__ = [
     "domain_gap",
     "extract",
     "extract_splits",
-    "linear_probe",
-    "measured",
+    "fit_probe",
     "precompute",
     "put_into_head",
     "split_frozen",
     "stage_features",
+    "stored_measurements",
 ]

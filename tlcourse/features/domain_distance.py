@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tlcourse.data import Splits
 from tlcourse.features.extraction import Features, forward_passes
-from tlcourse.features.probe import linear_probe
+from tlcourse.features.probe import fit_probe
 from tlcourse.models import NORMS, stages, unwrap_model
 from tlcourse.side_effects import input_hooks
 from tlcourse.table import Table
@@ -121,13 +121,13 @@ def depth_profile(model: nn.Module, splits: Splits, *, seed: int = 0) -> Table:
     train, val, test = (stage_features(model, part) for part in (plain.train, plain.val, plain.test))
     rows = Table()
     for name, features in train.items():
-        probe = linear_probe(features, seed=seed)
+        probe = fit_probe(features, seed=seed)
         accuracies = {part: probe.evaluate(own[name]).accuracy for part, own in (("val", val), ("test", test))}
         rows.append({"stage": name, "channels": features.x.shape[1], **accuracies})
     return rows
 
 
-def measured() -> dict[str, Any]:
+def stored_measurements() -> dict[str, Any]:
     """Return the measurements of `tl_resnet` on other domains that `tools/measure_backbone.py` stored.
 
     Each key holds a dictionary by domain: `profile` the test accuracy of a probe on each stage, `gap` the rows of

@@ -35,7 +35,7 @@ class Probe:
         return Evaluation(features.y, self.linear(features.x))
 
 
-def linear_probe(train: Features, *, seed: int = 0) -> Probe:
+def fit_probe(train: Features, *, seed: int = 0) -> Probe:
     """Fit a logistic regression on standardised features, with `C` chosen by cross-validation.
 
     Only the training features are used. The standardisation is folded into the weights, so the probe takes features

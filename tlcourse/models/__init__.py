@@ -9,13 +9,13 @@ from tlcourse.models.stage import (
     Stage,
     count,
     freeze,
-    gradual_plan,
     keep_frozen,
     stages,
     summary,
     train_mode,
     unfreeze,
     unfreeze_from,
+    unfreeze_order,
 )
 from tlcourse.models.stage_rules import infer_stages
 from tlcourse.models.weights import load_weights, read_weights
@@ -30,7 +30,6 @@ __all__ = [
     "create",
     "extend_optimizer",
     "freeze",
-    "gradual_plan",
     "group_table",
     "head",
     "head_name",
@@ -46,5 +45,6 @@ __all__ = [
     "train_mode",
     "unfreeze",
     "unfreeze_from",
+    "unfreeze_order",
     "unwrap_model",
 ]

@@ -21,29 +21,29 @@ def param_groups(
     model: nn.Module,
     lr: float,
     *,
-    decay: float = 1.0,
+    layer_decay: float = 1.0,
     weight_decay: float | None = None,
     max_stages: int | None = None,
 ) -> list[dict]:
     """Return an optimizer group for each trainable stage, with learning rates that fall towards the stem.
 
-    The learning rate of stage i of n is `lr * decay ** (n - i)`, so the head has `lr`. With a `weight_decay`, a stage
-    has up to two groups: `layer4`, and `layer4 (no decay)` for biases, norms, tokens and position embeddings. These
-    only shift or scale features, and are few: making them small does not prevent overfitting.
+    The learning rate of stage i of n is `lr * layer_decay ** (n - i)`, so the head has `lr`. With a `weight_decay`, a
+    stage has up to two groups: `layer4`, and `layer4 (no decay)` for biases, norms, tokens and position embeddings.
+    These only shift or scale features, and are few: making them small does not prevent overfitting.
     Sources: Howard and Ruder 2018 (ULMFiT), discriminative fine-tuning; He et al. 2019, Bag of tricks, no bias decay.
 
     Args:
         model: freeze first; frozen parameters are in no group.
         lr: learning rate of the head.
-        decay: factor from each stage to the one below.
+        layer_decay: factor from each stage to the one below.
         weight_decay: of the weights; `None` leaves it to the optimizer, for all groups alike.
         max_stages: as in `stages`.
 
     Raises:
-        ValueError: nothing is trainable, `lr` or `decay` is not positive, or `weight_decay` is negative.
+        ValueError: nothing is trainable, `lr` or `layer_decay` is not positive, or `weight_decay` is negative.
     """
-    if lr <= 0 or decay <= 0:
-        raise ValueError(f"lr={lr} and decay={decay} must be positive.")
+    if lr <= 0 or layer_decay <= 0:
+        raise ValueError(f"lr={lr} and layer_decay={layer_decay} must be positive.")
     if weight_decay is not None and weight_decay < 0:
         raise ValueError(f"weight_decay={weight_decay} must not be negative.")
     parts, groups = stages(model, max_stages=max_stages), []
@@ -53,7 +53,7 @@ def param_groups(
         decayed = [p for name, p in trainable.items() if name not in no_decay]
         others = [p for name, p in trainable.items() if name in no_decay]
         for name, params, amount in ((part.name, decayed, weight_decay), (part.name + NO_DECAY, others, 0.0)):
-            group = {"params": params, "lr": lr * decay ** (len(parts) - i), "name": name}
+            group = {"params": params, "lr": lr * layer_decay ** (len(parts) - i), "name": name}
             if weight_decay is not None:
                 group["weight_decay"] = amount
             if params:
@@ -79,7 +79,7 @@ def extend_optimizer(
     model: nn.Module,
     lr: float,
     *,
-    decay: float = 1.0,
+    layer_decay: float = 1.0,
     weight_decay: float | None = None,
     max_stages: int | None = None,
 ) -> torch.optim.Optimizer:
@@ -91,7 +91,7 @@ def extend_optimizer(
     Raises:
         ValueError: as `param_groups`.
     """
-    groups = param_groups(model, lr, decay=decay, weight_decay=weight_decay, max_stages=max_stages)
+    groups = param_groups(model, lr, layer_decay=layer_decay, weight_decay=weight_decay, max_stages=max_stages)
     trainable = {id(p) for group in groups for p in group["params"]}
     for parameter in [p for p in optimizer.state if id(p) not in trainable]:
         del optimizer.state[parameter]

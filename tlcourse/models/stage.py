@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tlcourse.models.heads import unwrap_model
-from tlcourse.models.stage_rules import Plan, check_plan, infer_stages, tensors
+from tlcourse.models.stage_rules import StagePlan, check_plan, infer_stages, tensors
 from tlcourse.table import Table
 
 # timm's batch norm with a built-in activation is a BatchNorm2d, too.
@@ -134,19 +134,19 @@ def stages(model: nn.Module, *, max_stages: int | None = None) -> list[Stage]:
     return found if max_stages is None else _joined(found, max_stages)
 
 
-def gradual_plan(model: nn.Module, steps: int, *, max_stages: int | None = None) -> list[str]:
-    """Return the stage to unfreeze from in each step: the head, one more stage in each step, and in the last step all.
+def unfreeze_order(model: nn.Module, phases: int, *, max_stages: int | None = None) -> list[str]:
+    """Return the stage to unfreeze from in each phase: the head, one more stage in each phase, and at last all.
 
-    A ResNet in 4 steps gives head, layer4, layer3, stem. `tl.train.plan` adds rates and epochs.
+    A ResNet in 4 phases gives head, layer4, layer3, stem. `tl.train.plan` adds rates and epochs.
     Source: Howard and Ruder 2018 (ULMFiT), gradual unfreezing.
 
     Raises:
-        ValueError: fewer than two steps, or more steps than stages.
+        ValueError: fewer than two phases, or more phases than stages.
     """
     names = [part.name for part in stages(model, max_stages=max_stages)][::-1]
-    if not 2 <= steps <= len(names):
-        raise ValueError(f"steps={steps}: give 2 to {len(names)}, the number of stages: {', '.join(names)}.")
-    return [*names[: steps - 1], names[-1]]
+    if not 2 <= phases <= len(names):
+        raise ValueError(f"phases={phases}: give 2 to {len(names)}, the number of stages: {', '.join(names)}.")
+    return [*names[: phases - 1], names[-1]]
 
 
 def summary(model: nn.Module, *, max_stages: int | None = None) -> Table:
@@ -167,7 +167,7 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in set(parameters))
 
 
-def _partition(model: nn.Module, plan: Plan) -> list[Stage]:
+def _partition(model: nn.Module, plan: StagePlan) -> list[Stage]:
     """Put each tensor into the stage that names it, or else the closest module around it."""
     stage_of = {name: stage for stage, names in plan.items() for name in names}
     found = {stage: Stage(stage, {}, {}) for stage in plan}

@@ -11,7 +11,7 @@ from torch import nn
 
 from tlcourse.models.heads import head_names
 
-Plan = dict[str, list[str]]  # stage -> names of modules and tensors; a module stands for everything below it
+StagePlan = dict[str, list[str]]  # stage -> names of modules and tensors; a module stands for everything below it
 
 # A module with more than this share of all layers is split into its children, unless it is one of a series of siblings.
 CONTAINER_SHARE = 0.25
@@ -19,7 +19,7 @@ CONTAINER_SHARE = 0.25
 POOLS = 3
 
 # Models whose forward pass goes back and forth between lists of modules, and so differs from the order of definition.
-INTERLEAVED: dict[str, Plan] = {
+INTERLEAVED: dict[str, StagePlan] = {
     "Twins": {
         "stem": ["patch_embeds.0"],
         **{f"blocks.{i}": [f"{part}.{i}" for part in ("patch_embeds", "blocks", "pos_block")] for i in range(4)},
@@ -58,7 +58,7 @@ class Unit(NamedTuple):
     pool: bool
 
 
-def infer_stages(model: nn.Module) -> Plan:
+def infer_stages(model: nn.Module) -> StagePlan:
     """Return the stages of a network, from stem to head, as names of modules and tensors.
 
     The tree of modules is read in the order of definition, which is that of the forward pass except for the models
@@ -79,7 +79,7 @@ def infer_stages(model: nn.Module) -> Plan:
     return {**plan, "head": heads}
 
 
-def check_plan(model: nn.Module, plan: Plan) -> None:
+def check_plan(model: nn.Module, plan: StagePlan) -> None:
     """Check that a user's plan ends with the head, and that each name is in the model and in one stage only."""
     kind, there = getattr(model, "architecture", type(model).__name__), _all_names(model)
     named = Counter(name for names in plan.values() for name in names)
@@ -112,8 +112,8 @@ def _units(module: nn.Module, heads: list[str], container_size: float, prefix: s
             yield Unit(full, layers, learns, pool)
 
 
-def _grouped(units: list[Unit]) -> Plan:
-    plan: Plan = {}
+def _grouped(units: list[Unit]) -> StagePlan:
+    plan: StagePlan = {}
     for start, end in pairwise([-1, *_ends(units), len(units) - 1]):
         group = [unit for unit in units[start + 1 : end + 1] if not unit.pool]
         learning = [unit.name for unit in group if unit.learns]
@@ -151,10 +151,10 @@ def _all_names(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_modules()} | {name for name, _ in tensors(model)}
 
 
-def _present(model: nn.Module, plan: Plan) -> Plan:
+def _present(model: nn.Module, plan: StagePlan) -> StagePlan:
     """Keep the names of a plan that this variant of the architecture has, each in the first stage that lists it."""
     left = _all_names(model)
-    kept: Plan = {}
+    kept: StagePlan = {}
     for stage, names in plan.items():
         if found := [name for name in names if name in left]:
             kept[stage] = found

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tlcourse.models import NO_DECAY, extend_optimizer, gradual_plan, stages, unfreeze_from
+from tlcourse.models import NO_DECAY, extend_optimizer, stages, unfreeze_from, unfreeze_order
 from tlcourse.train.checkpoints import Checkpoints
 from tlcourse.train.device import HasLoaders
 from tlcourse.train.history import History
@@ -57,45 +57,45 @@ CHAPTER_PLAN = (
 
 def plan(
     model: nn.Module,
-    steps: int = 4,
+    phases: int = 4,
     *,
     lr: float = 1e-3,
-    decay: float = 0.3,
+    layer_decay: float = 0.3,
     epochs: int | Sequence[int] = 5,
     max_stages: int | None = None,
 ) -> list[Phase]:
     """Return a gradual plan for any architecture: the head first, one more stage in each phase, and at last everything.
 
-    Stage i of n has the rate `lr * decay ** (n - i)` in every phase that it trains in. `tl.models.gradual_plan` says
-    at which stage each phase starts.
+    Stage i of n has the rate `lr * layer_decay ** (n - i)` in every phase that it trains in. `tl.models.unfreeze_order`
+    says at which stage each phase starts.
 
     Args:
         model: its stages decide.
-        steps: number of phases, at least 2.
+        phases: their number, at least 2.
         lr: rate of the head.
-        decay: factor from each stage to the next one below.
+        layer_decay: factor from each stage to the next one below.
         epochs: of each phase, or one number for each.
         max_stages: at most this many stages, as in `tl.models.stages`; for transformers with many blocks.
 
     Raises:
-        ValueError: as `gradual_plan`, a rate or the decay is not positive, or epochs of another number of phases.
+        ValueError: as `unfreeze_order`, a rate or `layer_decay` is not positive, or epochs of another number of phases.
     """
-    if lr <= 0 or decay <= 0:
-        raise ValueError(f"lr={lr} and decay={decay} must be positive.")
-    starts, parts = gradual_plan(model, steps, max_stages=max_stages), stages(model, max_stages=max_stages)
-    lengths = [epochs] * steps if isinstance(epochs, int) else list(epochs)
-    if len(lengths) != steps:
-        raise ValueError(f"epochs={epochs}: give one number, or one for each of the {steps} phases.")
+    if lr <= 0 or layer_decay <= 0:
+        raise ValueError(f"lr={lr} and layer_decay={layer_decay} must be positive.")
+    starts, parts = unfreeze_order(model, phases, max_stages=max_stages), stages(model, max_stages=max_stages)
+    lengths = [epochs] * phases if isinstance(epochs, int) else list(epochs)
+    if len(lengths) != phases:
+        raise ValueError(f"epochs={epochs}: give one number, or one for each of the {phases} phases.")
     # Joined stages are named after the first one in them, so that the plan holds without `max_stages`.
     owner = {name: part.name for part in stages(model) for name in (*part.parameters, *part.buffers)}
     first = {part.name: owner[next(iter((*part.parameters, *part.buffers)))] for part in parts}
-    rates = {first[part.name]: lr * decay ** (len(parts) - i) for i, part in enumerate(parts, start=1)}
-    phases = []
+    rates = {first[part.name]: lr * layer_decay ** (len(parts) - i) for i, part in enumerate(parts, start=1)}
+    made = []
     for start, length in zip(starts, lengths, strict=True):
         training = list(rates)[list(first).index(start) :]
         name = "all" if start == parts[0].name else training[0]
-        phases.append(Phase({stage: rates[stage] for stage in training}, length, name))
-    return phases
+        made.append(Phase({stage: rates[stage] for stage in training}, length, name))
+    return made
 
 
 def fit_gradual(
@@ -104,7 +104,7 @@ def fit_gradual(
     optimizer: torch.optim.Optimizer,
     phases: Sequence[Phase],
     *,
-    schedule: Callable[[torch.optim.Optimizer, int], Schedule] | None = None,
+    make_schedule: Callable[[torch.optim.Optimizer, int], Schedule] | None = None,
     accumulate: int = 1,
     checkpoints: Checkpoints | None = None,
     **options: Any,
@@ -119,7 +119,7 @@ def fit_gradual(
     Args:
         optimizer: built from any of the model's parameters; its class, weight decay and state are kept.
         phases: `CHAPTER_PLAN`, what `plan` returns, or your own.
-        schedule: makes the schedule of a phase from the optimizer and the number of steps, such as
+        make_schedule: makes the schedule of a phase from the optimizer and the number of steps, such as
             `tl.train.schedules.cosine`; without it, the rates stay.
         accumulate: batches per optimizer step.
         checkpoints: where to save; each phase has a folder of its own in there, `phase-1` and so on.
@@ -136,9 +136,9 @@ def fit_gradual(
     for number, phase in enumerate(phases, start=1):
         _enter(phase, model, optimizer, *decay)
         steps = steps_per_epoch(data.train, accumulate)
-        if schedule is not None and steps is None:
+        if make_schedule is not None and steps is None:
             raise ValueError("A schedule needs the number of steps, and the training loader has no length.")
-        scheduler = None if schedule is None else schedule(optimizer, phase.epochs * steps)
+        scheduler = None if make_schedule is None else make_schedule(optimizer, phase.epochs * steps)
         own = checkpoints and replace(checkpoints, folder=checkpoints.folder / f"phase-{number}")
         options |= {"epochs": phase.epochs, "scheduler": scheduler, "accumulate": accumulate, "checkpoints": own}
         part = fit(model, data, optimizer, **options)

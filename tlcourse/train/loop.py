@@ -102,9 +102,9 @@ def loop(state: TrainState, stop: list[bool]) -> None:
                 optimizer.zero_grad()
                 for i, batch in enumerate(micro_batches, start=1):
                     images, labels = devices.to_device(batch)
-                    with devices.no_sync(state.net, last=i == len(micro_batches)):
+                    with devices.no_sync(state.forward_model, last=i == len(micro_batches)):
                         with devices.autocast():
-                            logits = state.net(images)
+                            logits = state.forward_model(images)
                             loss = config.loss(logits, labels)
                         devices.scaler.scale(loss * devices.loss_weight(labels, micro_batches)).backward()
                     state.update_metrics(loss, logits, labels)

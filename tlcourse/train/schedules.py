@@ -175,12 +175,12 @@ def _twin(schedule: Schedule | LRScheduler, lr: float | Sequence[float] | None) 
     return copy.deepcopy(schedule, {id(optimizer): stand_in})  # what is found under an id is taken for its copy
 
 
-def is_ours(scheduler: LRScheduler) -> bool:
+def made_here(scheduler: LRScheduler) -> bool:
     """Tell whether a scheduler was made by this module and multiplies base rates by step."""
     return _factor(scheduler) is not None
 
 
-def length(scheduler: LRScheduler) -> int | None:
+def total_steps(scheduler: LRScheduler) -> int | None:
     """Return for how many steps one of our schedules was made; None if it has no end, or is not ours."""
     return getattr(_factor(scheduler), "keywords", {}).get("steps")
 

@@ -71,7 +71,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.devices = Devices(self.model, self.config.precision)
-        self.net = self.devices.prepare(self.model)  # the forward pass goes through it
+        self.forward_model = self.devices.prepare(self.model)  # the forward pass goes through it
         self.model, self.ema = unwrap_model(self.model), None
         if decay := self.config.ema_decay:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

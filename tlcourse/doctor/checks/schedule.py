@@ -25,8 +25,8 @@ def one_scheduler_for_each_optimizer(setup: Setup) -> Iterator[Finding]:
         alive = _alive(optimizer)
         parts = {id(part) for s in [*given, *alive] for part in _parts(s)}
         # Ours start from the base rates, whatever came before: one that was given has put an older one right.
-        ours = any(schedules.is_ours(s) for s in given)
-        forgotten = [s for s in alive if id(s) not in parts and not (ours and schedules.is_ours(s))]
+        ours = any(schedules.made_here(s) for s in given)
+        forgotten = [s for s in alive if id(s) not in parts and not (ours and schedules.made_here(s))]
         found = list({id(s): s for s in [*given, *forgotten]}.values())
         rewriting = any(isinstance(s, REWRITING) for s in found)
         trace = "max_lr" in optimizer.param_groups[0] and not rewriting
@@ -58,7 +58,10 @@ def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
         run = epochs if interval == "epoch" else steps
         counts_epochs = abs(length - epochs) <= 0.1 * epochs and setup.batches > 2
         batches = _accumulated(length, epochs, setup.batches) if interval != "epoch" else None
-        values = {"kind": "The schedule" if schedules.is_ours(scheduler) else type(scheduler).__name__, "run": run}
+        values = {
+            "kind": "The schedule" if schedules.made_here(scheduler) else type(scheduler).__name__,
+            "run": run,
+        }
         evidence = f"made for {length:,} steps; the run has {epochs} epochs of {setup.batches} batches, {steps:,} steps"
         if interval == "epoch" and length >= 0.9 * steps and setup.batches > 2:
             yield wrong("scheduler-interval/counts-batches", evidence, **values)
@@ -147,12 +150,14 @@ def _length(scheduler: Any) -> int | None:
     """Return for how many steps of its own a schedule is made; None where it has no end."""
     if isinstance(scheduler, lr_scheduler.OneCycleLR):
         return scheduler.total_steps
-    return scheduler.T_max if isinstance(scheduler, lr_scheduler.CosineAnnealingLR) else schedules.length(scheduler)
+    return (
+        scheduler.T_max if isinstance(scheduler, lr_scheduler.CosineAnnealingLR) else schedules.total_steps(scheduler)
+    )
 
 
 def _interval(setup: Setup, scheduler: Any) -> str | None:
     """Tell whether a scheduler is stepped once per "step" or "epoch": its `Schedule` says it, or the counts do."""
-    if id(scheduler) in setup.intervals or schedules.is_ours(scheduler):
+    if id(scheduler) in setup.intervals or schedules.made_here(scheduler):
         return setup.intervals.get(id(scheduler), "step")
     batches, made = setup.batches, getattr(scheduler, "last_epoch", 0)
     if not batches or batches < FEW or made < 1:
