@@ -147,17 +147,40 @@ def test_a_range_test_is_drawn_with_its_suggestion():
     assert len(plt.gca().lines) == 2
 
 
-def test_accuracy_by_size_draws_means_errors_and_runs():
-    tl.plots.accuracy_by_size(
-        {"scratch": {20: [0.5, 0.6], 100: [0.6, 0.7]}, "frozen": {20: [0.51, 0.61], 100: [0.6, 0.71]}}, chance=0.5
-    )
+def test_runs_are_dots_their_means_lines_and_live_runs_diamonds():
+    results = {"scratch": {20: [0.5, 0.6], 100: [0.6, 0.7]}, "frozen": {20: [0.51, 0.61], 100: [0.6, 0.71]}}
+    tl.plots.runs(results, live={"frozen": {20: [0.55]}}, chance=0.5)
     (ax,) = plt.gcf().axes
-    assert list(ax.containers[0].lines[0].get_ydata()) == pytest.approx([0.55, 0.65])
-    assert ax.containers[0].lines[0].get_color() == tl.plots.COLOURS["scratch"]
+    line, *dots = ax.lines[:3]
+    assert list(line.get_ydata()) == pytest.approx([0.55, 0.65])
+    assert line.get_color() == tl.plots.COLOURS["scratch"]
+    assert [list(d.get_ydata()) for d in dots] == [[0.5, 0.6], [0.6, 0.7]]
+    (diamond,) = [drawn for drawn in ax.lines if drawn.get_marker() == "D"]
+    assert list(diamond.get_ydata()) == [0.55]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["20", "100"]
     plt.gcf().canvas.draw()
     ends = [t.get_window_extent() for t in ax.texts if t.get_text() in ("scratch", "frozen")]
     assert not ends[0].overlaps(ends[1])
+
+
+def test_runs_with_one_number_of_images_are_rows():
+    tl.plots.runs({"frozen": {20: [0.8, 0.9]}, "other": {20: [0.5]}}, live={"frozen": {20: [0.7]}}, measured="accuracy")
+    (ax,) = plt.gcf().axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["frozen", "other"]
+    assert [t.get_text() for t in ax.texts] == ["0.850", "0.500"]
+    assert ax.get_xlabel() == "accuracy with 20 training images"
+    assert [list(drawn.get_xdata()) for drawn in ax.lines if drawn.get_marker() == "D" and len(drawn.get_xdata())] == [
+        [0.7]
+    ]
+
+
+def test_a_map_sorts_by_gap_and_shares_a_cell():
+    best = {"far": {20: ["frozen"], 80: ["scratch", "frozen"]}, "near": {20: ["fine-tuned"]}}
+    tl.plots.winners(best, {"far": 2.0, "near": 0.5})
+    (ax,) = plt.gcf().axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["near, gap 0.50", "far, gap 2.00"]
+    assert sorted(t.get_text() for t in ax.texts) == ["fine-tuned", "frozen", "scratch\nfrozen"]
+    assert len(ax.patches) == 4
 
 
 def test_bars_show_values_and_errors():
@@ -167,12 +190,10 @@ def test_bars_show_values_and_errors():
     assert ax.get_xlabel() == "accuracy"
 
 
-def test_confusion_and_embedding():
+def test_confusion_counts():
     result = Evaluation(torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
     tl.plots.confusion(result, ["cats", "dogs"])
     assert [t.get_text() for t in plt.gcf().axes[0].texts] == ["1", "1", "0", "1"]
-    tl.plots.embedding(torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]), ["a", "b", "c"])
-    assert [t.get_text() for t in plt.gcf().axes[0].get_legend().get_texts()] == ["a", "b", "c"]
 
 
 def test_tables_read_in_a_terminal_and_in_a_notebook():
@@ -206,10 +227,3 @@ def test_depth_puts_domains_with_more_or_fewer_classes_on_one_scale():
     (ax,) = plt.gcf().axes
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [pytest.approx([0, 0.5]), pytest.approx([0, 1])]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["stem", "layer1"]
-
-
-def test_scatter_names_every_point():
-    tl.plots.scatter({"near": (0.1, 0.2), "far": (0.6, -0.1)}, xlabel="gap", ylabel="gain", title="Two")
-    (ax,) = plt.gcf().axes
-    assert [text.get_text() for text in ax.texts] == ["near", "far"]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("gap", "gain")

@@ -200,3 +200,49 @@ def test_commands_that_need_no_heavy_library_import_none(tmp_path: Path, argumen
     assert {"torch", "torchvision", "timm", "sklearn", "matplotlib"} & set(modules.split()) == set()
     assert float(seconds) < 1, "seconds of processor time"
     assert len(printed) > 1
+
+
+def constants(*sources: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+
+
+def test_a_constant_gets_another_value_where_it_is_assigned():
+    nb = constants("%matplotlib inline", "import os\nLIMIT = (\n    None\n)  # or a number\nSIZE = 3", "LIMIT = 4")
+    notebooks.set_constant(nb, "LIMIT", 200)
+    notebooks.set_constant(nb, "SIZE", "a 'b'")
+    assert nb.cells[1].source == "import os\nLIMIT = 200\nSIZE = \"a 'b'\""
+    assert nb.cells[2].source == "LIMIT = 4"  # what follows from there is the lesson's own
+    with pytest.raises(ValueError, match=r"sets no FOLDER\. It sets LIMIT, SIZE, LIMIT"):
+        notebooks.set_constant(nb, "FOLDER", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("LIMIT=200", 200), ("FOLDER=None", None), ("DATA=digits", "digits"), ("A=b=c", "b=c"), ("X=[1, 2]", [1, 2])],
+)
+def test_a_setting_is_a_value_or_text(text, value):
+    assert cli.setting(text) == (text.partition("=")[0], value)
+
+
+def test_a_folder_in_a_setting_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "my-images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.setting("FOLDER=my-images") == ("FOLDER", str(tmp_path / "my-images"))
+
+
+@pytest.mark.parametrize("text", ["LIMIT", "=3", "a b=3"])
+def test_what_is_no_setting_is_refused(text):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "3.2", "--set", text])
+
+
+def test_all_lessons_run_with_a_seed_and_the_last_line_names_what_failed(tmp_path, small_package, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    for name, source in {"1_good": "import os\nprint('seed', os.environ['TLCOURSE_SEED'])", "2_bad": "1 / 0"}.items():
+        nbformat.write(constants(source), tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(small_package))
+    assert cli.main(["run", "all", "--seed", "7"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 2 lessons are as they should be. 2_bad"
+    good = nbformat.read(tmp_path / "runs" / "1_good.ipynb", as_version=4)
+    assert good.cells[0].outputs[0].text == "seed 7\n"

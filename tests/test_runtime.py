@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,24 @@ def test_the_argument_beats_the_variable_and_the_variable_beats_the_gpu(gpu, mon
     assert "mini (TLCOURSE_PROFILE)" in capsys.readouterr().out
     assert runtime.setup("full").profile == "full"
     assert "full (asked for)" in capsys.readouterr().out
+
+
+def test_the_seed_comes_from_the_argument_then_the_variable(monkeypatch, capsys):
+    monkeypatch.setenv("TLCOURSE_SEED", "4")
+    assert runtime.setup("mini").seed == 4
+    first = torch.rand(1)
+    assert runtime.setup("mini", seed=2).seed == 2
+    torch.manual_seed(4)
+    assert torch.rand(1) == first
+    monkeypatch.setenv("TLCOURSE_SEED", "-1")
+    with pytest.raises(ValueError, match="whole number"):
+        runtime.setup("mini")
+
+
+def test_seeds_of_two_bases_differ():
+    base = runtime.Runtime("mini", torch.device("cpu"), 0, 0, Path(), False)
+    assert base.seeds(3) == [0, 1, 2]
+    assert not set(base.seeds(100)) & set(replace(base, seed=1).seeds(100))
 
 
 def test_mps_serves_the_full_profile_only(monkeypatch):

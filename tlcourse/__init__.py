@@ -23,20 +23,23 @@ if TYPE_CHECKING:  # What a name stands for is imported when it is first used: i
         train,
     )
     from tlcourse.doctor import examine
-    from tlcourse.lessons import claim
+    from tlcourse.lessons import check, claim, experiments, guess
     from tlcourse.runtime import get_runtime, setup
     from tlcourse.table import Table
 
 __version__ = "0.1.0"
 __all__ = [
     "Table",
+    "check",
     "claim",
     "data",
     "doctor",
     "evaluation",
     "examine",
+    "experiments",
     "features",
     "get_runtime",
+    "guess",
     "lessons",
     "models",
     "plots",
@@ -48,7 +51,8 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"Table": "table", "claim": "lessons", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
+_HOMES = {"Table": "table", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
+_HOMES |= dict.fromkeys(("check", "claim", "experiments", "guess"), "lessons")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,18 @@ def seconds(text: str) -> float:
     return number
 
 
+def setting(text: str) -> tuple[str, object]:
+    """Parse NAME=VALUE: a value is a number, None, True or False, else text; a folder's path becomes absolute."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise ValueError(text)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        path = Path(value).expanduser()
+        return name, str(path.absolute()) if path.exists() else value
+
+
 def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "run",
@@ -47,27 +60,39 @@ def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Run a lesson's notebook in a clean kernel, write the executed copy, list its claims. "
         "Exit status: 0 all claims hold, 1 a claim is false or a cell failed, 2 wrong usage, 130 interrupted.",
     )
-    parser.add_argument("section", help="a section (3.2), a notebook's name or a path")
+    parser.add_argument("section", help="a section (3.2), a notebook's name or a path; `all` for every lesson")
     parser.add_argument("--profile", choices=("mini", "full"), help="default: TLCOURSE_PROFILE, else by the hardware")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the executed copy (default: runs)")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="limit for one cell (default: none)")
+    parser.add_argument("--seed", type=int, metavar="N", help="base seed of all random numbers (default: 0)")
+    parser.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value for a constant of the notebook, such as LIMIT=200 (images) or FOLDER=my-images",
+    )
     parser.set_defaults(function=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from tlcourse import lessons
 
-    result = lessons.run_lesson(
-        lessons.find(arguments.section),
-        arguments.out,
-        profile=arguments.profile,
-        timeout=arguments.timeout,
-        on_step=progress(sys.stdout.isatty()),
-    )
-    print(summary(result))
-    if result.interrupted:
-        return 130
-    return 0 if result.ok else 1
+    sources = lessons.find_all() if arguments.section == "all" else [lessons.find(arguments.section)]
+    options = {"profile": arguments.profile, "timeout": arguments.timeout, "seed": arguments.seed}
+    options |= {"on_step": progress(sys.stdout.isatty()), "settings": dict(arguments.set)}
+    failed = []
+    for source in sources:
+        print(f"\n{source.stem}" * (len(sources) > 1), end="\n" * (len(sources) > 1))
+        result = lessons.run_lesson(source, arguments.out, **options)
+        print(summary(result))
+        if result.interrupted:
+            return 130
+        failed += [] if result.ok else [source.stem]
+    if len(sources) > 1:
+        print(f"\n{len(sources) - len(failed)} of {len(sources)} lessons are as they should be.", *failed)
+    return 1 if failed else 0
 
 
 def progress(tty: bool) -> Callable[[Step], None]:

@@ -32,33 +32,41 @@ class Runtime:
     cache: Path
     bf16: bool  # whether autocast to bfloat16 makes this device faster
 
+    def seeds(self, count: int) -> list[int]:
+        """Return `count` seeds for repeated runs, others for every base seed."""
+        return [1000 * self.seed + i for i in range(count)]
+
 
 _current: Runtime | None = None
 
 
 def setup(
-    profile: str | None = None, *, device: str | torch.device | None = None, seed: int = 0, workers: int | None = None
+    profile: str | None = None,
+    *,
+    device: str | torch.device | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
 ) -> Runtime:
     """Choose profile and device, seed Python, NumPy and PyTorch, and print one line that says what was chosen.
 
     Without an argument the profile comes from `TLCOURSE_PROFILE`; without that it is `full` on a machine with a CUDA
-    GPU, else `mini`.
+    GPU, else `mini`. The seed comes from `TLCOURSE_SEED`, else it is 0.
 
     Raises:
         ValueError: unknown profile, a device that this machine lacks, a seed or a number of workers out of range.
     """
     global _current
     _current, reason = _choose(profile, device, seed, workers)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    random.seed(_current.seed)
+    np.random.seed(_current.seed)
+    torch.manual_seed(_current.seed)
     print(_line(_current, reason))
     return _current
 
 
 def get_runtime() -> Runtime:
     """Return the runtime that `setup` chose last; before any `setup`, what it would choose, without seeding."""
-    return _current or _choose(None, None, 0, None)[0]
+    return _current or _choose(None, None, None, None)[0]
 
 
 def best_precision(device: torch.device) -> str:
@@ -100,6 +108,8 @@ def _folder_from(variable: str) -> Path | None:
 def _choose(profile, device, seed, workers) -> tuple[Runtime, str]:
     profile, reason = _profile(profile)
     device = _device(device, profile)
+    if seed is None:
+        seed = _seed_from_environment()
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}; NumPy takes 0 to {2**32 - 1}.")
     if workers is None:
@@ -107,6 +117,13 @@ def _choose(profile, device, seed, workers) -> tuple[Runtime, str]:
     elif workers < 0:
         raise ValueError(f"workers is {workers}; give 0 (no extra process) or more.")
     return Runtime(profile, device, seed, workers, cache_folder(), _bf16(device)), reason
+
+
+def _seed_from_environment() -> int:
+    value = os.environ.get("TLCOURSE_SEED", "0")
+    if not value.isdecimal():
+        raise ValueError(f"TLCOURSE_SEED is {value!r}: give a whole number, or unset it.")
+    return int(value)
 
 
 def _profile(profile: str | None) -> tuple[str, str]:

@@ -15,26 +15,22 @@ _CITATION = re.compile(r"^repository-code: .*\n", re.MULTILINE)
 _BADGES = re.compile(r"(<!-- badges -->\n).*?(<!-- /badges -->)", re.DOTALL)
 _ADDRESS = re.compile(r"https://[\w-]+(\.[\w-]+)+(:\d+)?/[\w.-]+/[\w.-]+", re.ASCII)
 
-_SETUP = """\
-# Sets up the course: installs its package where it is missing, then chooses profile, device and seed.
-import importlib.util
-{imports}
+# A form of Colab: it shows the title, and the code on request.
+_INSTALL = """\
+#@title Set up the course: run this first
+import importlib.util, subprocess, sys
 if importlib.util.find_spec("tlcourse") is None:
-{missing}
-
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+{address}"])
 import tlcourse as tl
-
 runtime = tl.setup()"""
 
-_INSTALL = """\
-    address = "{address}"
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", f"git+{{address}}"])"""
-
 _EXPLAIN = """\
-    raise ModuleNotFoundError(
-        "This notebook needs the course's package. Clone the course's repository, "
-        "run `pip install -e .` in its folder, then restart the kernel."
-    )"""
+#@title Set up the course: run this first
+try:
+    import tlcourse as tl
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("This notebook needs the course's package. In a clone of it: pip install -e .") from None
+runtime = tl.setup()"""
 
 
 def validated(text: str) -> str:
@@ -60,9 +56,7 @@ def current(root: Path) -> str:
 
 def setup_source(address: str) -> str:
     """Return the first code cell, the same in every notebook."""
-    if address:
-        return _SETUP.format(imports="import subprocess\nimport sys\n", missing=_INSTALL.format(address=address))
-    return _SETUP.format(imports="", missing=_EXPLAIN)
+    return _INSTALL.format(address=address) if address else _EXPLAIN
 
 
 def badges(address: str, notebook: str) -> str:

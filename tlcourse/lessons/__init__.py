@@ -1,30 +1,42 @@
-"""What lessons stand on: claims, and running a lesson's notebook from a clean kernel."""
+"""What lessons stand on: guesses, checks, claims and comparisons, and running a notebook from a clean kernel."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tlcourse.lessons.checks import check
 from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
+from tlcourse.lessons.guesses import guess
 
 if TYPE_CHECKING:
+    from tlcourse.lessons import experiments
     from tlcourse.lessons.kernel import Step, execute
-    from tlcourse.lessons.run import LessonResult, claims_in, find, run_lesson, write
+    from tlcourse.lessons.machine import check_machine
+    from tlcourse.lessons.run import LessonResult, claims_in, find, find_all, run_lesson, write
 
 __all__ = [
     "CLAIM_MIME",
     "ClaimError",
     "LessonResult",
     "Step",
+    "check",
+    "check_machine",
     "claim",
     "claims_in",
     "execute",
+    "experiments",
     "find",
+    "find_all",
+    "guess",
     "run_lesson",
     "write",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # Running notebooks needs Jupyter's libraries. Claims do not, and every lesson imports them.
-        home = "kernel" if name in ("Step", "execute") else "run"
+    # Running notebooks needs Jupyter's libraries, comparing needs torch; guesses, checks and claims need neither.
+    if name == "experiments":
+        return importlib.import_module("tlcourse.lessons.experiments")
+    if name in __all__:
+        home = {"Step": "kernel", "execute": "kernel", "check_machine": "machine"}.get(name, "run")
         return getattr(importlib.import_module(f"tlcourse.lessons.{home}"), name)
     raise AttributeError(f"module 'tlcourse.lessons' has no attribute {name!r}")

@@ -65,8 +65,9 @@ def execute(
     # when the kernel died.
     with tempfile.TemporaryFile() as log:
         try:
-            # Progress bars are of no use in a stored notebook.
-            with client.setup_kernel(cleanup_kc=True, env={**env, "TQDM_DISABLE": "1"}, cwd=str(cwd), stderr=log):
+            # Progress bars are of no use in a stored notebook, and questions have nobody to answer them.
+            quiet = {"TQDM_DISABLE": "1", "TLCOURSE_UNATTENDED": "1"}
+            with client.setup_kernel(cleanup_kc=True, env={**env, **quiet}, cwd=str(cwd), stderr=log):
                 for number, (index, cell) in enumerate(cells, 1):
                     step = Step(number, len(cells), _label(nb.cells, index))
                     report(step)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,24 +89,30 @@ def run_lesson(
     profile: str | None = None,
     timeout: float | None = None,
     on_step: Callable[[Step], None] | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> LessonResult:
     """Run a notebook in a clean kernel and write the executed copy to the folder `out`; `source` is not changed.
 
     The copy is written in every case, also after an error or an interruption. A false claim ends its cell and not the
     run; any other error ends the run. `timeout` is in seconds per cell. The kernel's working folder is `out`, so files
-    that a lesson writes land there too.
+    that a lesson writes land there too. `seed` is the base seed; `settings` gives constants of the notebook, such as
+    `FOLDER`, other values.
 
     Raises:
-        ValueError: the executed notebook would replace `source`, or `out` is no folder.
+        ValueError: the executed notebook would replace `source`, `out` is no folder, or there is no such constant.
     """
     target = out / source.name
     if target.resolve() == source.resolve():
         raise ValueError(f"The executed notebook would replace {source}. Choose another folder than {out}.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file. Give a folder for the executed notebook.")
-    out.mkdir(parents=True, exist_ok=True)
     nb = nbformat.read(source, as_version=4)
+    for name, value in (settings or {}).items():
+        set_constant(nb, name, value)
+    out.mkdir(parents=True, exist_ok=True)
     env = os.environ | ({"TLCOURSE_PROFILE": profile} if profile else {})
+    env |= {} if seed is None else {"TLCOURSE_SEED": str(seed)}
     result = LessonResult(target)
     start = time.perf_counter()
     try:
@@ -117,6 +124,39 @@ def run_lesson(
         result.seconds = time.perf_counter() - start
         write(nb, target)
     return result
+
+
+def set_constant(nb: NotebookNode, name: str, value: object) -> None:
+    """Give a constant of a notebook another value where its cell assigns it.
+
+    Raises:
+        ValueError: no cell assigns it; the message lists the constants that there are.
+    """
+    constants = []
+    for cell in nb.cells:
+        if cell.cell_type != "code" or cell.source.lstrip().startswith(("%", "!")):
+            continue
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name) and target.id.isupper():
+                constants.append(target.id)
+                if target.id == name:
+                    lines = cell.source.splitlines()
+                    lines[node.lineno - 1 : node.end_lineno] = [f"{name} = {value!r}"]
+                    cell.source = "\n".join(lines)
+                    return
+    raise ValueError(f"The notebook sets no {name}. It sets {', '.join(constants) or 'no constant'}.")
+
+
+def find_all() -> list[Path]:
+    """Return all notebooks of the course, in the order of their names.
+
+    Raises:
+        ValueError: there are none.
+    """
+    for folder in _folders():
+        if found := sorted(folder.glob("*.ipynb")):
+            return found
+    raise ValueError(_available())
 
 
 def claims_in(nb: NotebookNode) -> list[Claim]:

@@ -5,48 +5,72 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from tlcourse.evaluation import Evaluation, mean_and_error
-from tlcourse.plots.style import ALL_COLOURS, COLOURS, GREY, OTHERS, colour, end_label, new_figure
+from tlcourse.plots.style import ALL_COLOURS, GREY, colour, end_label, new_figure
 
 MARKERS = "o^sDvPX"
 
 
-def images(items: Sequence[object], labels: Sequence[str] | None = None, *, columns: int = 8, title: str = "") -> None:
+def images(items: Sequence[object], labels: Sequence[str] | None = None, *, columns: int = 5, title: str = "") -> None:
     """Show images in a grid: PIL images, or tensors `(3, H, W)` that are uint8 or floats from 0 to 1."""
     if not len(items):
         raise ValueError("There is no image to show.")
     columns = min(columns, len(items))
     rows = math.ceil(len(items) / columns)
-    # 80 pixels for an image at 100 dpi: two dozen photographic ones stay below 150 kB.
-    height = (1.0 if labels is not None else 0.8) * rows + (0.3 if title else 0)
-    with new_figure(0.8 * columns, height, title=title, nrows=rows, ncols=columns, dpi=100) as axes:
+    # At 100 dpi, 15 noisy images of 52 pixels stay below 150 kB.
+    height = (1.5 if labels is not None else 1.25) * rows + (0.3 if title else 0)
+    width = max(1.25 * columns, 0.075 * len(title))
+    with new_figure(width, height, title=title, nrows=rows, ncols=columns, dpi=100) as axes:
         for i, ax in enumerate(axes.flat):
             ax.axis("off")
             if i < len(items):
-                ax.imshow(_array(items[i]))
+                ax.imshow(
+                    _array(items[i], side=96 if len(items) <= 6 else 64 if len(items) <= 10 else 52),
+                    interpolation="nearest",
+                )
                 if labels is not None:
-                    ax.set_title(labels[i], fontsize=7.5, loc="center", pad=2, color="black")
+                    ax.set_title(labels[i], fontsize=9, loc="center", pad=2, color="black")
 
 
-def accuracy_by_size(
-    results: Mapping[str, Mapping[int, Sequence[float]]], *, chance: float | None = None, title: str = ""
+def runs(
+    results: Mapping[str, Mapping[int, Sequence[float]]],
+    *,
+    live: Mapping[str, Mapping[int, Sequence[float]]] | None = None,
+    chance: float | None = None,
+    measured: str = "validation accuracy",
+    title: str = "",
 ) -> None:
-    """Draw test accuracy against the number of training images: a dot per run, a line for mean and standard error.
+    """Draw accuracy against the number of training images, or as rows where there is one number: every run is a dot.
 
-    `results` is approach -> number of training images -> accuracy of each run; `chance` is the accuracy of guessing.
+    Args:
+        results: way -> number of training images -> accuracy of each run; lines and bars go through the means.
+        live: runs to draw over them as open diamonds, of the same form.
+        chance: the accuracy of guessing.
+        measured: what the accuracy was measured on.
+        title: the message, as a sentence.
     """
+    sizes = sorted({n for by_size in results.values() for n in by_size})
+    if len(sizes) == 1:
+        one = {name: by_size[sizes[0]] for name, by_size in results.items()}
+        with new_figure(6.4, 0.5 * len(one) + 1.1, title=title) as ((ax,),):
+            _rows(ax, one, {name: by_size.get(sizes[0], []) for name, by_size in (live or {}).items()}, chance)
+            ax.set_xlabel(f"{measured} with {sizes[0]:,} training images")
+        return
     with new_figure(6.4, 3.6, title=title) as ((ax,),):
         for position, (name, by_size) in enumerate(results.items()):
-            sizes, shade = sorted(by_size), colour(name, position)
-            means, errors = zip(*(mean_and_error(by_size[n]) for n in sizes), strict=True)
-            ax.errorbar(sizes, means, yerr=errors, color=shade, marker="o", ms=5, capsize=3)
-            for n in sizes:
-                ax.plot([n] * len(by_size[n]), by_size[n], ".", color=shade, alpha=0.35, ms=5)
-            end_label(ax, sizes[-1], means[-1], name, shade)
-        ticks = sorted({n for by_size in results.values() for n in by_size})
-        ax.set(xscale="log", xlabel="training images (log scale)", ylabel="test accuracy")
-        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            own, shade = sorted(by_size), colour(name, position)
+            means = [float(np.mean(by_size[n])) for n in own]
+            ax.plot(own, means, color=shade, lw=1.8)
+            for n in own:
+                ax.plot([n] * len(by_size[n]), by_size[n], "o", color=shade, alpha=0.4, ms=4, mew=0)
+            for n, values in (live or {}).get(name, {}).items():
+                ax.plot([n] * len(values), values, "D", color=shade, mfc="white", ms=7, zorder=4)
+            end_label(ax, own[-1], means[-1], name, shade)
+        ax.set(xscale="log", xlabel="training images (log scale)", ylabel=measured)
+        ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
         ax.minorticks_off()
         if chance is not None:
             ax.axhline(chance, color=GREY, lw=0.8)
@@ -54,15 +78,47 @@ def accuracy_by_size(
             ax.text(0.25, chance, "chance", transform=ax.get_yaxis_transform(), va="top", color=GREY, fontsize=9)
 
 
-def embedding(points: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], *, title: str = "") -> None:
-    """Draw features in two dimensions: `points` `(N, 2)`, coloured and marked by class."""
-    shades = (COLOURS["frozen"], OTHERS[1], *OTHERS)
-    with new_figure(5.4, 4, title=title) as ((ax,),):
-        for i, name in enumerate(classes):
-            chosen = points[labels == i]
-            ax.scatter(*chosen.T, s=14, marker=MARKERS[i % 6], color=shades[i % 6], alpha=0.65, lw=0, label=name)
-        ax.set(xlabel="one direction", ylabel="another direction", xticks=[], yticks=[])
-        ax.legend(loc="best", markerscale=1.5)
+def _rows(
+    ax: Axes, results: Mapping[str, Sequence[float]], live: Mapping[str, Sequence[float]], chance: float | None
+) -> None:
+    """Draw a row for each way: a dot for each run, a line at their mean."""
+    for i, (name, values) in enumerate(results.items()):
+        shade, mean = colour(name, i), float(np.mean(values))
+        ax.plot(values, [i] * len(values), "o", color=shade, alpha=0.45, ms=6, mew=0)
+        ax.vlines(mean, i - 0.28, i + 0.28, color=shade, lw=2.5)
+        ax.annotate(f"{mean:.3f}", (mean, i - 0.32), ha="center", fontsize=9, color=shade)
+        ax.plot(live.get(name, []), [i] * len(live.get(name, [])), "D", color=shade, mfc="white", ms=7, zorder=4)
+    ax.set_yticks(range(len(results)), list(results))
+    ax.set_ylim(len(results) - 0.5, -0.75)
+    if chance is not None:
+        ax.axvline(chance, color=GREY, lw=0.8)
+        ax.text(chance, len(results) - 0.5, " chance", va="bottom", color=GREY, fontsize=9)
+
+
+def winners(best: Mapping[str, Mapping[int, Sequence[str]]], gaps: Mapping[str, float], *, title: str = "") -> None:
+    """Draw a map: image sets by their gap, near to far, against the number of images; each cell names the best ways.
+
+    Args:
+        best: image set -> number of images -> the best way, then those that are not clearly worse.
+        gaps: image set -> distance from the images of pre-training, as `tl.features.domain_gap` measures it.
+        title: the message, as a sentence.
+    """
+    names = sorted(best, key=lambda name: gaps[name])
+    sizes = sorted({n for row in best.values() for n in row})
+    with new_figure(1.6 + 1.55 * len(sizes), 0.6 * len(names) + 1.0, title=title) as ((ax,),):
+        for y, name in enumerate(names):
+            for n, ways in best[name].items():
+                for part, way in enumerate(ways):  # a cell is shared by the ways that are in it
+                    left = sizes.index(n) - 0.48 + 0.96 * part / len(ways)
+                    ax.add_patch(
+                        Rectangle((left, y - 0.45), 0.96 / len(ways), 0.9, color=colour(way, part), alpha=0.25)
+                    )
+                ax.text(sizes.index(n), y, "\n".join(ways), ha="center", va="center", fontsize=8, linespacing=1.0)
+        ax.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
+        ax.set_yticks(range(len(names)), [f"{name}, gap {gaps[name]:.2f}" for name in names])
+        ax.set(xlim=(-0.5, len(sizes) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="training images")
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
 
 
 def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "", digits: int = 2) -> None:
@@ -94,16 +150,6 @@ def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, fl
         ax.axhline(0, color=GREY, lw=0.8)
 
 
-def scatter(points: Mapping[str, tuple[float, float]], *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Draw named points, each with its name beside it, and a thin line at 0."""
-    with new_figure(6.4, 3.8, title=title) as ((ax,),):
-        ax.axhline(0, color=GREY, lw=0.8)
-        for name, (x, y) in points.items():
-            ax.plot(x, y, "o", color=COLOURS["frozen"])
-            ax.annotate(name, (x, y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set(xmargin=0.18, ymargin=0.12, xlabel=xlabel, ylabel=ylabel)
-
-
 def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = "") -> None:
     """Draw how many images of each true class (row) were given each answer (column)."""
     counts = evaluation.confusion().numpy()
@@ -120,8 +166,11 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
         ax.spines[:].set_visible(False)
 
 
-def _array(image: object) -> np.ndarray:
+def _array(image: object, side: int) -> np.ndarray:
+    """Return an image as an array, its longer side at most `side` pixels where it is a PIL image."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().permute(1, 2, 0)
         return (image.clamp(0, 1) if image.is_floating_point() else image).numpy()
+    image = image.copy()
+    image.thumbnail((side, side))
     return np.asarray(image)

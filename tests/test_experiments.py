@@ -1,0 +1,155 @@
+"""Comparisons: paired differences, no test image read, stored runs that can be repeated, settings that must agree."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import tlcourse as tl
+from tlcourse.evaluation import Evaluation
+from tlcourse.lessons import experiments
+from tlcourse.lessons.experiments import Difference, Probe, Runs, Trained, compare
+from tlcourse.table import Table
+
+
+def runs_of(values, way="frozen", images=20, data="toypets", first_seed=0):
+    rows = enumerate(values, first_seed)
+    columns = experiments.COLUMNS
+    return Runs(Table(dict(zip(columns, (data, way, images, seed, v, 0.5, 1.0), strict=True)) for seed, v in rows))
+
+
+@pytest.fixture(scope="module")
+def pets():
+    return tl.data.load("toypets", model=tl.models.create("tl_resnet"), train=60, val=40, test=40)
+
+
+def test_a_difference_is_paired_with_the_interval_of_students_t():
+    values = (0.02, 0.05, 0.03, 0.06)
+    difference = Difference(values)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert difference.mean == pytest.approx(0.04)
+    assert difference.mean - difference.margin == pytest.approx(interval.low)
+    assert difference.clear
+    assert "± 0.029 (95 % interval, 4 seeds)" in str(difference)
+    noisy = Difference((0.02, -0.05, 0.03, 0.04))
+    assert not noisy.clear
+    assert "no difference that these runs can show" in str(noisy)
+
+
+def test_pairs_have_the_same_seed():
+    runs = runs_of([0.5, 0.6, 0.7], "a") + runs_of([0.6, 0.7, 0.9], "b", first_seed=1)
+    difference = runs.difference("a", "b")
+    assert difference.values == pytest.approx((0.6 - 0.6, 0.7 - 0.7))
+    with pytest.raises(ValueError, match="1 seeds in common"):
+        (runs_of([0.5], "a") + runs_of([0.5], "b")).difference("a", "b")
+    with pytest.raises(ValueError, match="several runs of a seed"):
+        (runs_of([0.5], "a") + runs_of([0.5], "a", images=80)).accuracies("a")
+    with pytest.raises(ValueError, match="way: a, b"):
+        runs.accuracies("c")
+
+
+def test_runs_agree_where_repeats_would_lie():
+    rng = np.random.default_rng(0)
+    stored = Runs(runs_of(rng.normal(0.8, 0.02, 10)).rows)
+    agreed = [runs_of(rng.normal(0.8, 0.02, 2)).agree_with(stored) for _ in range(200)]
+    assert np.mean(agreed) > 0.95
+    assert not runs_of([0.95]).agree_with(stored)
+    assert not runs_of([0.8, 0.6]).agree_with(stored)
+
+
+def test_runs_with_other_settings_are_not_compared(pets):
+    stored = compare({"a": Trained(1e-3, 1)}, pets, sizes=[20], seeds=[0, 1], bar=False)
+    other = compare({"a": Trained(1e-2, 1)}, pets, sizes=[20], seeds=[0], bar=False)
+    with pytest.raises(ValueError, match=r"lr=0\.01.*was.*lr=0\.001"):
+        other.agree_with(stored)
+
+
+def test_a_winner_is_named_with_what_is_not_clearly_worse():
+    runs = runs_of([0.8, 0.82, 0.81], "a") + runs_of([0.79, 0.83, 0.8], "b") + runs_of([0.5, 0.52, 0.51], "c")
+    assert runs.winners() == {"toypets": {20: ["a", "b"]}}
+
+
+def test_comparing_never_reads_the_test_set(pets, monkeypatch):
+    reads = []
+    usual = tl.data.ImageSet.__getitem__
+    monkeypatch.setattr(
+        tl.data.ImageSet, "__getitem__", lambda self, i: reads.append(self.sources[i]) or usual(self, i)
+    )
+    probe = Probe(tl.models.create("tl_resnet"))
+    runs = compare({"frozen": probe, "fine-tuned": Trained(1e-3, 1)}, pets, sizes=[20], seeds=[0, 1], bar=False)
+    assert len(runs.rows) == 4
+    assert not set(reads) & set(pets.test.sources)
+    assert {row["data"] for row in runs.rows} == {"toypets"}
+
+
+def test_a_probe_learns_from_the_images_that_take_chooses(pets):
+    model = tl.models.create("tl_resnet")
+    few = pets.plain().take(train=20, seed=3)
+    probe = tl.features.fit_probe(tl.features.extract(model, few.train, cache=False), seed=3)
+    by_hand = probe.evaluate(tl.features.extract(model, few.val, cache=False))
+    assert torch.allclose(Probe(model)(pets, 20, 3).logits, by_hand.logits, atol=1e-4)
+
+
+def test_training_goes_through_the_images_as_often_as_said(pets, monkeypatch):
+    seen = []
+    usual = experiments.fit
+    monkeypatch.setattr(
+        experiments, "fit", lambda m, d, o, **k: seen.append((len(d.train), k["epochs"])) or usual(m, d, o, **k)
+    )
+    way = Trained(1e-3, passes=3, start=lambda model, splits: tl.models.freeze(model), weights=None)
+    model, few = way.fit(pets, 20, 0)
+    assert seen == [(6, 1)]  # 3 passes of 2 batches
+    assert len(few.train) == 20
+    again, _ = way.fit(pets, 20, 0)
+    assert all(a.equal(b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_function_of_the_readers_is_a_way_and_may_measure_twice(pets):
+    def constant(splits, images, seed):
+        few = splits.take(train=images, seed=seed)
+        answer = Evaluation(
+            few.val.labels, torch.nn.functional.one_hot(torch.zeros(len(few.val), dtype=int), 2).float()
+        )
+        return {splits.name: answer, "elsewhere": answer}
+
+    runs = compare({"cats": constant}, pets, sizes=[20, 30], seeds=[0], bar=False)
+    assert [(r["data"], r["images"], r["accuracy"]) for r in runs.rows] == [
+        (data, n, 0.5) for n in (20, 30) for data in ("toypets", "elsewhere")
+    ]
+    with pytest.raises(ValueError, match="returned float"):
+        compare({"cats": lambda *given: 0.5}, pets, sizes=[20], seeds=[0], bar=False)
+    for nothing in ({"sizes": []}, {"seeds": []}):
+        with pytest.raises(ValueError, match="Nothing to compare"):
+            compare({"cats": constant}, pets, **{"sizes": [20], "seeds": [0], "bar": False} | nothing)
+
+
+def test_stored_runs_come_back_with_when_and_how(pets, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "STORED", tmp_path)
+    ways = {"frozen": Trained(1e-3, 1)}
+    first = runs_of([0.5, 0.6])
+    experiments.add("small", first, ways)
+    experiments.add("small", runs_of([0.7], data="digits"), ways)
+    experiments.add("small", runs_of([0.8, 0.9]), ways)  # instead of those of its set
+    stored = experiments.stored("small")
+    assert stored.only(data="toypets").accuracies("frozen") == {0: 0.8, 1: 0.9}
+    assert stored.only(data="digits").accuracies("frozen") == {0: 0.7}
+    made = stored.about["toypets"]
+    assert made["ways"]["frozen"].startswith("Trained(lr=0.001, passes=1")
+    assert {"date", "torch", "torchvision", "timm", "machine"} <= made.keys()
+    json.loads((tmp_path / "small.json").read_text())
+    with pytest.raises(ValueError, match="Choose among small"):
+        experiments.stored("large")
+
+
+@pytest.mark.parametrize("file", sorted(experiments.STORED.glob("*.json")), ids=lambda file: file.stem)
+def test_what_the_package_carries_is_whole(file):
+    runs = experiments.stored(file.stem)
+    groups = {(row["data"], row["way"], row["images"]) for row in runs.rows}
+    for data, way, images in groups:
+        accuracies = runs.only(data=data).accuracies(way, images)
+        assert len(accuracies) >= 5
+        assert all(0 <= value <= 1 for value in accuracies.values())
+        assert way in runs.about[data]["ways"]
+    assert file.stat().st_size < 100_000

@@ -1,0 +1,251 @@
+"""Guesses are asked where somebody reads; checks take right answers in any form and refuse each usual wrong one."""
+
+import copy
+import math
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import tlcourse as tl
+from tlcourse.lessons import checks, guesses
+from tlcourse.lessons.steps import STEPS_OF_LESSONS
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """Somebody reads: neither a test nor an unattended run."""
+    for name in ("TLCOURSE_UNATTENDED", "PYTEST_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(guesses, "_CHOSEN", {})
+
+
+def test_a_guess_is_one_line_outside_a_notebook(reader, capsys):
+    guess = tl.guess("How many?", ["none", "all"])
+    assert capsys.readouterr().out == "Guess: How many? (none / all)\n"
+    guess.compare("all of them")
+    assert capsys.readouterr().out == "the result: all of them\n"
+
+
+@pytest.mark.parametrize("name", ["TLCOURSE_UNATTENDED", "PYTEST_VERSION"])
+def test_a_guess_is_silent_where_nobody_reads(reader, monkeypatch, capsys, name):
+    monkeypatch.setenv(name, "1")
+    tl.guess("How many?", ["none", "all"])
+    assert capsys.readouterr().out == ""
+
+
+def test_buttons_keep_the_guess_when_a_cell_runs_again(reader, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(guesses, "_in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    guess = tl.guess("How many <b>?", ["none", "all"])
+    title, row = shown[0].children
+    assert "How many &lt;b&gt;?" in title.value
+    assert row.value is None
+    assert guess.answer is None
+    row.value = "all"
+    assert tl.guess("How many <b>?", ["none", "all"]).answer == "all"
+    assert shown[1].children[1].value == "all"
+    guess.compare("none")
+    out = capsys.readouterr().out
+    assert out == "your guess: all\nthe result: none\n"  # side by side, and no judgement
+
+
+@pytest.mark.parametrize("choices", [[], ["one"], ["same", "same"]])
+def test_a_guess_needs_choices(choices):
+    with pytest.raises(ValueError, match="at least two choices"):
+        tl.guess("How many?", choices)
+
+
+def resnet18(classes=5):
+    model = torchvision.models.resnet18(weights=None).requires_grad_(False)
+    model.fc = nn.Linear(512, classes)
+    return model
+
+
+def with_dropout():
+    model = torchvision.models.resnet18(weights=None).requires_grad_(False)
+    model.fc = nn.Sequential(nn.Dropout(0.2), nn.Linear(512, 5))
+    return model
+
+
+def frozen_after():
+    return resnet18().requires_grad_(False)
+
+
+def one_layer_left():
+    model = resnet18()
+    model.layer4[1].bn2.weight.requires_grad_(True)
+    return model
+
+
+def by_parameters(model):
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def batch_norms_alone(model):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
+
+
+def everything_in_training_mode(model):
+    model.train()
+
+
+def all_batch_norms(model):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def also_freezes(model):
+    by_parameters(model)
+    model.requires_grad_(False)
+
+
+def stops(model):
+    return model.no_such_thing
+
+
+def groups(rates=(1e-3, 1e-4, 1e-5), leave_out="", foreign=False):
+    model = torchvision.models.resnet18(weights=None)
+    own = copy.deepcopy(model) if foreign else model
+    found = {"fc.": [], "layer4.": [], "": []}
+    for name, parameter in own.named_parameters():
+        if not (leave_out and name.startswith(leave_out)):
+            found[next(key for key in found if name.startswith(key))].append(parameter)
+    return model, torch.optim.AdamW([{"params": p, "lr": r} for p, r in zip(found.values(), rates, strict=True)])
+
+
+def one_group_a_tensor():
+    model = torchvision.models.resnet18(weights=None)
+    rate = {"fc": 1e-3, "layer4": 1e-4}
+    named = model.named_parameters()
+    return model, torch.optim.SGD([{"params": [p], "lr": rate.get(n.split(".")[0], 1e-5)} for n, p in named])
+
+
+def warmup(first=10, last=100, start=1):
+    def factor(step):
+        if step < first:
+            return (step + start) / first
+        return (1 + math.cos(math.pi * (step - first) / (last - first))) / 2
+
+    return factor
+
+
+def hooked(model, images, remove=True, layer="layer2", mean=(2, 3)):
+    rows = []
+    hook = getattr(model, layer).register_forward_hook(lambda m, i, output: rows.append(output.mean(mean)))
+    with torch.no_grad():
+        model(images)
+    if remove:
+        hook.remove()
+    return rows[0]
+
+
+def in_pieces(model, images):
+    x = model.maxpool(model.act1(model.bn1(model.conv1(images))))
+    return model.layer2(model.layer1(x)).flatten(2).mean(2)
+
+
+RIGHT = {
+    "0/set": ["validation", "val", " Validation set "],
+    "3.1/hook": [hooked, in_pieces],
+    "3.2/freeze": [resnet18(), with_dropout(), tl.models.freeze(timm.create_model("resnet18", num_classes=5))],
+    "3.2/training-mode": [by_parameters, batch_norms_alone, tl.models.train_mode],
+    "3.3/groups": [groups(), one_group_a_tensor()],
+    "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
+}
+WRONG = {
+    "0/set": [("training", "by heart"), ("test", "end of a project"), (7, "none of the three")],
+    "3.1/hook": [
+        (lambda model, images: hooked(model, images, remove=False), "hook is left"),
+        (lambda model, images: hooked(model, images, layer="layer3"), "asked for"),
+        (lambda model, images: hooked(model, images, mean=(0, 2)), "asked for"),
+        (lambda model, images: hooked(model, images) * 2, "numbers are not"),
+        (lambda model, images: None, "NoneType"),
+        (torch.zeros(4, 64), "Give a function"),
+    ],
+    "3.2/freeze": [
+        (resnet18(2), "gives 2 scores"),
+        (frozen_after(), "frozen: freeze first"),
+        (one_layer_left(), "layer4.1.bn2.weight"),
+        (torchvision.models.resnet18(weights=None, num_classes=5), "still train"),
+        (torchvision.models.resnet34(weights=None, num_classes=5), "two in each"),
+        ("resnet18", "Give the ResNet-18 itself"),
+    ],
+    "3.2/training-mode": [
+        (everything_in_training_mode, "would still update its statistics"),
+        (all_batch_norms, "layer4.0.bn1 trains too"),
+        (nn.Module.eval, "Start with"),
+        (also_freezes, "changes what is frozen"),
+        (stops, "no_such_thing"),
+        (resnet18(), "Give a function"),
+    ],
+    "3.3/groups": [
+        (groups(rates=(1e-3, 1e-3, 1e-5)), "layer4"),
+        (groups(rates=(1e-3, 1e-4, 1e-4)), "conv1.weight"),
+        (groups(leave_out="bn1"), "in no group"),
+        (groups(leave_out="layer2"), "would not train"),
+        (groups(foreign=True), "not one of"),
+        ((resnet18(), [{"params": []}]), "Give the optimizer"),
+    ],
+    "3.3b/warmup": [
+        (warmup(start=0), "at step 0"),
+        (warmup(first=11), "at step 0"),
+        (warmup(last=90), "at step 11"),
+        (lambda step: min(1.0, (step + 1) / 10), "at step 11"),
+        (lambda step: None, "None"),
+        (0.1, "Give a function"),
+        (lambda step: 1 / step, "ZeroDivisionError"),
+    ],
+}
+
+
+def test_every_step_of_the_lessons_is_tried():
+    assert set(RIGHT) == set(WRONG) == set(STEPS_OF_LESSONS)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_no_answer_is_not_yet(name):
+    for answer in (..., None):
+        assert tl.check(name, answer).outcome == "not yet"
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in RIGHT.items() for a in answers])
+def test_right_answers_are_right_whatever_their_form(name, answer):
+    verdict = tl.check(name, answer)
+    assert verdict.outcome == "right", verdict
+    assert len(verdict.message) > 40
+
+
+@pytest.mark.parametrize(("name", "answer", "reason"), [(n, *pair) for n, pairs in WRONG.items() for pair in pairs])
+def test_wrong_answers_are_refused_with_their_reason(name, answer, reason):
+    verdict = tl.check(name, answer)
+    assert verdict.outcome == "not right"
+    assert reason in verdict.message
+
+
+def test_an_error_in_the_readers_code_names_its_line():
+    namespace = {}
+    exec(compile("def answer(step):\n    return steps\n", "<cell>", "exec"), namespace)
+    verdict = tl.check("3.3b/warmup", namespace["answer"])
+    assert "line 2" in verdict.message
+    assert "name 'steps' is not defined" in verdict.message
+
+
+def test_a_verdict_is_text_and_a_box():
+    verdict = checks.Verdict("not right", "a <b> is missing")
+    assert str(verdict) == "not right: a <b> is missing"
+    assert "a &lt;b&gt; is missing" in verdict._repr_html_()
+    with pytest.raises(ValueError, match=r"3\.2/freeze"):
+        tl.check("9.9/none", 1)

@@ -1,0 +1,61 @@
+"""The reader's predictions, set beside what a cell then measures."""
+
+import html
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_CHOSEN: dict[str, str] = {}  # question -> answer: a cell that runs again keeps the reader's guess
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A question and its choices; `answer` is what the reader chose, or None."""
+
+    question: str
+    choices: tuple[str, ...]
+
+    @property
+    def answer(self) -> str | None:
+        """What the reader chose."""
+        return _CHOSEN.get(self.question)
+
+    def compare(self, result: object) -> None:
+        """Print the guess, if there is one, beside the result."""
+        guessed = "" if self.answer is None else f"your guess: {self.answer}\n"
+        print(f"{guessed}the result: {result}")
+
+
+def guess(question: str, choices: Sequence[str]) -> Guess:
+    """Ask the reader for a prediction: a row of buttons in a notebook, a line of text elsewhere.
+
+    Nothing is shown where nobody can answer: in `tlcourse run`, in the build, and in tests.
+
+    Raises:
+        ValueError: there are fewer than two choices, or two are the same.
+    """
+    asked = Guess(question, tuple(map(str, choices)))
+    if len(set(asked.choices)) < max(2, len(asked.choices)):
+        raise ValueError(f"guess() needs at least two choices, all different, not {list(choices)}.")
+    if _somebody_reads():
+        _buttons(asked) if _in_notebook() else print(f"Guess: {question} ({' / '.join(asked.choices)})")
+    return asked
+
+
+def _somebody_reads() -> bool:
+    return not any(name in os.environ for name in ("TLCOURSE_UNATTENDED", "PYTEST_VERSION"))
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")
+
+
+def _buttons(asked: Guess) -> None:
+    import ipywidgets
+    from IPython.display import display
+
+    row = ipywidgets.ToggleButtons(options=asked.choices, value=asked.answer, style={"button_width": "auto"})
+    row.observe(lambda change: _CHOSEN.__setitem__(asked.question, change["new"]), "value")
+    display(ipywidgets.VBox([ipywidgets.HTML(f"<b>Your guess:</b> {html.escape(asked.question)}"), row]))

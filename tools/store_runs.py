@@ -1,0 +1,146 @@
+"""Make the runs that the package carries, for comparisons that take too long to repeat in a lesson.
+
+    python tools/store_runs.py map            all of its image sets; about an hour on two cores
+    python tools/store_runs.py fine_tuning    or schedules: some ten minutes each
+    python tools/store_runs.py map toypets    one image set, added to those that are there
+
+Learning rates are chosen for each way by the validation accuracy of other seeds, and stored with the runs. The test
+sets are not read. Writes tlcourse/lessons/runs/NAME.json after every image set.
+"""
+
+import argparse
+from dataclasses import dataclass, field, replace
+
+import torch
+
+import tlcourse as tl
+from tlcourse.evaluation import Evaluation
+from tlcourse.lessons import experiments
+from tlcourse.lessons.experiments import Probe, Trained
+from tlcourse.runtime import best_precision
+
+SEEDS = tuple(range(1000, 1005))  # others than the lessons' own
+TUNING_SEEDS = (2000, 2001)
+RATES = (3e-4, 1e-3, 3e-3)
+TUNED_AT = 80  # training images
+MAP_SETS = {
+    "toypets": (20, 80, 320, 800),
+    "toypets-silhouette": (20, 80),
+    "landuse": (20, 80, 320),
+    "surfaces": (20, 80, 320),
+    "radiographs": (20, 80, 320),
+    "digits": (20, 80, 320),
+}
+
+
+def transfer_map(name):
+    """From scratch, frozen, fine-tuned: the same images of one set."""
+    backbone = tl.models.create("tl_resnet").to(tl.get_runtime().device)
+    splits = tl.data.load(name, model=backbone)
+    ways = {
+        "scratch": Trained(lr=RATES[0], passes=30, weights=None),
+        "frozen": Probe(backbone),
+        "fine-tuned": Trained(lr=RATES[0], passes=15, layer_decay=0.7),
+    }
+    return splits, ways, MAP_SETS[name]
+
+
+def fine_tuning(name):
+    """Ways to fine-tune, measured at home and on styles that nobody trained on."""
+    backbone = tl.models.create("tl_resnet").to(tl.get_runtime().device)
+    splits = tl.data.load(name, model=backbone)
+    all_layers = Trained(lr=RATES[0], passes=15)
+    ways = {
+        "frozen": Probe(backbone),
+        "fine-tuned": all_layers,
+        "lower rates below": replace(all_layers, layer_decay=0.7),
+        "head first": replace(all_layers, start=head_first),
+        "last stage alone": replace(all_layers, start=last_stage_alone),
+        "statistics kept": replace(all_layers, start=keep_statistics),
+    }
+    return splits, ways, (100,)
+
+
+def head_first(model, splits):
+    """Start with a probe as the head."""
+    tl.features.put_into_head(model, tl.features.fit_probe(tl.features.extract(model, splits.plain().train)))
+
+
+def last_stage_alone(model, splits):
+    """Train the last stage and the head."""
+    tl.models.unfreeze_from(model, tl.models.stages(model)[-2].name)
+
+
+def keep_statistics(model, splits):
+    """Freeze the batch norms, which keeps their statistics."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.requires_grad_(False)
+
+
+def schedules(name):
+    """Schedules for the same fine-tuning."""
+    splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
+    ways = {kind: Trained(lr=RATES[0], passes=15, layer_decay=0.7, schedule=kind) for kind in experiments.SCHEDULES}
+    return splits, ways, (100,)
+
+
+EXPERIMENTS = {
+    "map": (transfer_map, tuple(MAP_SETS), SEEDS),
+    "fine_tuning": (fine_tuning, ("toypets",), tuple(range(1000, 1010))),
+    "schedules": (schedules, ("toypets",), tuple(range(1000, 1010))),
+}
+STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
+
+
+@dataclass(frozen=True)
+class AlsoOnStyles:
+    """A way that is measured at home and on all images of the other styles."""
+
+    way: Trained
+    styles: tuple = field(repr=False)
+
+    def __call__(self, splits, images, seed):
+        """Train once, measure twice."""
+        model, few = self.way.fit(splits, images, seed)
+        precision = best_precision(tl.get_runtime().device)
+        home = tl.train.evaluate(model, few.loaders().val, precision=precision)
+        away = [
+            tl.train.evaluate(model, loader, precision=precision) for style in self.styles for loader in style.loaders()
+        ]
+        unseen = Evaluation(torch.cat([e.labels for e in away]), torch.cat([e.logits for e in away]))
+        return {splits.name: home, "unseen styles": unseen}
+
+
+def tuned(way, splits, seeds=TUNING_SEEDS):
+    """Return a way with the rate that is best on the validation set; a probe chooses its penalty by itself."""
+    if not isinstance(way, Trained):
+        return way
+    ways = {str(rate): replace(way, lr=rate) for rate in RATES}
+    runs = experiments.compare(ways, splits, sizes=[TUNED_AT], seeds=seeds, bar=False)
+    means = {name: sum(runs.accuracies(name).values()) for name in ways}
+    print(f"{splits.name}, {experiments.describe(way)}:", {name: round(m / len(seeds), 3) for name, m in means.items()})
+    return ways[max(means, key=means.get)]
+
+
+def main():
+    """Make the runs of an experiment, image set by image set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("sets", nargs="*", help="image sets (default: all)")
+    options = parser.parse_args()
+    tl.setup("mini")
+    make, sets, seeds = EXPERIMENTS[options.experiment]
+    for name in options.sets or sets:
+        splits, ways, sizes = make(name)
+        ways = {way: tuned(function, splits) for way, function in ways.items()}
+        if options.experiment == "fine_tuning":
+            styles = tuple(tl.data.load(style).for_model(tl.models.create("tl_resnet")).plain() for style in STYLES)
+            ways = {w: AlsoOnStyles(f, styles) if isinstance(f, Trained) else f for w, f in ways.items()}
+        runs = experiments.compare(ways, splits, sizes=sizes, seeds=seeds, bar=False)
+        print(name, runs, sep="\n", flush=True)
+        print("kept in", experiments.add(options.experiment, runs, ways).name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
