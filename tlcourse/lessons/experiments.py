@@ -184,12 +184,11 @@ class _Passes:
             yield from self.loader
 
 
-def describe(way: Way) -> str:
-    """Return a way's settings as text, functions by their names."""
+def describe(way: Any) -> str:
+    """Return a way's settings as text: fields of a dataclass, functions by their names."""
     if not is_dataclass(way):
-        return getattr(way, "__name__", type(way).__name__)
-    values = {f.name: getattr(way, f.name) for f in fields(way) if f.repr}
-    shown = (f"{name}={getattr(value, '__name__', None) or repr(value)}" for name, value in values.items())
+        return getattr(way, "__name__", None) or repr(way)
+    shown = (f"{f.name}={describe(getattr(way, f.name))}" for f in fields(way) if f.repr)
     return f"{type(way).__name__}({', '.join(shown)})"
 
 

@@ -6,7 +6,7 @@ import torch
 from matplotlib.axes import Axes
 
 from tlcourse.models import NO_DECAY
-from tlcourse.plots.style import ALL_COLOURS, COLOURS, GREY, OTHERS, end_label, new_figure
+from tlcourse.plots.style import BLACK, GREY, OTHERS, end_label, new_figure
 from tlcourse.train import History, RangeTest
 
 FEW = 40  # steps: with more, stairs are too fine to be seen as such
@@ -20,7 +20,7 @@ def learning_curves(history: History, *, title: str = "") -> None:
     epochs = history.column("epoch")
     with new_figure(8, 2.9, title=title, ncols=2) as ((loss, accuracy),):
         for ax, kind, unit in ((loss, "loss", "cross-entropy (nats)"), (accuracy, "accuracy", "accuracy")):
-            for part, name, shade in (("train", "training", GREY), ("val", "validation", COLOURS["frozen"])):
+            for part, name, shade in (("train", "training", GREY), ("val", "validation", BLACK)):
                 values = history.column(f"{part}_{kind}")
                 ax.plot(epochs, values, "o-", ms=3, color=shade)
                 end_label(ax, epochs[-1], values[-1], name, shade)
@@ -43,7 +43,7 @@ def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str
     low, high = min(rates.values()), max(rates.values())
     with new_figure(6.4, 0.3 * len(rates) + 1.1, title=title) as ((ax,),):
         for i, rate in enumerate(rates.values()):
-            shade = COLOURS["fine-tuned"] if i < len(rates) - 1 else OTHERS[1]
+            shade = GREY if i < len(rates) - 1 else OTHERS[1]
             ax.hlines(i, low / 2, rate, color=shade, lw=1.2)
             ax.plot(rate, i, "o", color=shade, ms=6)
             ax.annotate(f"{rate:.1e}", (rate, i), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
@@ -76,7 +76,7 @@ def schedules(curves: Mapping[str, torch.Tensor], *, unit: str = "step", title: 
     logarithmic = any(top.max() > 10 * top[top > 0].min() for top in tops if (top > 0).any())
     with new_figure(6.4, 3.4, title=title) as ((ax,),):
         for i, (name, table) in enumerate(tables.items()):
-            shade, main = ALL_COLOURS[i % len(ALL_COLOURS)], int(table.amax(0).argmax())
+            shade, main = OTHERS[i % len(OTHERS)], int(table.amax(0).argmax())
             if logarithmic:
                 table = table.where(table > 0, torch.nan)  # a rate of 0 is below every logarithmic axis
             drawn = "steps-post" if len(table) <= FEW else "default"
@@ -99,7 +99,7 @@ def range_test(result: RangeTest, *, title: str = "") -> None:
     note = "the loss did not fall: no suggestion"
     with new_figure(6.4, 3.4, title=title) as ((ax,),):
         ax.plot(result.rates, result.losses, ".", ms=4, color=GREY, alpha=0.6)
-        ax.plot(result.rates, result.smoothed, color=COLOURS["frozen"], lw=1.8)
+        ax.plot(result.rates, result.smoothed, color=BLACK, lw=1.8)
         if high > start + 2 * (start - low):  # one loss of a hundred at the end would press all others flat
             ax.set_ylim(low - 0.08 * (start - low), start + max(start - low, 0.1 * start))
         if result.suggestion is not None:

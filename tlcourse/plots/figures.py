@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from tlcourse.evaluation import Evaluation, mean_and_error
-from tlcourse.plots.style import ALL_COLOURS, GREY, colour, end_label, new_figure
+from tlcourse.plots.style import COLOURS, GREY, OTHERS, colour, end_label, new_figure
 
 MARKERS = "o^sDvPX"
 
@@ -126,7 +126,7 @@ def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
     with new_figure(6.4, 0.45 * len(values) + 1, title=title) as ((ax,),):
         for i, (name, measured) in enumerate(values.items()):
             mean, error = mean_and_error(measured) if len(measured) > 1 else (measured[0], 0)
-            ax.barh(i, mean, xerr=error or None, color=colour(name, i), height=0.6, capsize=3)
+            ax.barh(i, mean, xerr=error or None, color=COLOURS.get(name, GREY), height=0.6, capsize=3)
             end = (mean + error, i)
             ax.annotate(f"{mean:,.{digits}f}", end, xytext=(5, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(values)), list(values))
@@ -141,7 +141,7 @@ def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, fl
     """
     with new_figure(6.4, 3.8, title=title) as ((ax,),):
         for i, (name, by_stage) in enumerate(profile.items()):
-            shade, marker = ALL_COLOURS[i % len(ALL_COLOURS)], MARKERS[i % len(MARKERS)]
+            shade, marker = OTHERS[i % len(OTHERS)], MARKERS[i % len(MARKERS)]
             values = [(accuracy - chance[name]) / (1 - chance[name]) for accuracy in by_stage.values()]
             ax.plot(values, marker=marker, ms=4, color=shade)
             end_label(ax, len(values) - 1, values[-1], name, shade)

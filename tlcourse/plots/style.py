@@ -8,11 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which people with any common kind of colour vision can tell apart. An approach has the same
-# colour in every figure.
+# Okabe and Ito's palette, which people with any common kind of colour vision can tell apart. A way of learning has the
+# same colour in every figure, and nothing else has it.
 COLOURS = {"scratch": "#D55E00", "frozen": "#0072B2", "fine-tuned": "#009E73"}
-OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
-ALL_COLOURS = (*COLOURS.values(), *OTHERS)
+BLACK = "#000000"
+OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", BLACK)
 GREY = "#767676"
 STYLE = {
     "figure.dpi": 110,

@@ -1,0 +1,415 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3.3 Fine-tuning
+#
+# In the lesson before, the backbone stayed as it was. Now you train it, too: all of it, or stage by stage, with lower
+# learning rates where the features are general.
+#
+# **You will be able to** give each stage its own learning rate, unfreeze a network in phases without losing the
+# optimizer's memory, decide what happens to batch norm, and measure what a network forgets.
+#
+# **Time:** about 25 minutes to read, one minute to run. **Builds on** 3.2.
+
+# %%
+BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
+WEIGHTS = "default"  # or a file
+DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
+LIMIT = None  # or a number of training images, to make `full` quick
+MINI = runtime.profile == "mini"
+
+backbone = tl.models.create(BACKBONE, weights=WEIGHTS).to(runtime.device)
+pets = tl.data.load(DATA, model=backbone, train=LIMIT)
+guess = tl.guess(
+    "A hundred training images, millions of parameters: "
+    "is it better to train all layers, or the head alone?",
+    ["the head alone", "no difference", "all layers"],
+)
+
+# %% [markdown]
+# ## A first result
+#
+# **Fine-tuning** starts from the pre-trained weights and trains them further. What is studied here is how much of the
+# network trains. The highest learning rate was tuned for each way on the validation set, with other seeds. Images,
+# schedule and number of passes are fixed. Dots are stored runs, diamonds are runs that your machine makes now.
+
+# %% tags=["nbval-ignore-output"]
+ways = {
+    "frozen": tl.experiments.Probe(backbone),
+    "fine-tuned": tl.experiments.Trained(
+        lr=0.001, passes=15, weights=WEIGHTS, model=BACKBONE
+    ),
+}
+seeds = runtime.seeds(1 if MINI else 5)
+live = tl.experiments.compare(ways, pets, sizes=[100], seeds=seeds)
+stored = tl.experiments.stored("fine_tuning") if MINI else live
+home = stored.only(data=pets.name)
+(home.only(way="frozen") + home.only(way="fine-tuned")).plot(
+    live=live, title="Training all layers beats training the head alone"
+)
+
+# %% tags=["nbval-ignore-output"]
+gain = home.difference("fine-tuned", "frozen")
+guess.compare(f"all layers minus head alone {gain}")
+tl.claim(
+    "on these images, training all layers is better",
+    gain.mean > gain.margin,
+)
+if MINI:
+    agree = live.agree_with(stored)
+    tl.claim("the run of this machine agrees with the stored ones", agree)
+
+# %% [markdown]
+# ## Which layer at which rate
+#
+# Early stages hold edges and colours that serve many tasks. To change them less, let the rate fall from the head
+# towards the input:
+#
+# $$\mathrm{lr}_i = \mathrm{lr} \cdot \gamma^{\,n-i}$$
+#
+# Stage $i$ of $n$ has the rate $\mathrm{lr}_i$. The head is stage $n$ and has the full rate $\mathrm{lr}$; the decay $\gamma$ is at most
+# one. These are **discriminative learning rates**. In PyTorch, an optimizer takes a list of groups, each with a rate.
+
+# %%
+import torch
+
+GAMMA = 0.7
+model = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
+model.to(runtime.device)
+parts = tl.models.stages(model)
+groups = []
+for i, part in enumerate(parts, start=1):
+    rate = 0.001 * GAMMA ** (len(parts) - i)
+    groups.append({"params": list(part.parameters.values()), "lr": rate})
+optimizer = torch.optim.AdamW(groups)
+
+same = tl.models.param_groups(model, 0.001, layer_decay=GAMMA)
+tl.plots.learning_rates(
+    same, title="The rate falls from the head to the stem"
+)
+rates = [[group["lr"] for group in kind] for kind in (groups, same)]
+tl.claim(
+    "`tl.models.param_groups` gives the same rates", rates[0] == rates[1]
+)
+
+# %% tags=["nbval-ignore-output"]
+if MINI:
+    print("lower rates below, minus one rate for all layers:")
+    print(home.difference("lower rates below", "fine-tuned"))
+    print("last stage and head, minus all layers:")
+    print(home.difference("last stage alone", "fine-tuned"))
+
+# %% [markdown]
+# Read what is printed: a difference that lies within its margin is not a difference that these runs can show.
+#
+# ### Your turn
+#
+# Make an AdamW optimizer for the ResNet-18 below: the head at a rate of `1e-3`, `layer4` at `1e-4`, everything else at
+# `1e-5`. Each parameter belongs to one group.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# rates = {"fc.": 1e-3, "layer4.": 1e-4, "": 1e-5}
+# groups = {key: [] for key in rates}
+# for name, parameter in resnet18.named_parameters():
+#     key = next(key for key in rates if name.startswith(key))
+#     groups[key].append(parameter)
+# answer = torch.optim.AdamW(
+#     [{"params": groups[key], "lr": rate} for key, rate in rates.items()]
+# )
+# ```
+# </details>
+
+# %%
+import torchvision
+
+resnet18 = torchvision.models.resnet18(weights=None)
+answer = ...  # an optimizer
+tl.check("3.3/groups", answer if answer is ... else (resnet18, answer))
+
+# %% [markdown]
+# ## Example 3: unfreeze in phases
+#
+# Another way to be careful: train the head first, then the last stage with it, then more. A parameter is unfrozen by
+# its name, in PyTorch with `requires_grad_(True)` for each name that starts with `layer4`, or for a stage and all above
+# it with `tl.models.unfreeze_from`.
+
+# %%
+guess = tl.guess(
+    "ResNet-50, head and last stage unfrozen: what share of it trains?",
+    ["about a third", "about two thirds", "nine tenths"],
+)
+
+# %%
+CHAPTER = {"head": 4_098, "layer4": 7_102_466, "layer3": 14_172_610}
+network = tl.models.create("resnet50", 2, weights=None)
+total, counts = sum(p.numel() for p in network.parameters()), {}
+for stage, printed in CHAPTER.items():
+    tl.models.unfreeze_from(network, stage)
+    trains = [p.numel() for p in network.parameters() if p.requires_grad]
+    counts[stage] = sum(trains)
+    print(
+        f"from {stage:7} up: {counts[stage]:>10,}, chapter: {printed:>10,}"
+    )
+guess.compare(f"{counts['layer4'] / total:.0%}")
+tl.claim(
+    "the chapter's second number is that of layer3 and the head",
+    CHAPTER["layer4"]
+    == counts["layer3"] - counts["layer4"] + counts["head"],
+)
+
+# %% [markdown]
+# **From the chapter.** Only the head's count is right. The chapter's cell can't have printed the others: in its
+# `f"{7,102,466:,}"` the commas make a tuple, and formatting that is a `TypeError`.
+#
+# `tl.train.CHAPTER_PLAN` has the chapter's phases with their rates. `tl.train.fit_gradual` trains them in turn.
+
+# %% tags=["nbval-ignore-output"]
+from dataclasses import replace
+
+torch.manual_seed(runtime.seed)
+few = pets.take(train=100, val=100, seed=runtime.seed)
+phases = tl.train.plan(model, epochs=1 + MINI)
+if [part.name for part in parts][-3:] == ["layer3", "layer4", "head"]:
+    phases = [replace(phase, epochs=2) for phase in tl.train.CHAPTER_PLAN]
+optimizer = torch.optim.Adam(model.parameters())
+loaders = few.loaders(16, seed=runtime.seed)
+history = tl.train.fit_gradual(model, loaders, optimizer, phases)
+tl.plots.learning_curves(
+    history, title="Four phases, each with more to train"
+)
+
+# %% [markdown]
+# The loss may jump where a phase begins: layers that trained nothing so far take their first steps with an optimizer that
+# knows nothing about them. Lower rates or a short warm-up can make the jump smaller.
+#
+# ## The trap: unfrozen, and still not training
+#
+# You train the head. Then you unfreeze the last stage and go on with the optimizer that you have.
+
+# %%
+guess = tl.guess(
+    "The optimizer was built for the head. What changes in one more epoch?",
+    ["head and last stage", "the head alone", "the last stage alone"],
+)
+
+# %% tags=["nbval-ignore-output"]
+model = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
+model.to(runtime.device)
+tl.models.freeze(model)
+head = tl.models.head(model)
+optimizer = torch.optim.Adam(head.parameters(), lr=0.001)
+tl.train.fit(model, loaders, optimizer, epochs=1)
+
+last = parts[-2].name
+tl.models.unfreeze_from(model, last)
+before = {n: p.detach().clone() for n, p in model.named_parameters()}
+tl.train.fit(model, loaders, optimizer, epochs=1)
+moved = {n for n, p in model.named_parameters() if not p.equal(before[n])}
+guess.compare(f"{len(moved)} tensors, {', '.join(sorted(moved))}")
+report = tl.examine(model, optimizer)
+report
+
+# %% [markdown]
+# The **doctor** names it. There are two repairs: a new optimizer for everything that trains, as the chapter makes one in
+# each phase, or more groups for the old one. Adam keeps a running mean of each parameter's gradient, its **moments**.
+# A new optimizer starts without them.
+
+# %% tags=["nbval-ignore-output"]
+weight = head.weight if head.weight in optimizer.state else head.bias
+moments = optimizer.state[weight]["exp_avg"].clone()
+new = torch.optim.Adam(tl.models.param_groups(model, 0.001))
+tl.models.extend_optimizer(optimizer, model, 0.001, layer_decay=GAMMA)
+kept = optimizer.state[weight]["exp_avg"].equal(moments)
+tl.claim(
+    "`extend_optimizer` keeps the head's moments; a new optimizer has none",
+    kept and weight not in new.state,
+)
+tl.claim(
+    "the doctor finds it, and nothing of it after the repair",
+    bool(report.named("not-in-optimizer"))
+    and not tl.examine(model, optimizer).named("not-in-optimizer"),
+)
+
+# %% [markdown]
+# ## Does a good head first help?
+#
+# A new head is random, so its first gradients are said to be large and to spoil the backbone. The remedy is to fit a linear
+# probe, put it into the head, and then train all layers ([Kumar and others](https://arxiv.org/abs/2202.10054)). Measure
+# both parts of the argument: the gradient, and what the remedy gains.
+
+# %% tags=["nbval-ignore-output"]
+from torch import nn
+
+
+def backbone_gradient(model, images, labels):
+    """Return the length of the gradient of everything below the head."""
+    head = tl.models.head_name(model)
+    model.train().zero_grad()
+    nn.functional.cross_entropy(model(images), labels).backward()
+    below = [
+        p for n, p in model.named_parameters() if not n.startswith(head)
+    ]
+    return torch.stack([p.grad.norm() for p in below]).norm().item()
+
+
+# %% tags=["nbval-ignore-output"]
+plain = few.plain()
+batch = [b.to(runtime.device) for b in next(iter(plain.loaders().train))]
+model = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
+model.to(runtime.device)
+for kind in ("random", "probe"):
+    if kind == "probe":
+        probe = tl.features.fit_probe(
+            tl.features.extract(model, plain.train)
+        )
+        tl.features.put_into_head(model, probe)
+    length = tl.models.head(model).weight.norm().item()
+    first = backbone_gradient(model, *batch)
+    print(f"{kind:6} head: gradient {first:.2f}, its weights {length:.2f}")
+if MINI:
+    first = home.difference("head first", "fine-tuned")
+    print(f"accuracy, head first minus random head: {first}")
+
+# %% [markdown]
+# The gradient below the head is the error times the head's weights. A random head makes larger errors, but its weights are
+# small: compare the two lines before you believe the argument. And if the difference of the accuracies is within its
+# margin, these runs show no effect, and one smaller than the margin could not have been seen.
+#
+# ## Batch norm: keep the statistics, or let them move?
+#
+# In fine-tuning, batch norm normalises each training batch by that batch's own mean and variance, and its running
+# statistics follow the new images. With few images and small batches these are noisy. To keep them, freeze the batch
+# norms: `tl.train.fit` leaves what is frozen in evaluation mode.
+
+# %%
+guess = tl.guess(
+    "Keep the statistics, or let them follow the training images: "
+    "which is better on styles that were never trained on?",
+    ["keeping them", "no difference", "letting them move"],
+)
+
+# %% tags=["nbval-ignore-output"]
+if MINI:
+    away = stored.only(data="unseen styles")
+    there = away.difference("statistics kept", "fine-tuned")
+    found = "A" if there.clear else "No"
+    pair = away.only(way="statistics kept") + away.only(way="fine-tuned")
+    pair.plot(
+        measured="accuracy on unseen styles",
+        chance=0.5,
+        title=f"{found} clear difference on styles never trained on",
+    )
+    guess.compare(f"kept minus moving, unseen styles: {there}")
+    print(
+        "on the style of training:",
+        home.difference("statistics kept", "fine-tuned"),
+    )
+
+# %% [markdown]
+# All of these are stored runs, trained on toy pets with light and shade, and measured on toy pets as cartoons, line drawings
+# and silhouettes.
+#
+# ## What the network forgets
+#
+# A network that serves two tasks is fine-tuned for one of them. What happens to the other? Before, a head for four kinds
+# of land use sits on the pre-trained features. Then the backbone is fine-tuned on pets.
+
+# %%
+guess = tl.guess(
+    "How does the old head do after fine-tuning for pets?",
+    ["as before", "worse", "no better than guessing"],
+)
+
+# %% tags=["nbval-ignore-output"]
+land = tl.data.load("landuse", model=backbone, train=200).plain()
+old_x = tl.features.extract(backbone, land.train)
+head = tl.features.fit_probe(old_x)
+tuned, _ = ways["fine-tuned"].fit(pets, 100, runtime.seed)
+
+before = head.evaluate(tl.features.extract(backbone, land.val))
+after_val = tl.features.extract(tuned, land.val)
+after = head.evaluate(after_val)
+refit = tl.features.fit_probe(tl.features.extract(tuned, land.train))
+again = refit.evaluate(after_val)
+print(f"old head, old backbone:   {before}")
+print(f"old head, tuned backbone: {after}")
+print(f"new head, tuned backbone: {again}")
+guess.compare(f"from {before.accuracy:.2f} to {after.accuracy:.2f}")
+tl.claim(
+    "after fine-tuning, the head of the other task is worse",
+    after.accuracy < before.accuracy - 0.1,
+    f"{after.accuracy - before.accuracy:+.3f}",
+)
+
+# %% [markdown]
+# This is called **catastrophic forgetting**. A head that is fitted anew shows how much of it is only a shift of the
+# features, and how much is lost. Freezing forgets nothing.
+#
+# ## Your own images
+#
+# `tl.recipes.fine_tune` puts the parts together: a probe as the head, all layers, falling rates, one cycle. Set `FOLDER`
+# to a folder with one subfolder per class. The test set is read once, here.
+
+# %% tags=["nbval-ignore-output"]
+import tempfile
+from pathlib import Path
+
+FOLDER = None  # or "~/my-images"
+
+place = FOLDER or tl.data.export_folder(
+    pets.take(train=100, val=100, test=400),
+    Path(tempfile.mkdtemp()) / "my-pets",
+)
+mine = tl.data.from_folder(place, model=backbone)
+model = tl.models.create(BACKBONE, len(mine.classes), weights=WEIGHTS).to(
+    runtime.device
+)
+result = tl.recipes.fine_tune(model, mine, epochs=4, seed=runtime.seed)
+print(f"validation: {result.val}\ntest, once: {result.test}")
+
+file = Path("runs") / "my-model.safetensors"
+tl.predict.save_checkpoint(file, model, mine.classes)
+loaded, about = tl.predict.load_checkpoint(file)
+image = mine.test.sources[0]
+answer = tl.predict.predict_files(loaded, about["classes"], [image])[0]
+print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
+
+# %% [markdown]
+# ## Take-away
+#
+# - On these images, training all layers beats training the head alone, already with few images.
+# - Discriminative rates and phases change early stages less; whether that helps is measured, not assumed.
+# - What you unfreeze has to be in the optimizer: extend it, and check with the doctor.
+# - Fine-tuning forgets: a head of another task no longer fits.
+#
+# <details><summary>You unfreeze a stage, and its weights don't change. What is the first thing to look at?</summary>
+#
+# Whether the optimizer holds them. Setting `requires_grad` gives a parameter gradients, but only an optimizer changes it.
+# </details>
+#
+# <details><summary>Your loss jumps when a new phase starts. Is something broken?</summary>
+#
+# Usually not. New parameters take their first steps without moments, and batch norm may begin to move. Lower rates or a
+# warm-up can make the jump smaller.
+# </details>
+#
+# <details><summary>You fine-tune with two images per batch. What about batch norm?</summary>
+#
+# Statistics of two images are mostly noise. Freeze the batch norms, so that the pre-trained statistics are used.
+# </details>
+#
+# **Read on:** [Howard and Ruder, *ULMFiT*](https://arxiv.org/abs/1801.06146), for discriminative rates and gradual
+# unfreezing; [Kumar and others, *Fine-tuning can distort pretrained features*](https://arxiv.org/abs/2202.10054). Next:
+# 3.3b, learning rates over time.
