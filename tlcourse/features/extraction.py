@@ -64,13 +64,10 @@ def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: 
     return features
 
 
-def extract_splits(
-    model: nn.Module, splits: Splits, *, batch_size: int = 64, cache: bool | Path = True
-) -> FeatureSplits:
+def extract_splits(model: nn.Module, splits: Splits, *, cache: bool | Path = True) -> FeatureSplits:
     """Compute the features of all three sets, without augmentation."""
     plain = splits.plain()
-    parts = (plain.train, plain.val, plain.test)
-    return FeatureSplits(*(extract(model, part, batch_size=batch_size, cache=cache) for part in parts))
+    return FeatureSplits(*(extract(model, part, cache=cache) for part in (plain.train, plain.val, plain.test)))
 
 
 def is_random(dataset: Dataset) -> bool:
