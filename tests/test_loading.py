@@ -1,10 +1,12 @@
 """Images decoded once, augmentation from a table of random numbers, batches divided among processes."""
 
+import gc
 import os
 import random
 import shutil
 import threading
 import time
+import weakref
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -342,6 +344,8 @@ def test_large_images_are_kept_no_larger_than_crops_need():
     assert once(random_image(100, 300)).size == (300, 100), "never enlarged"
     assert once(random_image(1, 500)).size == (500, 1)
     assert split_transform(SMALL.training(scale=(0, 1))).once(random_image(400, 600)).size == (600, 400)
+    nearest = split_transform(Preprocessing(16, 20, interpolation="nearest").training())
+    assert nearest.once(random_image(400, 600)).size == (600, 400), "nearest shows pixels of the original"
 
 
 def test_transforming_a_batch_never_waits_for_the_device():
@@ -360,6 +364,17 @@ def test_a_device_gets_its_batches_ahead_of_time(monkeypatch):
     assert [labels.tolist() for _, labels in batches] == expected
     assert {images.device.type for images, _ in batches} == {"meta"}
     assert {labels.device.type for _, labels in batches} == {"cpu"}
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", 0), ("meta", 2)])
+def test_batches_are_not_prepared_further_ahead_than_that(device, ahead, monkeypatch):
+    started = []
+    start = PixelLoader._start
+    monkeypatch.setattr(PixelLoader, "_start", lambda *args: started.append(args[1]) or start(*args))
+    monkeypatch.setattr(runtime, "_current", replace(runtime.get_runtime(), device=torch.device(device)))
+    loader = splits().loaders(2).train
+    for number, _ in enumerate(loader, start=1):
+        assert len(started) == min(number + ahead, len(loader))
 
 
 # What decides
@@ -492,6 +507,26 @@ def test_generated_images_are_drawn_once_each(in_files):
     assert not in_files.exists(), "their key would need them drawn"
 
 
+def test_what_draws_remembered_images_stays_alive():
+    """Their key holds its address, which another function would get."""
+
+    def make(label, seed):
+        return np.full((30, 30, 3), seed, np.uint8)
+
+    def read(make):
+        images = data.ImageSet([Generated(make, "a", seed) for seed in range(5)], [0] * 5, ["a"])
+        list(data.Splits("drawn", images, images, images, ["a"], SMALL).loaders(8).val)
+
+    read(make)
+    alive = weakref.ref(make)
+    del make
+    gc.collect()
+    assert alive() is not None
+    pixel_cache.remembered.clear()
+    gc.collect()
+    assert alive() is None, "nothing else keeps it"
+
+
 def test_generated_images_that_fill_the_memory_are_drawn_each_time(monkeypatch):
     monkeypatch.setattr(pixel_cache, "MAX_GENERATED", 1000)
 
@@ -557,6 +592,8 @@ def damage(how, file):
         content = bytearray()
     elif how == "longer":
         content += b"x"
+    elif how == "gap":  # between the pixels and the lines of 24 bytes that describe them; all checksums fit
+        content[-24 * 23 - 16 : -24 * 23 - 16] = b"x"
     elif how == "another":
         content = bytearray(os.urandom(len(content)))
     else:
@@ -564,7 +601,7 @@ def damage(how, file):
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["shorter", "half", "empty", "longer", "another", "pixel", "index", "trailer"])
+@pytest.mark.parametrize("how", ["shorter", "half", "empty", "longer", "gap", "another", "pixel", "index", "trailer"])
 def test_a_damaged_file_is_made_anew(how, in_files, decoded):
     parts = splits()
     first = by_label(parts.loaders(4).train)
@@ -663,6 +700,16 @@ def test_sets_in_memory_are_forgotten_from_the_oldest_on(decoded, monkeypatch):
     list(parts[1].loaders(4).val)
     assert decoded.total() == 30
     list(parts[0].loaders(4).val)
+    assert decoded.total() == 40
+
+
+def test_the_set_that_was_read_last_is_kept(decoded, monkeypatch):
+    monkeypatch.setattr(pixel_cache, "MAX_REMEMBERED", 2 * 10 * 16 * 16 * 3)
+    parts = [splits(10, augmentation=None, preprocessing=Preprocessing(16, size)) for size in (16, 17, 18)]
+    for index in (0, 1, 0, 2, 0):
+        list(parts[index].loaders(4).val)
+    assert decoded.total() == 30
+    list(parts[1].loaders(4).val)
     assert decoded.total() == 40
 
 

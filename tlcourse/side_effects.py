@@ -3,7 +3,7 @@
 import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -74,12 +74,10 @@ def no_side_effects(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def input_hooks(modules: Iterable[nn.Module], function: Callable[[nn.Module, tuple[Any, ...]], None]) -> Iterator[None]:
     """Call `function(module, inputs)` before each forward pass of these modules, for as long as the context lasts."""
-    handles = [module.register_forward_pre_hook(function) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(function))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -7,24 +7,9 @@ from tlcourse.data.folders import from_folder
 from tlcourse.data.images import EXTENSIONS, ImageSet, find_unreadable, read_image
 from tlcourse.data.loading import make_loader, shard_loader
 from tlcourse.data.registry import catalog, load, synthetic_images
-from tlcourse.data.splits import Loaders, Splits, export_folder
+from tlcourse.data.splits import Loaders, Splits, export_folder, leaves_single
 
-__all__ = [
-    "EXTENSIONS",
-    "PART_NAMES",
-    "ImageSet",
-    "Loaders",
-    "Splits",
-    "catalog",
-    "duplicates",
-    "export_folder",
-    "find_duplicates",
-    "find_unreadable",
-    "folder_layout",
-    "from_folder",
-    "load",
-    "make_loader",
-    "read_image",
-    "shard_loader",
-    "synthetic_images",
-]
+__all__ = ["EXTENSIONS", "ImageSet", "find_unreadable", "read_image"]
+__all__ += ["Loaders", "Splits", "export_folder", "leaves_single", "make_loader", "shard_loader"]
+__all__ += ["catalog", "from_folder", "load", "synthetic_images"]
+__all__ += ["PART_NAMES", "duplicates", "find_duplicates", "folder_layout"]

@@ -28,6 +28,11 @@ class Loaders(NamedTuple):
     test: DataLoader
 
 
+def leaves_single(images: int, batch_size: int) -> bool:
+    """Say whether a last training batch of one image is left, which is dropped: batch norm cannot use it."""
+    return images > batch_size and images % batch_size == 1
+
+
 @dataclass(frozen=True, repr=False)
 class Splits:
     """The three parts of an image set: train to learn from, val to choose by, test to report once.
@@ -120,14 +125,13 @@ class Splits:
         A part whose transform `Preprocessing` did not make is read as PyTorch does it: each image decoded each time, in
         `workers` processes, images on the CPU, and without workers augmentation from the global random numbers.
         """
-        drop_single = len(self.train) > batch_size and len(self.train) % batch_size == 1
 
         def loader(images: ImageSet, size: int, **options: bool) -> DataLoader:
             # Each has its own generator: otherwise an evaluation would change the random numbers of the training.
             return make_loader(images, size, workers=workers, generator=torch.Generator().manual_seed(seed), **options)
 
         return Loaders(
-            loader(self.train, batch_size, shuffle=True, drop_last=drop_single),
+            loader(self.train, batch_size, shuffle=True, drop_last=leaves_single(len(self.train), batch_size)),
             loader(self.val, 2 * batch_size),
             loader(self.test, 2 * batch_size),
         )

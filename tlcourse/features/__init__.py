@@ -6,20 +6,7 @@ from tlcourse.features.extraction import Features, FeatureSplits, extract, extra
 from tlcourse.features.frozen_part import Precomputed, precompute
 from tlcourse.features.probe import Probe, fit_probe, put_into_head
 
-__all__ = [
-    "Cut",
-    "FeatureSplits",
-    "Features",
-    "Precomputed",
-    "Probe",
-    "depth_profile",
-    "domain_gap",
-    "extract",
-    "extract_splits",
-    "fit_probe",
-    "precompute",
-    "put_into_head",
-    "split_frozen",
-    "stage_features",
-    "stored_measurements",
-]
+__all__ = ["FeatureSplits", "Features", "extract", "extract_splits"]
+__all__ += ["Probe", "fit_probe", "put_into_head"]
+__all__ += ["Cut", "Precomputed", "precompute", "split_frozen"]
+__all__ += ["depth_profile", "domain_gap", "stage_features", "stored_measurements"]

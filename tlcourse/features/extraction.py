@@ -1,6 +1,7 @@
 """Each image's features: what the backbone computes and the head is given. Computed once, then read from the cache."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,17 +52,11 @@ def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: 
     Raises:
         ValueError: the data set is empty, or its transform is random.
     """
-    if is_random(dataset):
-        raise ValueError(
-            "Reading the same image twice gives two results, so its transform is random, and one draw would be "
-            "kept for good. Use the plain transform: `splits.plain()`."
-        )
+    refuse_random(dataset, "Use the plain transform: `splits.plain()`.")
     file = cache_file(cache, ".safetensors", model, dataset, without=[head(model)])
-    if file is not None and file.is_file():
-        try:
+    if file is not None:
+        with suppress(SafetensorError, KeyError, OSError):  # missing or damaged: compute it
             return Features(load_file(file)["x"], dataset.labels)
-        except (SafetensorError, KeyError, OSError):
-            file.unlink(missing_ok=True)  # damaged: compute it again
     features = _compute(model, dataset, batch_size)
     if file is not None:
         with atomic_write(file) as part:
@@ -69,13 +64,10 @@ def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: 
     return features
 
 
-def extract_splits(
-    model: nn.Module, splits: Splits, *, batch_size: int = 64, cache: bool | Path = True
-) -> FeatureSplits:
+def extract_splits(model: nn.Module, splits: Splits, *, cache: bool | Path = True) -> FeatureSplits:
     """Compute the features of all three sets, without augmentation."""
     plain = splits.plain()
-    parts = (plain.train, plain.val, plain.test)
-    return FeatureSplits(*(extract(model, part, batch_size=batch_size, cache=cache) for part in parts))
+    return FeatureSplits(*(extract(model, part, cache=cache) for part in (plain.train, plain.val, plain.test)))
 
 
 def is_random(dataset: Dataset) -> bool:
@@ -88,6 +80,15 @@ def is_random(dataset: Dataset) -> bool:
         raise ValueError("The data set is empty: there is nothing to compute features of.")
     few = range(min(3, len(dataset)))  # a random transform may leave one image as it is, hardly three
     return not all(torch.equal(dataset[i][0], dataset[i][0]) for i in few)
+
+
+def refuse_random(dataset: Dataset, advice: str) -> None:
+    """Raise a ValueError, with advice at its end, where reading an image twice gives two results."""
+    if is_random(dataset):
+        raise ValueError(
+            "Reading the same image twice gives two results, so its transform is random, and one draw would be "
+            f"kept for good. {advice}"
+        )
 
 
 @torch.no_grad()

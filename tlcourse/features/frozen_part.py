@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
-from tlcourse.data import ImageSet, Loaders, Splits, make_loader
+from tlcourse.data import ImageSet, Loaders, Splits, leaves_single, make_loader
 from tlcourse.evaluation import autocast, evaluation_mode
 from tlcourse.features.activations import ActivationLoader, Activations, ViewSampler
 from tlcourse.features.array_store import computed_once
 from tlcourse.features.cache_key import cache_file
 from tlcourse.features.cut import split_frozen
-from tlcourse.features.extraction import is_random
+from tlcourse.features.extraction import is_random, refuse_random
 from tlcourse.models import head_names, unwrap_model
 from tlcourse.side_effects import preserve_rng_state
 
@@ -40,7 +40,7 @@ class Precomputed:
         """
         images, generator = len(self.train.labels), torch.Generator().manual_seed(seed)
         sampler = ViewSampler(images, self.train.views, generator)
-        options = {"sampler": sampler, "drop_last": images > batch_size and images % batch_size == 1}
+        options = {"sampler": sampler, "drop_last": leaves_single(images, batch_size)}
         pinned = next(self.trainable_part.parameters()).device.type == "cuda"
         return Loaders(
             ActivationLoader(self.train, batch_size, generator=generator, pin_memory=pinned, **options),
@@ -121,16 +121,12 @@ class _Views:
 
     def check(self) -> None:
         """Raise a ValueError where the transform is random and must not be, or the other way round."""
-        random = is_random(self.images)
-        if self.views > 1 and not random:
+        if self.views == 1:
+            refuse_random(self.images, "Use a plain transform, or views=2 or more for the training set.")
+        elif not is_random(self.images):
             raise ValueError(
                 f"views={self.views}, and all views of an image are the same, because nothing augments it. "
                 "Give the splits an augmentation, or take views=1."
-            )
-        if self.views == 1 and random:
-            raise ValueError(
-                "Reading the same image twice gives two results, so its transform is random, and one draw would be "
-                "kept for good. Use a plain transform, or views=2 or more for the training set."
             )
 
 

@@ -20,31 +20,8 @@ from tlcourse.models.stage import (
 from tlcourse.models.stage_rules import infer_stages
 from tlcourse.models.weights import load_weights, read_weights
 
-__all__ = [
-    "NORMS",
-    "NO_DECAY",
-    "PARALLEL",
-    "Stage",
-    "check_optimizer",
-    "count",
-    "create",
-    "extend_optimizer",
-    "freeze",
-    "group_table",
-    "head",
-    "head_name",
-    "head_names",
-    "infer_stages",
-    "keep_frozen",
-    "load_weights",
-    "param_groups",
-    "read_weights",
-    "replace_head",
-    "stages",
-    "summary",
-    "train_mode",
-    "unfreeze",
-    "unfreeze_from",
-    "unfreeze_order",
-    "unwrap_model",
-]
+__all__ = ["create", "load_weights", "read_weights"]
+__all__ += ["PARALLEL", "head", "head_name", "head_names", "replace_head", "unwrap_model"]
+__all__ += ["NORMS", "Stage", "count", "freeze", "infer_stages", "keep_frozen", "stages", "summary"]
+__all__ += ["train_mode", "unfreeze", "unfreeze_from", "unfreeze_order"]
+__all__ += ["NO_DECAY", "check_optimizer", "extend_optimizer", "group_table", "param_groups"]

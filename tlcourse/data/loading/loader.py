@@ -1,6 +1,5 @@
 """Loaders whose images are decoded once and augmented in batches."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,7 @@ from tlcourse import runtime
 from tlcourse.data.images import ImageSet
 from tlcourse.data.loading import augmentation
 from tlcourse.data.loading.augmentation import SplitTransform
-from tlcourse.data.loading.pixel_cache import Pixels, load_pixels
+from tlcourse.data.loading.pixel_cache import Pixels, load_pixels, results
 
 PREFETCH_BATCHES = 2  # prepared while a GPU works on another batch: the processor has nothing else to do then
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -78,14 +77,8 @@ class PixelLoader(DataLoader):
             self._pixels = load_pixels(self.dataset, self.transform.once)
         device = runtime.get_runtime().device
         ahead = 0 if device.type == "cpu" else PREFETCH_BATCHES
-        pending: deque[Callable[[], Batch]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
-            for batch in batches:
-                pending.append(self._start(batch, rows, pool, device))
-                if len(pending) > ahead:
-                    yield pending.popleft()()
-            while pending:
-                yield pending.popleft()()
+            yield from results((self._start(batch, rows, pool, device) for batch in batches), ahead)
 
     def _start(
         self, batch: list[int], rows: torch.Tensor | None, pool: ThreadPoolExecutor, device: torch.device

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -130,16 +131,24 @@ def _open_or_decode(images: ImageSet, transform: Transform, file: Path | None) -
 
 def _decode(images: ImageSet, transform: Transform) -> Iterator[np.ndarray]:
     """Yield all images in their order, decoded by all cores: Pillow releases Python's lock."""
-    decoder, pool, waiting = DecodeEachTime(images, transform), ThreadPoolExecutor(runtime.cores()), deque()
+    decoder, pool = DecodeEachTime(images, transform), ThreadPoolExecutor(runtime.cores())
+    indices = tqdm(range(len(images)), desc="decoding images once", leave=False, delay=1)
     try:
-        for index in tqdm(range(len(images)), desc="decoding images once", leave=False, delay=1):
-            waiting.append(pool.submit(decoder.__getitem__, index))
-            if len(waiting) > DECODE_AHEAD * runtime.cores():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        jobs = (pool.submit(decoder.__getitem__, index).result for index in indices)
+        yield from results(jobs, DECODE_AHEAD * runtime.cores())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def results(jobs: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Any]:
+    """Yield what jobs return, in their order; each starts when it is taken from `jobs`, up to `ahead` too early."""
+    waiting: deque[Callable[[], Any]] = deque()
+    for job in jobs:
+        waiting.append(job)
+        if len(waiting) > ahead:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
 
 
 def write(file: Path, arrays: Iterable[np.ndarray]) -> None:
