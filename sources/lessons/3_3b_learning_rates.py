@@ -1,0 +1,395 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3.3b Learning rates over time
+#
+# A learning rate is the setting that decides most about a training. In this lesson you let it change over time: with a
+# schedule whose formula you know, drawn before anything trains.
+#
+# **You will be able to** simulate a schedule and see its mistakes before they cost an hour, choose among cosine,
+# plateau and one-cycle, find a rate to start from, and step a scheduler at the right moment.
+#
+# **Time:** about 25 minutes to read, one minute to run. **Builds on** 3.3.
+
+# %%
+from dataclasses import replace
+
+from tlcourse.train import schedules
+
+STEPS = 100
+shown = {
+    "cosine": lambda optimizer: schedules.cosine(optimizer, STEPS),
+    "one-cycle": lambda optimizer: schedules.one_cycle(optimizer, STEPS),
+    "restarts": lambda optimizer: schedules.cosine(
+        optimizer, STEPS, restarts=2
+    ),
+}
+tl.plots.schedules(
+    {
+        n: schedules.simulate(make, STEPS, lr=0.001)
+        for n, make in shown.items()
+    },
+    title="Each schedule ends near zero; what differs is the way there",
+)
+
+# %% [markdown]
+# ## A schedule is a factor
+#
+# Training makes an optimizer step for each batch. A **schedule** multiplies the base rate, the one the optimizer was
+# built with, by a factor that depends on the step. For half a cosine wave over $n$ steps, the factor at step $t$ is
+#
+# $$\tfrac{1}{2}\left(1 + \cos\frac{\pi t}{n}\right)$$
+#
+# One at the start, zero at the end. A **one-cycle** schedule first rises, then falls. **Restarts** repeat the cosine. In
+# PyTorch, `LambdaLR` takes such a factor as a function.
+
+# %%
+import math
+
+import torch
+
+
+def cosine_factor(step):
+    """Return the factor of half a cosine wave."""
+    return (1 + math.cos(math.pi * step / STEPS)) / 2
+
+
+def rates_by_hand(factor, steps, lr):
+    """Return the rate of each step, without training anything."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return torch.tensor(rates, dtype=torch.float64)
+
+
+by_hand = rates_by_hand(cosine_factor, STEPS, 0.001)
+package = schedules.simulate(shown["cosine"], STEPS, lr=0.001)[:, 0]
+same = torch.allclose(by_hand, package)
+tl.claim("`tl.train.schedules.cosine` gives these rates", same)
+
+# %% [markdown]
+# `schedules.simulate` does the loop for any schedule, ours or PyTorch's. Look at a schedule before you train with it.
+#
+# ### Your turn
+#
+# Write the factor of a schedule with a **warm-up** over the first ten of `STEPS` steps: `0.1` at step `0`, `0.2` at step
+# `1`, and so on, up to `1.0` at step `9`. From step `10` on, it falls along half a cosine wave from `1.0` at step `10`
+# to `0.0` at step `STEPS`.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(step):
+#     if step < 10:
+#         return (step + 1) / 10
+#     return (1 + math.cos(math.pi * (step - 10) / (STEPS - 10))) / 2
+# ```
+# </details>
+
+# %%
+answer = ...  # a function: def factor(step): ...
+tl.check("3.3b/warmup", answer)
+
+# %% [markdown]
+# ## Example 4: three schedulers of PyTorch
+#
+# **From the chapter.** It builds `CosineAnnealingLR`, `ReduceLROnPlateau` and `OneCycleLR` on one optimizer with a rate
+# of `1e-3`, one after the other, to show them.
+
+# %%
+guess = tl.guess(
+    "What is the optimizer's rate after the third constructor?",
+    ["1e-3, as it was built", "1e-6", "4e-5"],
+)
+
+# %%
+from torch.optim import lr_scheduler
+
+optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-3)
+lr_scheduler.CosineAnnealingLR(optimizer, T_max=50, eta_min=1e-6)
+lr_scheduler.ReduceLROnPlateau(
+    optimizer, mode="max", factor=0.5, patience=3
+)
+lr_scheduler.OneCycleLR(
+    optimizer, max_lr=1e-3, steps_per_epoch=100, epochs=50
+)
+group = optimizer.param_groups[0]
+guess.compare(
+    f"{group['lr']:.0e}; and Adam's first beta is {group['betas'][0]:.2f}"
+)
+tl.claim(
+    "the last constructor has rewritten the rate and Adam's first beta",
+    math.isclose(group["lr"], 4e-5)
+    and math.isclose(group["betas"][0], 0.95),
+)
+
+# %% [markdown]
+# A constructor sets the rate of step zero. So build **one scheduler per optimizer**. The functions of
+# `tl.train.schedules` start from the base rates, whatever was built before, and leave the betas alone.
+#
+# **From the chapter.** It says that cosine annealing changes the rate periodically. What happens after `T_max` steps?
+
+# %%
+guess = tl.guess(
+    "CosineAnnealingLR with T_max=50, stepped 100 times: its last rate is",
+    ["close to zero, and stays there", "back where it began", "negative"],
+)
+
+# %%
+pytorch = schedules.simulate(
+    lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=50), 101, lr=0.001
+)
+ours = schedules.simulate(lambda o: schedules.cosine(o, 50), 101, lr=0.001)
+tl.plots.schedules(
+    {"CosineAnnealingLR": pytorch, "schedules.cosine": ours},
+    title="Past its end, PyTorch's cosine climbs back up",
+)
+guess.compare(f"{pytorch[-1, 0]:.4f}")
+tl.claim(
+    "after twice T_max steps, the rate is back at its start",
+    math.isclose(pytorch[-1, 0], 0.001, rel_tol=1e-6),
+)
+
+# %% [markdown]
+# It is one half wave, made for `T_max` steps. The schedule that starts anew is another one,
+# `CosineAnnealingWarmRestarts`; here, `restarts=2`.
+#
+# **From the chapter.** Its loop feeds the plateau scheduler with a validation accuracy that is set to zero and never
+# computed. `ReduceLROnPlateau` lowers the rate when a measurement has not improved for more than `patience` epochs.
+
+# %%
+guess = tl.guess(
+    "Twenty epochs at 0.0, patience 3: how often is the rate halved?",
+    ["never: nothing got worse", "once", "four times or more"],
+)
+
+# %%
+epochs = 20
+constant = schedules.simulate(
+    schedules.plateau, epochs, metrics=[0.0] * epochs
+)
+falling = [1 / (1 + epoch) for epoch in range(epochs)]
+learns = schedules.simulate(schedules.plateau, epochs, metrics=falling)
+tl.plots.schedules(
+    {"a constant": constant, "a falling loss": learns},
+    unit="epoch",
+    title="Fed with a constant, the rate is halved again and again",
+)
+halved = round(math.log2(1 / constant[-1, 0]))
+guess.compare(f"{halved} times")
+
+# %% [markdown]
+# ## Does a schedule help?
+#
+# The same fine-tuning as in 3.3, with four schedules. What is studied is the schedule; its highest rate was tuned for
+# each on the validation set, with other seeds. Images, stage rates and passes are fixed. Dots are stored runs, the diamond
+# is a run that your machine makes now.
+
+# %%
+guess = tl.guess(
+    "Which schedule is better than a constant rate, after tuning?",
+    ["none, clearly", "one of them", "all three"],
+)
+
+# %% tags=["nbval-ignore-output"]
+MINI = runtime.profile == "mini"
+BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
+WEIGHTS = "default"  # or a file
+DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
+LIMIT = None  # or a number of training images, to make `full` quick
+KINDS = ("constant", "cosine", "warm-up and cosine", "one-cycle")
+TUNED = dict(zip(KINDS, (0.0003, 0.001, 0.001, 0.003), strict=True))
+
+backbone = tl.models.create(BACKBONE, weights=WEIGHTS)
+pets = tl.data.load(DATA, model=backbone, train=LIMIT)
+way = tl.experiments.Trained(
+    0, 15, WEIGHTS, layer_decay=0.7, model=BACKBONE
+)
+ways = {k: replace(way, lr=rate, schedule=k) for k, rate in TUNED.items()}
+now = {"one-cycle": ways["one-cycle"]} if MINI else ways
+seeds = runtime.seeds(1 if MINI else 5)
+live = tl.experiments.compare(now, pets, sizes=[100], seeds=seeds)
+stored = tl.experiments.stored("schedules") if MINI else live
+gains = {k: stored.difference(k, "constant") for k in KINDS[1:]}
+
+# %% tags=["nbval-ignore-output"]
+better = [k for k, gain in gains.items() if gain.clear and gain.mean > 0]
+stored.plot(
+    live=live,
+    title=f"{len(better)} of 3 schedules clearly beat a constant rate",
+)
+for kind, gain in gains.items():
+    print(f"{kind:18} minus constant {gain}")
+guess.compare(", ".join(better) or "none, clearly")
+if MINI:
+    agree = live.agree_with(stored)
+    tl.claim("the run of this machine agrees with the stored ones", agree)
+
+# %% [markdown]
+# Does that surprise you? A constant rate that is tuned as carefully as a schedule is a strong baseline, and this training is
+# short. That doesn't make schedules useless: other lengths and other tasks need their own comparison. Cosine and one-cycle
+# need to know the number of steps beforehand. Plateau doesn't, but it needs a validation loss that is measured well.
+#
+# ## A rate to start from
+#
+# A **range test** trains a copy of the model for some steps while the rate rises from tiny to huge. Where the loss falls
+# fastest is a place to start; where it explodes is too much.
+
+# %%
+guess = tl.guess(
+    "The fine-tuned network diverges at a rate of about",
+    ["0.001", "0.01", "0.1 or more"],
+)
+
+# %% tags=["nbval-ignore-output"]
+torch.manual_seed(runtime.seed)
+model = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
+model.to(runtime.device)
+few = pets.take(train=100, val=100, seed=runtime.seed)
+loaders = few.loaders(16, seed=runtime.seed)
+optimizer = torch.optim.AdamW(
+    tl.models.param_groups(model, 0.001, layer_decay=0.7)
+)
+before = [p.detach().clone() for p in model.parameters()]
+test = tl.train.lr_range_test(model, loaders.train, optimizer, steps=60)
+tl.plots.range_test(test, title="The loss falls, and then explodes")
+guess.compare(
+    f"{max(test.rates):.2g}" + ("" if test.diverged else ", or never")
+)
+same = [p.equal(q) for p, q in zip(model.parameters(), before, strict=True)]
+tl.claim("the range test leaves the model as it was", all(same))
+
+# %% [markdown]
+# It suggests a place to start, not the best rate: with other batches it may be several times higher or lower. Compare with the
+# rates above, which were chosen on the validation set.
+#
+# ## The trap: a schedule that counts something else
+#
+# `OneCycleLR` counts batches. You build it for all steps of the training, and call `scheduler.step()` once per epoch, as
+# the other two want it.
+
+# %%
+guess = tl.guess(
+    "Five epochs later, the rate is",
+    ["close to zero, as planned", "still in the warm-up", "at its top"],
+)
+
+# %% tags=["nbval-ignore-output"]
+EPOCHS = 5
+steps = EPOCHS * len(loaders.train)
+tl.models.freeze(model)
+optimizer = torch.optim.SGD(tl.models.head(model).parameters(), lr=0.1)
+scheduler = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+wrong = tl.train.Schedule(scheduler, "epoch")
+history = tl.train.fit(
+    model, loaders, optimizer, epochs=EPOCHS, scheduler=wrong
+)
+used = history.column("lr")
+guess.compare(f"{used[-1]:.3f} of 0.1")
+report = tl.examine(model, optimizer, loaders, wrong, epochs=EPOCHS)
+tl.claim(
+    "the doctor finds that the schedule counts batches",
+    any("interval" in found.check for found in report.findings),
+)
+report
+
+# %% tags=["nbval-ignore-output"]
+optimizer = torch.optim.SGD(tl.models.head(model).parameters(), lr=0.1)
+right = schedules.one_cycle(optimizer, steps)  # stepped after every batch
+history = tl.train.fit(
+    model, loaders, optimizer, epochs=EPOCHS, scheduler=right
+)
+by_epoch = {
+    "stepped by epoch": used,
+    "stepped by batch": history.column("lr"),
+}
+tl.plots.schedules(
+    {name: torch.tensor(rates) for name, rates in by_epoch.items()},
+    unit="epoch",
+    title="Stepped once per epoch, one-cycle never leaves its warm-up",
+)
+tl.claim(
+    "by epoch, the rate stays below half its top; by batch, it ends near 0",
+    max(used) < 0.05 and by_epoch["stepped by batch"][-1] < 0.001,
+)
+
+# %% [markdown]
+# `schedules.one_cycle` says when it is stepped, and `tl.train.fit` does it.
+#
+# ## Your own images
+#
+# Set `FOLDER` to a folder with one subfolder per class. Warm-up and cosine is a safe choice. The test set is read once.
+
+# %% tags=["nbval-ignore-output"]
+import tempfile
+from pathlib import Path
+
+FOLDER = None  # or "~/my-images"
+
+place = FOLDER or tl.data.export_folder(
+    pets.take(train=100, val=100, test=400),
+    Path(tempfile.mkdtemp()) / "my-pets",
+)
+model = tl.models.create(BACKBONE, weights=WEIGHTS)
+mine = tl.data.from_folder(place, model=model)
+tl.models.replace_head(model, len(mine.classes)).to(runtime.device)
+loaders = mine.loaders(16, seed=runtime.seed)
+groups = tl.models.param_groups(model, 0.001, layer_decay=0.7)
+optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+schedule = schedules.warmup_cosine(optimizer, 4 * len(loaders.train))
+history = tl.train.fit(
+    model, loaders, optimizer, epochs=4, scheduler=schedule
+)
+tl.plots.learning_curves(
+    history, title="Four epochs with warm-up and cosine"
+)
+
+# %% tags=["nbval-ignore-output"]
+print(f"validation, best epoch: {history.best.val_accuracy:.3f}")
+print(f"test, once: {tl.train.evaluate(model, loaders.test)}")
+file = Path("runs") / "my-scheduled.safetensors"
+tl.predict.save_checkpoint(file, model, mine.classes)
+loaded, about = tl.predict.load_checkpoint(file)
+image = mine.test.sources[0]
+answer = tl.predict.predict_files(loaded, about["classes"], [image])[0]
+print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
+
+# %% [markdown]
+# ## Take-away
+#
+# - A schedule multiplies the base rate by a factor that depends on the step: simulate it before you train.
+# - One scheduler per optimizer: each constructor rewrites the rate.
+# - Know what a scheduler counts, steps or epochs, and step it then.
+# - A range test gives a place to start, and leaves the model as it was.
+#
+# <details><summary>You resume a training for more epochs than you planned. What about a cosine schedule?</summary>
+#
+# It was made for the old number of steps. PyTorch's climbs back up, ours stays at its end. Make a new one for the rest.
+# </details>
+#
+# <details><summary>Your plateau scheduler lowers the rate every few epochs, whatever happens. Why?</summary>
+#
+# It sees no improvement: a constant, a measurement in the wrong direction (`mode`), or noise that is larger than the progress.
+# </details>
+#
+# <details><summary>Two schedules differ by half a margin. Which one is better?</summary>
+#
+# These runs can't say. More seeds or more validation images make the margin smaller; until then, take the simpler one.
+# </details>
+#
+# **Read on:** [Smith and Topin](https://arxiv.org/abs/1708.07120), *Super-convergence*; [Loshchilov and
+# Hutter](https://arxiv.org/abs/1608.03983), *SGDR*, on cosine and restarts. Next: 3.4, torchvision's models.
