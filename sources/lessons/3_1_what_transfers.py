@@ -260,8 +260,8 @@ tl.claim(
 # of the source, and how many there are. The **domain gap** compares the statistics of each batch norm with those of your
 # images; nothing is trained for it.
 #
-# All accuracies of the map are stored runs. Studied are way, task and number of images; the rates were tuned for each
-# way and task, with other seeds; architecture and passes are fixed. A cell names the best way. Where a second way is
+# All accuracies of the map are **stored runs**, which came with the package. What is studied: the way, the task and the
+# number of images. The rates were tuned for each way and task, with other seeds. Architecture and passes are fixed. A cell names the best way. Where a second way is
 # named too, the interval of their difference includes zero.
 
 # %%

@@ -79,8 +79,8 @@ same = torch.allclose(
 tl.claim("`tl.features.extract` gives the same features", same)
 
 # %% [markdown]
-# No network was trained. The logistic regression on features is called a **linear probe**; `tl.features.fit_probe` fits
-# one and chooses its penalty. One run with few images says little: further down, we repeat it with other images.
+# No network was trained. A logistic regression on features is called a **linear probe**. `tl.features.fit_probe` fits one
+# and chooses its penalty. One run with few images says little: further down, we repeat it with other images.
 #
 # ## What is frozen, and what is learned
 #
@@ -123,7 +123,7 @@ same = tl.models.freeze(tl.models.create("resnet50", 2, weights=None))
 tl.models.summary(same)
 
 # %% [markdown]
-# **From the chapter.** Its example prints three counts for this network. Two are off, for reasons worth knowing.
+# **From the chapter.** Its example prints three counts for this network. All three are off, for reasons worth knowing.
 
 # %%
 CHAPTER = {
@@ -425,8 +425,8 @@ tl.claim(
 # ## How many images does it take?
 #
 # Now the comparison that matters: a head on frozen features against the same architecture trained from scratch. The
-# number of training images is studied. The learning rate from scratch was tuned on the validation set, and the
-# probe's penalty by cross-validation on the training images. Architecture, images and number of passes are fixed.
+# number of training images is studied. The learning rate from scratch was tuned on the validation set, with other
+# seeds, and the probe's penalty by cross-validation on the training images. Architecture, images and number of passes are fixed.
 #
 # Training from scratch is slow. Its dots are **stored runs** that came with the package, except in `full`. Diamonds are
 # runs that your machine makes now.
@@ -480,9 +480,9 @@ if MINI:
     )
 
 # %% [markdown]
-# So is a frozen backbone always the right choice? It is when images are few, and when time is. It also is a baseline
-# that costs you a minute. It is limited by what the backbone has learned: the next lesson lets go of the backbone,
-# and the lesson before shows for which images that pays.
+# When is a frozen backbone the right choice? Against a new network, on these images: always. Against fine-tuning, it depends
+# on the task and on the number of images; the map in 3.1 shows where. It takes seconds, so let it be your baseline, and
+# keep it where the next lesson's fine-tuning can't be shown to be better.
 #
 # ## The test set, once, and something to take home
 #
