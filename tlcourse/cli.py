@@ -21,10 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(prog="tlcourse", description="Transfer learning and fine-tuning, measured.")
     subcommands = parser.add_subparsers(title="subcommands", required=True)
-    _add_run(subcommands)
-    _add_train(subcommands)
-    _add_predict(subcommands)
-    _add_doctor(subcommands)
+    for add in (_add_run, _add_train, _add_predict, _add_doctor):
+        add(subcommands)
     arguments = parser.parse_args(argv)
     try:
         return arguments.function(arguments)

@@ -192,9 +192,8 @@ def _line(runtime: Runtime, reason: str) -> str:
         f"workers {runtime.workers}",
         f"cache {shorten(runtime.cache)}",
     ]
-    for word, folder in (("data", data_folder()), ("weights", weights_folder())):
-        if folder is not None:
-            parts.append(f"{word} {shorten(folder)}")
+    by_hand = {"data": data_folder(), "weights": weights_folder()}
+    parts += [f"{word} {shorten(folder)}" for word, folder in by_hand.items() if folder is not None]
     if tlcourse.THREADS_SPIN and device.type == "cpu":
         parts.append("slow beside other programs: import tlcourse before torch, or set OMP_WAIT_POLICY=PASSIVE")
     return " | ".join(parts)

@@ -14,7 +14,6 @@ from tlcourse.atomic_write import atomic_write
 
 IN_MEMORY = 2**30  # bytes; a larger file stays on disk, and rows are read from there
 CHECKSUM = struct.Struct("<I")  # at the end of the file, of all bytes before it
-CHUNK = 2**22  # bytes read at a time for the checksum
 
 Compute = Callable[[], Iterable[torch.Tensor]]  # gives all rows in order, in blocks, float32
 
@@ -50,7 +49,7 @@ def _in_smallest_type(file: Path | None, shape: tuple[int, ...], compute: Comput
 def _computed(file: Path | None, shape: tuple[int, ...], compute: Compute, dtype: torch.dtype) -> np.ndarray:
     blocks = _blocks(shape, compute, dtype)
     if file is None:
-        array, start = np.empty(shape, np.float16 if dtype is torch.float16 else np.float32), 0
+        array, start = torch.empty(shape, dtype=dtype).numpy(), 0
         for block in blocks:
             array[start : start + len(block)] = block
             start += len(block)
@@ -90,20 +89,13 @@ def _blocks(shape: tuple[int, ...], compute: Compute, dtype: torch.dtype) -> Ite
 
 def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the array, or None where the file is missing, damaged or another array's."""
-    if not file.is_file() or not _checksum_is_right(file):
+    if not file.is_file() or file.stat().st_size <= CHECKSUM.size:
+        return None
+    content = np.memmap(file, np.uint8, "r")
+    if content[-CHECKSUM.size :].tobytes() != CHECKSUM.pack(zlib.crc32(content[: -CHECKSUM.size])):
         return None
     array = np.load(file, mmap_mode="r" if file.stat().st_size > IN_MEMORY else None, allow_pickle=False)
     return array if array.shape == shape and array.dtype in (np.float16, np.float32) else None
-
-
-def _checksum_is_right(file: Path) -> bool:
-    left = file.stat().st_size - CHECKSUM.size
-    checksum = 0
-    with open(file, "rb") as stored:
-        while left > 0 and (chunk := stored.read(min(CHUNK, left))):
-            checksum = zlib.crc32(chunk, checksum)
-            left -= len(chunk)
-        return left == 0 and stored.read() == CHECKSUM.pack(checksum)
 
 
 def _check_room(file: Path, needed: int, count: int) -> None:

@@ -20,7 +20,9 @@ DENSITY = (0.28, 0.6)  # of an opacity at its thickest; at less than half of it,
 def draw(label: str, seed: int, size: int) -> np.ndarray:
     """Draw one image in grey: `(size, size)` uint8."""
     rng = stream("radiographs", seed)
-    x, y = _pose(rng, size)
+    x, y = turn(*grid(size), rng.uniform(-0.07, 0.07))
+    zoom = rng.uniform(0.93, 1.12)
+    x, y = zoom * x + rng.uniform(-0.07, 0.07), zoom * y + rng.uniform(-0.06, 0.08)
     lungs = _lungs(rng, x, y)
     heart = _heart(rng, x, y)
     air = np.clip(lungs - heart, 0, None)
@@ -32,12 +34,6 @@ def draw(label: str, seed: int, size: int) -> np.ndarray:
         filled = _opacity(stream("radiographs/opacity", seed), x, y, lungs)
         tissue = tissue + np.minimum(filled, 0.06 + 0.9 * AIR * air)
     return _expose(rng, tissue)
-
-
-def _pose(rng: Random, size: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = turn(*grid(size), rng.uniform(-0.07, 0.07))
-    zoom = rng.uniform(0.93, 1.12)
-    return zoom * x + rng.uniform(-0.07, 0.07), zoom * y + rng.uniform(-0.06, 0.08)
 
 
 def _body(rng: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
