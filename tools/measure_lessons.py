@@ -1,7 +1,7 @@
 """Run every lesson with several base seeds, and write docs/lessons.md: claims, seconds, memory.
 
-    python tools/measure_lessons.py             five base seeds
-    python tools/measure_lessons.py --seeds 2   the first two
+    python tools/measure_lessons.py           all lessons, five base seeds each
+    python tools/measure_lessons.py 3.1 3.2   these; the other rows of the page stay
 
 As on most laptops, the processor may use AVX2 and float32 only. A run downloads nothing: addresses lead nowhere.
 """
@@ -13,10 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tlcourse.lessons import find_all
+from tlcourse.lessons import find, find_all
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "lessons.md"
+SEEDS = range(5)
 LAPTOP = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "TLCOURSE_PROFILE": "mini"}
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 
@@ -40,25 +41,31 @@ def run(lesson: Path, seed: int, folder: Path) -> dict:
 def main() -> int:
     """Run all lessons and write the page; exit with 1 if a claim was false or a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    seeds = range(parser.parse_args().seeds)
-    rows, ok = [], True
-    for lesson in find_all():
+    parser.add_argument("lessons", nargs="*", help="sections (default: all)")
+    chosen = [find(section) for section in parser.parse_args().lessons] or find_all()
+    old = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
+    rows = {line.split("|")[1].strip(): line for line in old if line.startswith("| ")}
+    ok = True
+    for lesson in chosen:
         found = []
-        for seed in seeds:
+        for seed in SEEDS:
             with tempfile.TemporaryDirectory() as folder:
                 found.append(run(lesson, seed, Path(folder)))
         ok &= all(one["ok"] for one in found)
         most = {key: max(one[key] for one in found) for key in ("seconds", "gb")}
         cells = [lesson.stem, *(one["claims"] for one in found), f"{most['seconds']:.0f}", f"{most['gb']:.1f}"]
-        rows.append("| " + " | ".join(cells) + " |")
-    titles = ["lesson", *(f"seed {seed}" for seed in seeds), "seconds, slowest", "GB, largest"]
+        rows[lesson.stem] = "| " + " | ".join(cells) + " |"
+    titles = ["lesson", *(f"seed {seed}" for seed in SEEDS), "seconds, slowest", "GB, largest"]
     text = (
         "# The lessons, measured\n\n`python tools/measure_lessons.py` runs every lesson from a clean kernel, with an "
         "empty cache, offline, in `mini`, once for each base seed, with AVX2 and float32 only, and writes this page. "
         "Each cell says how many claims hold.\n\n"
     )
-    table = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles), *rows]
+    table = [
+        f"| {' | '.join(titles)} |",
+        "|" + "---|" * len(titles),
+        *(rows[lesson.stem] for lesson in find_all() if lesson.stem in rows),
+    ]
     PAGE.write_text(text + "\n".join(table) + "\n", encoding="utf-8")
     return 0 if ok else 1
 

@@ -106,12 +106,14 @@ def mean_outputs(model, stage, images, device):
     return torch.cat(rows)
 
 
-part = {
-    name: mean_outputs(backbone, "layer4", s.val, runtime.device)
-    for name, s in sets.items()
-}
+own = sets["digits"].val
+by_hand = mean_outputs(backbone, "layer4", own, runtime.device)
+val = {n: tl.features.stage_features(backbone, sets[n].val) for n in names}
+same = torch.allclose(val["digits"]["layer4"].x, by_hand, atol=1e-4)
+tl.claim("`tl.features.stage_features` reads the same", same)
 
 # %% tags=["nbval-ignore-output"]
+part = {name: stages["layer4"].x for name, stages in val.items()}
 mixed = torch.cat(list(part.values()))
 where = [(name, i) for name in names for i in range(len(part[name]))]
 best = []
@@ -123,11 +125,6 @@ tl.plots.images(
     [sets[name].val.raw(i) for name, i in best],
     [name for name, _ in best],
     title="What excites three units of the last stage, one unit per row",
-)
-package = tl.features.stage_features(backbone, sets["digits"].val)["layer4"]
-tl.claim(
-    "`tl.features.stage_features` reads the same",
-    torch.allclose(package.x, part["digits"], atol=1e-4),
 )
 
 # %% [markdown]
@@ -186,10 +183,9 @@ def probe_accuracy(train, val, images, seed):
 profile = {}
 for name, own in sets.items():
     train = tl.features.stage_features(backbone, own.take(train=150).train)
-    val = tl.features.stage_features(backbone, own.val)
     profile[name] = {}
     for stage in train:
-        seeds, both = runtime.seeds(10), (train[stage], val[stage])
+        seeds, both = runtime.seeds(10), (train[stage], val[name][stage])
         found = [probe_accuracy(*both, 100, seed) for seed in seeds]
         profile[name][stage] = sum(found) / len(found)
 
@@ -234,9 +230,9 @@ def cka(x, y):
 
 # %% tags=["nbval-ignore-output"]
 pets = tl.data.load("toypets", model=backbone)
-way = tl.experiments.Trained(lr=0.001, passes=15, model=BACKBONE)
+way = tl.experiments.Trained(lr=0.001, passes=8, model=BACKBONE)
 tuned, _ = way.fit(pets, 80, runtime.seed)
-old = tl.features.stage_features(backbone, sets["toypets"].val)
+old = val["toypets"]
 new = tl.features.stage_features(tuned, sets["toypets"].val)
 similar = {stage: cka(old[stage].x, new[stage].x) for stage in old}
 tl.plots.bars(

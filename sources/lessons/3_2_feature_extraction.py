@@ -239,7 +239,7 @@ for name, prepare in {
     "kept": tl.models.keep_frozen,
 }.items():
     changes = []
-    for seed in runtime.seeds(5):
+    for seed in runtime.seeds(10 if name == "usual" else 3):
         model = prepare(tl.models.freeze(copy.deepcopy(backbone)))
         changes.append(stored_head(pets, model, seed, runtime.device))
     cost[name] = tl.experiments.Difference(tuple(changes))
@@ -441,12 +441,12 @@ guess = tl.guess(
 MINI = runtime.profile == "mini"
 SIZES = [n for n in (20, 80, 320, 800) if n <= len(pets.train)]
 probe = tl.experiments.Probe(backbone)
-scratch = tl.experiments.Trained(
-    lr=0.0003, passes=30, weights=None, model=BACKBONE
-)
+scratch = tl.experiments.Trained(0.0003, 30, None, model=BACKBONE)
 ways = {"scratch": scratch, "frozen": probe}
 now = SIZES[:1] if MINI else SIZES
-live = tl.experiments.compare(ways, pets, sizes=now, seeds=runtime.seeds(2))
+live = tl.experiments.compare(
+    ways, pets, sizes=now, seeds=runtime.seeds(1 if MINI else 3)
+)
 ways = {"frozen": probe}
 runs = tl.experiments.compare(
     ways, pets, sizes=SIZES, seeds=runtime.seeds(10)
