@@ -92,12 +92,19 @@ def by_parameters(model):
 def batch_norms_alone(model):
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+        if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
 
 
 def everything_in_training_mode(model):
     model.train()
+
+
+def by_their_weights(model):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
 
 
 def all_batch_norms(model):
@@ -186,6 +193,7 @@ WRONG = {
     "3.2/training-mode": [
         (everything_in_training_mode, "would still update its statistics"),
         (all_batch_norms, "layer4.0.bn1 trains too"),
+        (by_their_weights, "bn1 trains too"),
         (nn.Module.eval, "Start with"),
         (also_freezes, "changes what is frozen"),
         (stops, "no_such_thing"),

@@ -137,6 +137,7 @@ tl.check("0/set", answer)
 # %% [markdown]
 # ## How to go on
 #
+# - Where a lesson says **from the chapter**, it looks at the text that this course follows, and shows what is wrong in it.
 # - Open the lessons in the order of the map. Restart the kernel and run from the top when something looks odd.
 # - In a terminal, `tlcourse run 3.2` runs a whole lesson and lists its claims.
 # - On your own set-up, `tl.examine(model, optimizer, data)` looks for mistakes; `tlcourse doctor FILE` reads a script.

@@ -81,8 +81,10 @@ def training_mode(function: Callable[[nn.Module], Any]) -> str:
     """A function like `train_mode`, tried on a model whose head trains and on one whose last stage does, too."""
     if not callable(function) or isinstance(function, nn.Module):
         raise NotRightError(f"the answer is a {type(function).__name__}. Give a function that takes a model.")
-    for stage in ("head", "layer4"):
-        model = models.unfreeze_from(models.create("tl_resnet", 2, weights=None), stage).eval()
+    for stage in ("head", "layer4", "one bias"):
+        model = models.create("tl_resnet", 2, weights=None).eval()
+        models.unfreeze_from(model, "layer4" if stage == "layer4" else "head")
+        model.bn1.bias.requires_grad_(stage == "one bias")
         gradients = [p.requires_grad for p in model.parameters()]
         function(model)
         if [p.requires_grad for p in model.parameters()] != gradients:
