@@ -17,8 +17,6 @@ from tlcourse.table import Table
 SEVERITIES = {"wrong": ("✗", "#D55E00"), "suspicious": ("!", "#E69F00"), "note": ("i", "#0072B2")}
 WIDTH = 110  # characters of a line in a terminal
 
-Check = Callable[[Any], Iterator["Finding"]]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -104,6 +102,10 @@ class Report:
         remarks = "".join(f'<div style="opacity: 0.7">{escape(remark)}</div>' for remark in self.remarks)
         findings = "".join(finding._repr_html_() for finding in self.findings)
         return f"<b>{escape(self.title)}:</b> {escape(self.verdict)}{table}{findings}{remarks}"
+
+
+Findings = Iterator[Finding]
+Check = Callable[[Any], Findings]
 
 
 def make_finding(severity: str, name: str, evidence: str, where: str = "", **values: object) -> Finding:

@@ -20,15 +20,6 @@ from tlcourse.side_effects import input_hooks, no_side_effects
 FORWARD = 8  # images of the one forward pass
 
 
-class OptimizerEntry(NamedTuple):
-    """A parameter in an optimizer: the numbers of the optimizer and of the group, and the learning rate."""
-
-    parameter: torch.Tensor
-    optimizer: int
-    group: int
-    lr: float
-
-
 class Norm(NamedTuple):
     """A batch norm with running statistics: its stage, its name, and whether its parameters are frozen."""
 
@@ -39,11 +30,7 @@ class Norm(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """One forward pass in evaluation mode: outputs `(B, C)`, or the error instead.
-
-    `bn_mismatch` says how far the inputs of the first batch norm are from its running statistics: the median over its
-    channels of the log of the ratio of variances, or of the distance of the means in running deviations.
-    """
+    """One forward pass in evaluation mode: outputs `(B, C)`, or the error instead, and `_bn_mismatch`."""
 
     outputs: torch.Tensor | None = None
     error: str | None = None
@@ -124,20 +111,15 @@ class Setup:
         """How many batches the training loader has."""
         return next((len(part.loader) for part in self.parts if part.name == "train" and part.loader), None)
 
-    @cached_property
-    def optimizer_entries(self) -> list[OptimizerEntry]:
-        """Every parameter of every optimizer, as often as it is there."""
-        return [
-            OptimizerEntry(parameter, number, position, float(group["lr"]))
-            for number, optimizer in enumerate(self.optimizers)
-            for position, group in enumerate(optimizer.param_groups)
-            for parameter in group["params"]
-        ]
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all optimizers."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @cached_property
     def rates(self) -> dict[str, float]:
         """The learning rate of each of the model's parameters that is in an optimizer, by name."""
-        rates = {id(entry.parameter): entry.lr for entry in self.optimizer_entries}
+        rates = {id(p): float(group["lr"]) for group in self.groups for p in group["params"]}
         return {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
 
     @cached_property
@@ -209,10 +191,10 @@ class Setup:
         return min(readable, key=lambda part: not part.evaluated, default=None)
 
     @cached_property
-    def answers(self) -> Answers | None:
-        """What the model answers to a few images; None where there are none."""
+    def answers(self) -> Answers:
+        """What the model answers to a few images."""
         if self.sample_part is None or not self.parameters:
-            return None
+            return Answers()
         first, norm, seen = next(iter(self.parameters.values())), [norm.module for norm in self.norms[:1]], []
         images = self.sample_part.sample[0][:FORWARD].to(first.device, first.dtype)
         try:
@@ -236,6 +218,11 @@ class Setup:
 
 
 def _bn_mismatch(norm: nn.Module, values: torch.Tensor) -> float:
+    """Return how far inputs of a batch norm are from its running statistics.
+
+    This is the median over its channels of the log of the ratio of variances, or of the distance of the means in
+    running deviations.
+    """
     dims, values = [dim for dim in range(values.ndim) if dim != 1], values.detach().float()
     variance = norm.running_var.float().clamp_min(1e-8)
     ratio = (values.var(dims).clamp_min(1e-12) / variance).log().abs().median()

@@ -1,6 +1,5 @@
 """Checks of the parts: their labels, their order, and images that are in two of them."""
 
-from collections.abc import Iterator
 from itertools import combinations
 from weakref import WeakKeyDictionary
 
@@ -8,7 +7,7 @@ import torch
 
 from tlcourse.data import duplicates
 from tlcourse.doctor.parts import Part
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 
 MAJORITY = 0.8  # share of one class from which on accuracy says little
@@ -19,7 +18,7 @@ ALIKE_BY_NATURE = 0.01  # share of images with a near copy within their own part
 _read: WeakKeyDictionary[object, duplicates.Signatures] = WeakKeyDictionary()
 
 
-def parts_have_the_same_classes(setup: Setup) -> Iterator[Finding]:
+def parts_have_the_same_classes(setup: Setup) -> Findings:
     """Class 3 is the same class in every part."""
     named = [part for part in setup.parts if part.classes is not None]
     for a, b in combinations(named, 2):
@@ -30,7 +29,7 @@ def parts_have_the_same_classes(setup: Setup) -> Iterator[Finding]:
             yield wrong("classes-differ", evidence, a=a.name, b=b.name)
 
 
-def labels_make_sense(setup: Setup) -> Iterator[Finding]:
+def labels_make_sense(setup: Setup) -> Findings:
     """Labels go from 0 to one less than the number of classes; every class is there, and none is nearly everything."""
     for part in setup.labelled_parts:
         values, counts = part.labels.unique(return_counts=True)
@@ -49,7 +48,7 @@ def labels_make_sense(setup: Setup) -> Iterator[Finding]:
             yield suspicious("imbalance", evidence, part=part.name)
 
 
-def order_is_right(setup: Setup) -> Iterator[Finding]:
+def order_is_right(setup: Setup) -> Findings:
     """Training draws a new order in each epoch; validation keeps its order and leaves nothing out."""
     for part in setup.parts:
         size = getattr(part.loader, "batch_size", None) or 1
@@ -65,7 +64,7 @@ def order_is_right(setup: Setup) -> Iterator[Finding]:
                 yield wrong("unshuffled-training", f"{single:.0%} of {len(batches)} batches have one class only")
 
 
-def parts_share_no_image(setup: Setup) -> Iterator[Finding]:
+def parts_share_no_image(setup: Setup) -> Findings:
     """No item is in two parts, and no image: under another name, size or compression, or mirrored."""
     parts = {part.name: part for part in setup.parts if len(part)}
     listable = {name: part for name, part in parts.items() if len(part) <= MOST_LISTED}

@@ -1,12 +1,11 @@
 """Checks of what the model is shown: sizes, colours, and whether validation and test images stay the same."""
 
-from collections.abc import Iterator
 from math import exp
 
 import torch
 
 from tlcourse.doctor.parts import Part
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 
 MISMATCH = 1.4  # a median factor of four in variance at the first batch norm; images differ by less, units by more
@@ -14,7 +13,7 @@ DRAWS = 6  # times that the same image is drawn
 COARSE_STEP = 0.02  # means and deviations that differ by less are the same, rounded
 
 
-def items_can_be_read(setup: Setup) -> Iterator[Finding]:
+def items_can_be_read(setup: Setup) -> Findings:
     """Every item that is looked at can be read, makes a batch with the others, and has floating-point values."""
     for part in setup.parts:
         images = part.sample[0] if part.sample is not None else None  # reading fills in the faults
@@ -25,7 +24,7 @@ def items_can_be_read(setup: Setup) -> Iterator[Finding]:
             yield suspicious("not-normalised/whole-numbers", evidence, part=part.name)
 
 
-def images_are_normalised(setup: Setup) -> Iterator[Finding]:
+def images_are_normalised(setup: Setup) -> Findings:
     """A pre-trained backbone wants the mean and deviation that it was trained with."""
     part, wanted = setup.sample_part, setup.preprocessing
     if part is None or wanted is None or (setup.pretrained is False and not setup.norms):
@@ -39,7 +38,7 @@ def images_are_normalised(setup: Setup) -> Iterator[Finding]:
     found = _described(images.mean((0, 2, 3)), images.std((0, 2, 3)))
     evidence = f"{fault}; {len(images)} images of the {part.name} part have {found}, from {images.min():.3g} to "
     evidence += f"{images.max():.3g}; the model's weights want {_described(wanted.mean, wanted.std)}"
-    mismatch = setup.answers.bn_mismatch if setup.answers else None
+    mismatch = setup.answers.bn_mismatch
     if mismatch is None:
         random = not setup.pretrained
     else:  # the first batch norm has seen nothing yet: it holds zeros and ones
@@ -54,7 +53,7 @@ def images_are_normalised(setup: Setup) -> Iterator[Finding]:
         yield (wrong if sure else suspicious)("not-normalised", evidence)
 
 
-def images_have_the_size(setup: Setup) -> Iterator[Finding]:
+def images_have_the_size(setup: Setup) -> Findings:
     """A network that was trained at one size sees other scales at another."""
     if setup.sample_part is None or setup.preprocessing is None or not setup.pretrained:
         return
@@ -66,7 +65,7 @@ def images_have_the_size(setup: Setup) -> Iterator[Finding]:
         yield (suspicious if factor >= 2 else note)("input-size", evidence, size=size)
 
 
-def evaluation_images_stay_the_same(setup: Setup) -> Iterator[Finding]:
+def evaluation_images_stay_the_same(setup: Setup) -> Findings:
     """Validation and test images are the same each time: no augmentation."""
     for part in setup.parts:
         if not part.evaluated:

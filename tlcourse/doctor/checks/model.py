@@ -1,11 +1,10 @@
 """Checks of the model alone: what is frozen, in which mode, and what it answers."""
 
 import re
-from collections.abc import Iterator
 
 from torch import nn
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 from tlcourse.models import NORMS
 
@@ -13,14 +12,14 @@ DROPOUTS = re.compile(r"(Feature)?(Alpha)?Dropout[123]?d?|DropPath|StochasticDep
 LOGIT_LOSSES = ("CrossEntropyLoss", "cross_entropy")
 
 
-def values_are_finite(setup: Setup) -> Iterator[Finding]:
+def values_are_finite(setup: Setup) -> Findings:
     """A weight or statistic that is NaN or infinite makes every output so."""
     tensors = [*setup.parameters.items(), *setup.model.named_buffers()]
     if broken := [name for name, tensor in tensors if not tensor.isfinite().all()]:
         yield wrong("not-finite", f"{len(broken)} tensors: {listed(broken)}")
 
 
-def something_trains(setup: Setup) -> Iterator[Finding]:
+def something_trains(setup: Setup) -> Findings:
     """At least one parameter must be trainable, and a new head first of all."""
     trainable = [name for name, parameter in setup.parameters.items() if parameter.requires_grad]
     if setup.parameters and not trainable:
@@ -32,7 +31,7 @@ def something_trains(setup: Setup) -> Iterator[Finding]:
         yield (wrong if setup.fresh_head else suspicious)("head-frozen", evidence, head=name)
 
 
-def head_fits_the_classes(setup: Setup) -> Iterator[Finding]:
+def head_fits_the_classes(setup: Setup) -> Findings:
     """The classifier has one output per class."""
     if setup.outputs is None or setup.classes is None:
         return
@@ -48,7 +47,7 @@ def head_fits_the_classes(setup: Setup) -> Iterator[Finding]:
         yield (wrong if named else note)("head-size/too-many", evidence, count=count)
 
 
-def frozen_norms_stay_still(setup: Setup) -> Iterator[Finding]:
+def frozen_norms_stay_still(setup: Setup) -> Findings:
     """Freezing parameters does not freeze a batch norm: in training mode its statistics move."""
     frozen = [norm for norm in setup.norms if norm.frozen]
     moved = {norm.name: size for norm in frozen if (size := _statistics_moved(setup, norm.name))}
@@ -67,7 +66,7 @@ def _drops(module: nn.Module) -> bool:
     return any(DROPOUTS.fullmatch(kind.__name__) for kind in type(module).__mro__)  # a learner's subclass too
 
 
-def evaluation_is_not_in_training_mode(setup: Setup) -> Iterator[Finding]:
+def evaluation_is_not_in_training_mode(setup: Setup) -> Findings:
     """A model that is measured is in evaluation mode."""
     modules = [(name, module) for name, module in setup.model.named_modules() if module.training]
     norms = [name for name, module in modules if isinstance(module, NORMS)]
@@ -80,9 +79,9 @@ def evaluation_is_not_in_training_mode(setup: Setup) -> Iterator[Finding]:
         yield note("training-mode/harmless", f"{len(modules)} modules")
 
 
-def outputs_are_logits(setup: Setup) -> Iterator[Finding]:
+def outputs_are_logits(setup: Setup) -> Findings:
     """A batch of the data goes through the model, without a softmax that cross-entropy applies itself."""
-    outputs, error, _ = setup.answers or (None, None, None)
+    outputs, error, _ = setup.answers
     if error:
         part = setup.sample_part
         yield wrong("forward-fails", f"a batch {tuple(part.sample[0].shape)} of the {part.name} part gives {error}")

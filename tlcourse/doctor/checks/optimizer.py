@@ -2,11 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 
 from torch import nn
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 
 # Learning rates from which on training hardly ever works. Adam's steps are as large as its rate whatever the gradients.
@@ -16,7 +15,7 @@ HIGHEST_BACKBONE = {True: 0.01, False: 0.3}
 BOLD_BACKBONE = {True: 5e-4, False: 5e-3}
 
 
-def entries_are_the_models(setup: Setup) -> Iterator[Finding]:
+def entries_are_the_models(setup: Setup) -> Findings:
     """What trains is in an optimizer, or it never moves; nothing else is there, such as a head that was replaced."""
     lost = [name for name in setup.trainable if name not in setup.rates] if setup.optimizers else []
     if lost:
@@ -24,20 +23,20 @@ def entries_are_the_models(setup: Setup) -> Iterator[Finding]:
     known = {id(p) for p in setup.model.parameters()}
     if isinstance(setup.loss, nn.Module):
         known |= {id(p) for p in setup.loss.parameters()}  # a loss may learn centres, say
-    foreign = [entry.parameter for entry in setup.optimizer_entries if id(entry.parameter) not in known]
-    if foreign:
-        shapes = listed(tuple(parameter.shape) for parameter in foreign)
-        evidence = f"{len(foreign)} of {len(setup.optimizer_entries)} tensors, of shapes {shapes}"
+    held = [p for group in setup.groups for p in group["params"]]
+    if foreign := [p for p in held if id(p) not in known]:
+        evidence = f"{len(foreign)} of {len(held)} tensors, of shapes {listed(tuple(p.shape) for p in foreign)}"
         yield (wrong if lost else suspicious)("foreign-parameters", evidence)
 
 
-def entries_are_there_once(setup: Setup) -> Iterator[Finding]:
+def entries_are_there_once(setup: Setup) -> Findings:
     """A parameter that is in an optimizer twice is moved twice per step."""
-    names = {id(p): name for name, p in setup.parameters.items()}
-    places = defaultdict(list)
-    for entry in setup.optimizer_entries:
-        name = names.get(id(entry.parameter), f"a parameter of shape {tuple(entry.parameter.shape)}")
-        places[id(entry.parameter), name].append((entry.optimizer, entry.group))
+    names, places = {id(p): name for name, p in setup.parameters.items()}, defaultdict(list)
+    for number, optimizer in enumerate(setup.optimizers):
+        for position, group in enumerate(optimizer.param_groups):
+            for p in group["params"]:
+                name = names.get(id(p), f"a parameter of shape {tuple(p.shape)}")
+                places[id(p), name].append((number, position))
     twice = {name: found for (_, name), found in places.items() if len(found) > 1}
     if twice:
         first = " and ".join(f"group {group} of optimizer {number}" for number, group in next(iter(twice.values())))
@@ -46,7 +45,7 @@ def entries_are_there_once(setup: Setup) -> Iterator[Finding]:
         yield (wrong if same else suspicious)("in-optimizer-twice", evidence)
 
 
-def frozen_have_no_gradient(setup: Setup) -> Iterator[Finding]:
+def frozen_have_no_gradient(setup: Setup) -> Findings:
     """Frozen parameters in the optimizer are harmless as long as they have no gradient."""
     frozen = [name for name in setup.rates if name not in setup.trainable]
     stale = [name for name in frozen if setup.parameters[name].grad is not None and setup.rates[name] > 0]
@@ -57,7 +56,7 @@ def frozen_have_no_gradient(setup: Setup) -> Iterator[Finding]:
         yield note("frozen-in-optimizer", setup.by_stage(frozen))
 
 
-def rates_make_sense(setup: Setup) -> Iterator[Finding]:
+def rates_make_sense(setup: Setup) -> Findings:
     """A learning rate of zero trains nothing, and one that is far too high destroys what was learnt."""
     rates = {name: rate for name, rate in setup.rates.items() if name in setup.trainable}
     if odd := [name for name, rate in rates.items() if not math.isfinite(rate)]:
@@ -79,7 +78,7 @@ def rates_make_sense(setup: Setup) -> Iterator[Finding]:
         yield suspicious("rate/high", f"up to {max(high.values()):g} in {setup.by_stage(high)}", kind=kind)
 
 
-def backbone_is_slower_than_a_new_head(setup: Setup) -> Iterator[Finding]:
+def backbone_is_slower_than_a_new_head(setup: Setup) -> Findings:
     """A new head's first gradients are random: a pre-trained backbone must not follow them at full rate."""
     if not (setup.optimizers and setup.pretrained and setup.fresh_head):
         return
@@ -92,7 +91,7 @@ def backbone_is_slower_than_a_new_head(setup: Setup) -> Iterator[Finding]:
         yield (suspicious if highest >= BOLD_BACKBONE[setup.adaptive] else note)("backbone-as-fast-as-head", evidence)
 
 
-def gradients_arrive(setup: Setup) -> Iterator[Finding]:
+def gradients_arrive(setup: Setup) -> Findings:
     """After a backward pass, everything that trains has a gradient, and a finite one."""
     given = {name: p.grad for name, p in setup.trainable.items() if p.grad is not None}
     if broken := [name for name, grad in given.items() if not grad.isfinite().all()]:
@@ -105,7 +104,7 @@ def gradients_arrive(setup: Setup) -> Iterator[Finding]:
         yield (note if new else suspicious)("gradient/missing", setup.by_stage(missing))
 
 
-def weights_move_where_they_should(setup: Setup) -> Iterator[Finding]:
+def weights_move_where_they_should(setup: Setup) -> Findings:
     """Between two looks, what trains moves, and what is frozen does not."""
     changes = {name: change for name, change in (setup.changes or {}).items() if name in setup.parameters}
     moved = [name for name, change in changes.items() if change.size > 0]
@@ -118,10 +117,9 @@ def weights_move_where_they_should(setup: Setup) -> Iterator[Finding]:
         yield suspicious("did-not-move", setup.by_stage(still))
 
 
-def decay_spares_norms(setup: Setup) -> Iterator[Finding]:
+def decay_spares_norms(setup: Setup) -> Findings:
     """Weight decay on a norm's scale pulls it to zero for no gain: usual practice leaves norms and biases out."""
-    groups = [group for optimizer in setup.optimizers for group in optimizer.param_groups]
-    decay = {id(p): group.get("weight_decay", 0) for group in groups for p in group["params"]}
+    decay = {id(p): group.get("weight_decay", 0) for group in setup.groups for p in group["params"]}
     flat = {name: decay.get(id(p), 0) for name, p in setup.trainable.items() if p.ndim <= 1}
     strong = {name: value for name, value in flat.items() if value >= 0.01}
     if len(strong) > 2:  # more than a head's bias

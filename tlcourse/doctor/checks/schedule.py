@@ -2,12 +2,11 @@
 
 import gc
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch.optim import lr_scheduler
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 from tlcourse.train import schedules
 
@@ -18,7 +17,7 @@ FEW = 4  # batches per epoch from which on steps and epochs are told apart
 CALLS = 4  # calls of a plateau scheduler from which on it is odd that none was better than the first
 
 
-def one_scheduler_for_each_optimizer(setup: Setup) -> Iterator[Finding]:
+def one_scheduler_for_each_optimizer(setup: Setup) -> Findings:
     """Each constructor of a scheduler rewrites the learning rates of its optimizer: the last one wins."""
     for number, optimizer in enumerate(setup.optimizers):
         given = [s for s in setup.schedulers if getattr(s, "optimizer", None) is optimizer]
@@ -42,7 +41,7 @@ def one_scheduler_for_each_optimizer(setup: Setup) -> Iterator[Finding]:
         yield wrong("foreign-scheduler", f"{names} was built on an optimizer that was not given")
 
 
-def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
+def schedule_is_as_long_as_the_run(setup: Setup) -> Findings:
     """A schedule with a length covers the run, and counts what it is stepped after: batches, or epochs."""
     for scheduler in setup.schedulers:
         length, interval = _length(scheduler), _interval(setup, scheduler)
@@ -82,7 +81,7 @@ def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
             yield (wrong if sure else suspicious)("scheduler-interval/too-long", evidence, share=share, **values)
 
 
-def scheduler_is_stepped(setup: Setup) -> Iterator[Finding]:
+def scheduler_is_stepped(setup: Setup) -> Findings:
     """A scheduler that is never stepped is none; one that decays by epoch is not stepped after every batch."""
     for scheduler in setup.schedulers:
         kind, made = type(scheduler).__name__, getattr(scheduler, "last_epoch", None)
@@ -96,7 +95,7 @@ def scheduler_is_stepped(setup: Setup) -> Iterator[Finding]:
             yield suspicious("scheduler-not-stepped", f"{setup.steps:,} steps of the optimizer, and none of {kind}")
 
 
-def plateau_sees_a_measurement(setup: Setup) -> Iterator[Finding]:
+def plateau_sees_a_measurement(setup: Setup) -> Findings:
     """A plateau scheduler must be fed with a measurement, in the direction that is better."""
     for scheduler in setup.schedulers:
         if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) or scheduler.last_epoch < 1:

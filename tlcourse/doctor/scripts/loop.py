@@ -2,9 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.scripts.reader import MODELS, Script, argument, constant, dotted, last, quoted, receiver
 
 WITH_BATCH_NORM = re.compile(
@@ -23,7 +22,7 @@ NO_GRAD = ("no_grad", "inference_mode")
 FROM_OUTSIDE = ("model", "optimizer", "criterion", "scheduler", "device")
 
 
-def frozen_bn(script: Script) -> Iterator[Finding]:
+def frozen_bn(script: Script) -> Findings:
     """`model.train()` puts the batch norms of a frozen backbone into training mode."""
     text, has_bn = script.source, WITH_BATCH_NORM.search(script.source)
     if not FREEZING.search(text) or "train_mode" in text or "def train(self" in text:
@@ -38,7 +37,7 @@ def frozen_bn(script: Script) -> Iterator[Finding]:
             yield found("frozen-statistics-move/train", evidence, script.place(call))
 
 
-def evaluation_mode(script: Script) -> Iterator[Finding]:
+def evaluation_mode(script: Script) -> Findings:
     """Where a loader is run through without gradients, the model must be in evaluation mode."""
     anywhere = any(isinstance(call.func, ast.Attribute) for call in script.named("eval"))
     seen = set()
@@ -56,7 +55,7 @@ def evaluation_mode(script: Script) -> Iterator[Finding]:
             yield found("training-mode/loop", evidence, script.place(loop), model=dotted(call))
 
 
-def gradients(script: Script) -> Iterator[Finding]:
+def gradients(script: Script) -> Findings:
     """Each step needs a fresh gradient: zero_grad, backward, step."""
     for scope, backward in _training_scopes(script).items():
         calls = script.inside(scope)
@@ -74,7 +73,7 @@ def gradients(script: Script) -> Iterator[Finding]:
                 yield wrong("zeroed-before-step", f"{quoted(call)} is between them", script.place(call))
 
 
-def graph_is_kept(script: Script) -> Iterator[Finding]:
+def graph_is_kept(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
     for node in ast.walk(script.tree):
         if not isinstance(node, ast.AugAssign) or not isinstance(node.op, ast.Add) or script.batch_loop(node) is None:
@@ -85,7 +84,7 @@ def graph_is_kept(script: Script) -> Iterator[Finding]:
             yield suspicious("graph-kept", quoted(node), script.place(node))
 
 
-def hidden_state(script: Script) -> Iterator[Finding]:
+def hidden_state(script: Script) -> Findings:
     """A training function that takes its optimizer from outside trains whatever was defined last."""
     for scope in _training_scopes(script):
         if not isinstance(scope, ast.FunctionDef) or not isinstance(script.parents[scope], ast.Module):

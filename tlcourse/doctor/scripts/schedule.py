@@ -2,9 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator
 
-from tlcourse.doctor.report import Finding, suspicious, wrong
+from tlcourse.doctor.report import Findings, suspicious, wrong
 from tlcourse.doctor.scripts.reader import SCHEDULERS, Script, argument, constant, last, quoted, receiver
 
 # Where each scheduler is told how long it is: the argument's name and position.
@@ -15,7 +14,7 @@ LENGTHS = {
 LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
 
 
-def schedulers_step(script: Script) -> Iterator[Finding]:
+def schedulers_step(script: Script) -> Findings:
     """A scheduler is stepped at the interval that it was built for, and a plateau scheduler with a measurement."""
     built = {target: value for target, value, _ in script.assignments if last(value) in SCHEDULERS}
     kinds = {last(value) for value in built.values()}
@@ -33,7 +32,7 @@ def schedulers_step(script: Script) -> Iterator[Finding]:
             yield from _metric(script, call)
 
 
-def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Iterator[Finding]:
+def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
     kind, where = last(scheduler), script.place(call)
     by_batch = script.batch_loop(call) is not None or any(
         script.statement(backward)[1] is script.statement(call)[1] for backward in script.named("backward")
@@ -57,7 +56,7 @@ def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Iterator[F
         yield suspicious("scheduler-interval/plateau", evidence, where)
 
 
-def _metric(script: Script, call: ast.Call) -> Iterator[Finding]:
+def _metric(script: Script, call: ast.Call) -> Findings:
     metric, scope = argument(call, "metrics", 0), script.scopes[call]
     if metric is None:
         yield wrong("plateau-constant/no-number", quoted(call), script.place(call))

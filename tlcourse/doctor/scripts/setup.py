@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.scripts.reader import OPTIMIZERS, SCHEDULERS, Script, argument, constant, dotted, last, quoted
 
 HEADS = re.compile(r"^(\w+)\.(fc|classifier|head|heads)\b")
@@ -14,7 +14,7 @@ COMPOSED = ("SequentialLR", "ChainedScheduler")
 CLOCKS = ("time.time", "time.perf_counter", "perf_counter", "time.monotonic")
 
 
-def softmax_before_cross_entropy(script: Script) -> Iterator[Finding]:
+def softmax_before_cross_entropy(script: Script) -> Findings:
     """Cross-entropy applies softmax itself."""
     losses = [target for target, value, _ in script.assignments if last(value) == "CrossEntropyLoss"]
     if not script.named("cross_entropy", "CrossEntropyLoss"):
@@ -35,7 +35,7 @@ def softmax_before_cross_entropy(script: Script) -> Iterator[Finding]:
         yield wrong("softmax-before-cross-entropy", quoted(node), script.place(node))
 
 
-def optimizer_after_head(script: Script) -> Iterator[Finding]:
+def optimizer_after_head(script: Script) -> Findings:
     """An optimizer built before the head was replaced holds the old head."""
     for model, _, at in _new_heads(script):
         made = [(name, value, built) for name, value, built in script.assignments if last(value) in OPTIMIZERS]
@@ -47,7 +47,7 @@ def optimizer_after_head(script: Script) -> Iterator[Finding]:
             yield wrong("foreign-parameters/head", evidence, script.place(at))
 
 
-def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
+def head_frozen_with_the_rest(script: Script) -> Findings:
     """Freezing everything after the head was replaced freezes the new head too."""
     for loop in ast.walk(script.tree):
         match = isinstance(loop, ast.For) and re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
@@ -63,7 +63,7 @@ def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
             yield wrong("head-frozen/with-the-rest", evidence, script.place(loop), head=name)
 
 
-def one_scheduler_for_each_optimizer(script: Script) -> Iterator[Finding]:
+def one_scheduler_for_each_optimizer(script: Script) -> Findings:
     """Each scheduler's constructor rewrites its optimizer's learning rates."""
     parts = {n.id for call in script.named(*COMPOSED) for n in ast.walk(call) if isinstance(n, ast.Name)}
     built: dict[tuple, list[str]] = {}
@@ -82,7 +82,7 @@ def one_scheduler_for_each_optimizer(script: Script) -> Iterator[Finding]:
             yield found("several-schedulers", evidence, script.place(at))
 
 
-def optimizer_per_stage(script: Script) -> Iterator[Finding]:
+def optimizer_per_stage(script: Script) -> Findings:
     """A new optimizer for each unfrozen stage forgets the moments of what was already training."""
     if not re.search(r"requires_grad\s*=\s*True|requires_grad_\(|unfreeze", script.source):
         return
@@ -94,7 +94,7 @@ def optimizer_per_stage(script: Script) -> Iterator[Finding]:
             yield note("moments-forgotten", evidence, script.place(later))
 
 
-def deprecated_arguments(script: Script) -> Iterator[Finding]:
+def deprecated_arguments(script: Script) -> Findings:
     """Names and arguments that current versions warn about or refuse."""
     for call in script.calls:
         name, evidence, where = dotted(call), quoted(call), script.place(call)
@@ -110,14 +110,14 @@ def deprecated_arguments(script: Script) -> Iterator[Finding]:
             yield suspicious("pickle/load", evidence, where)
 
 
-def numbers_with_commas(script: Script) -> Iterator[Finding]:
+def numbers_with_commas(script: Script) -> Findings:
     """`{7,102,466:,}` is a tuple, and a tuple takes no format."""
     for node in ast.walk(script.tree):
         if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Tuple) and node.format_spec is not None:
             yield wrong("tuple-formatted", quoted(node.value), script.place(node))
 
 
-def clocks_wait_for_the_gpu(script: Script) -> Iterator[Finding]:
+def clocks_wait_for_the_gpu(script: Script) -> Findings:
     """A GPU computes while Python goes on: the clock must wait for it."""
     if "cuda" not in script.source or re.search(r"synchronize|Event\(|Timer\(", script.source):
         return
