@@ -15,7 +15,7 @@ from tlcourse.table import Table
 from tlcourse.train import Schedule
 
 # In this order the checks run and, within one severity, the findings come.
-CHECKS = functions(checks.model, checks.optimizer, checks.schedule, checks.images, checks.data, checks.results)
+CHECKS = functions(checks.model, checks.optimizer, checks.schedule, checks.data, checks.results)
 
 
 def examine(

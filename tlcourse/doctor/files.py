@@ -8,7 +8,7 @@ from tlcourse.doctor.report import Report, functions, run_checks, wrong
 from tlcourse.doctor.scripts.reader import read_script
 from tlcourse.table import Table
 
-RULES = functions(scripts.setup, scripts.data, scripts.loop, scripts.schedule)
+RULES = functions(scripts.setup, scripts.data, scripts.loop)
 SCRIPTS = (".py", ".ipynb")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 

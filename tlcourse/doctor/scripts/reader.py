@@ -143,7 +143,7 @@ def last(node: ast.AST | None) -> str:
     return dotted(node).rpartition(".")[2]
 
 
-def receiver(call: ast.Call) -> str:
+def owner(call: ast.Call) -> str:
     """Return what a method is called on: `model` of `model.train()`."""
     return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
 
