@@ -48,7 +48,7 @@ def images_are_normalised(script: Script) -> Findings:
         if not TO_TENSOR & set(_steps(pipeline)):
             continue
         pipeline_name = f"`{name}`" if name else "This pipeline"
-        normalising = [node for node in ast.walk(pipeline) if last(node) == "Normalize" and isinstance(node, ast.Call)]
+        normalising = [node for node in script.nodes(ast.Call, pipeline) if last(node) == "Normalize"]
         if not normalising:
             found, evidence = (wrong if nowhere else suspicious), listed(_steps(pipeline), 6)
             yield found("not-normalised/never", evidence, script.place(pipeline), pipeline=pipeline_name)
@@ -74,9 +74,9 @@ def steps_are_in_order(script: Script) -> Findings:
 
 def training_is_shuffled(script: Script) -> Findings:
     """A folder's images are sorted by class: the training loader must shuffle."""
-    folders = {target for target, value, _ in script.assignments if last(value) == "ImageFolder"}
-    for target, value, _ in script.assignments:
-        dataset = argument(value, "dataset", 0) if last(value) == "DataLoader" else None
+    folders = {target for target, _, _ in script.made("ImageFolder")}
+    for target, value, _ in script.made("DataLoader"):
+        dataset = argument(value, "dataset", 0)
         if dataset is None or not TRAINING.search(target) or EVALUATED.search(target):
             continue
         shuffle, other = argument(value, "shuffle", 2), argument(value, "sampler") or argument(value, "batch_sampler")

@@ -48,7 +48,7 @@ def evaluation_mode(script: Script) -> Findings:
     anywhere = any(isinstance(call.func, ast.Attribute) for call in script.named("eval"))
     seen = set()
     for call in script.calls:
-        loop = script.batch_loop(call)
+        loop = script.loop(call, "batches")
         if loop is None or loop in seen or not MODELS.match(dotted(call)) or not _without_gradients(script, call):
             continue
         earlier = [one for one in script.inside(script.scopes[call]) if one.lineno <= call.lineno]
@@ -65,7 +65,7 @@ def gradients(script: Script) -> Findings:
     """Each step needs a fresh gradient: zero_grad, backward, step."""
     for scope, backward in _training_scopes(script).items():
         calls = script.inside(scope)
-        if script.batch_loop(backward) is None and script.epoch_loop(backward) is None:
+        if script.loop(backward, "batches") is None and script.loop(backward, "epochs") is None:
             continue
         zero = [c for c in calls if last(c) == "zero_grad" or "grad = None" in ast.unparse(script.statement(c)[0])]
         steps = [c for c in calls if last(c) == "step" and not re.search("sched", owner(c), re.IGNORECASE)]
@@ -81,10 +81,10 @@ def gradients(script: Script) -> Findings:
 
 def graph_is_kept(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
-    for node in ast.walk(script.tree):
-        if not isinstance(node, ast.AugAssign) or not isinstance(node.op, ast.Add) or script.batch_loop(node) is None:
+    for node in script.nodes(ast.AugAssign):
+        if not isinstance(node.op, ast.Add) or script.loop(node, "batches") is None:
             continue
-        names = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+        names = {n.id for n in script.nodes(ast.Name, node.value)}
         losses = [c for c in script.inside(script.scopes[node]) if last(c) == "backward" and owner(c) in names]
         if losses and not re.search(r"item\(|detach\(|float\(|\.data", ast.unparse(node.value)):
             yield suspicious("graph-kept", quoted(node), script.place(node))
@@ -95,8 +95,8 @@ def hidden_state(script: Script) -> Findings:
     for scope in _training_scopes(script):
         if not isinstance(scope, ast.FunctionDef) or not isinstance(script.parents[scope], ast.Module):
             continue
-        names = [node for node in ast.walk(scope) if isinstance(node, ast.Name)]
-        own = {node.arg for node in ast.walk(scope.args) if isinstance(node, ast.arg)}
+        names = script.nodes(ast.Name, scope)
+        own = {node.arg for node in script.nodes(ast.arg, scope.args)}
         own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
         used = {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
         if outside := listed(name for name in FROM_OUTSIDE if name in used):
@@ -106,7 +106,7 @@ def hidden_state(script: Script) -> Findings:
 
 def schedulers_step(script: Script) -> Findings:
     """A scheduler is stepped at the interval that it was built for, and a plateau scheduler with a measurement."""
-    built = {target: value for target, value, _ in script.assignments if last(value) in SCHEDULERS}
+    built = {target: value for target, value, _ in script.made(*SCHEDULERS)}
     kinds = {last(value) for value in built.values()}
     for call in script.named("step"):
         name = owner(call)
@@ -131,9 +131,9 @@ def _eval_follows(script: Script, call: ast.Call) -> bool:
     """Whether `.eval()` is called on something between `train()` and the batches that follow."""
     statement, block = script.statement(call)
     for other in block[block.index(statement) + 1 :]:
-        if isinstance(other, ast.For) and script.batch_loop(other.body[0]) is other:
+        if isinstance(other, ast.For) and script.loop(other.body[0], "batches") is other:
             return False
-        if any(isinstance(n, ast.Call) and re.search(r"eval|freeze|set_bn", last(n)) for n in ast.walk(other)):
+        if any(re.search(r"eval|freeze|set_bn", last(n)) for n in script.nodes(ast.Call, other)):
             return True
     return False
 
@@ -147,10 +147,10 @@ def _without_gradients(script: Script, node: ast.AST) -> bool:
 
 def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
     kind, where = last(scheduler), script.place(call)
-    by_batch = script.batch_loop(call) is not None or any(
+    by_batch = script.loop(call, "batches") is not None or any(
         script.statement(backward)[1] is script.statement(call)[1] for backward in script.named("backward")
     )
-    by_epoch = not by_batch and script.epoch_loop(call) is not None
+    by_epoch = not by_batch and script.loop(call, "epochs") is not None
     evidence = f"{quoted(scheduler)}, and {quoted(call)} once per {'batch' if by_batch else 'epoch'}"
     length = argument(scheduler, *LENGTHS[kind]) if kind in LENGTHS else None
     text, value = ("" if length is None else ast.unparse(length)), constant(length)
@@ -176,7 +176,7 @@ def _metric(script: Script, call: ast.Call) -> Findings:
         return
     name = ast.unparse(metric)
     given = [value for target, value, at in script.assignments if target == name and script.scopes[at] is scope]
-    changed = [n for n in ast.walk(scope) if isinstance(n, ast.AugAssign) and ast.unparse(n.target) == name]
+    changed = [n for n in script.nodes(ast.AugAssign, scope) if ast.unparse(n.target) == name]
     values = [metric] if isinstance(metric, ast.Constant) else given
     if values and all(isinstance(value, ast.Constant) for value in values) and not changed:
         evidence = f"{quoted(call)}, with {quoted(values[-1])}, which never changes"

@@ -16,9 +16,9 @@ CLOCKS = ("time.time", "time.perf_counter", "perf_counter", "time.monotonic")
 
 def softmax_before_cross_entropy(script: Script) -> Findings:
     """Cross-entropy applies softmax itself."""
-    losses = [target for target, value, _ in script.assignments if last(value) == "CrossEntropyLoss"]
     if not script.named("cross_entropy", "CrossEntropyLoss"):
         return
+    losses = [target for target, _, _ in script.made("CrossEntropyLoss")]
     found: list[ast.AST] = []
     for call in script.calls:
         if call.args and (last(call) in ("cross_entropy", "CrossEntropyLoss") or dotted(call) in losses):
@@ -26,10 +26,10 @@ def softmax_before_cross_entropy(script: Script) -> Findings:
                 found.append(call)
         elif last(call) == "Sequential" and call.args and last(call.args[-1]) == "Softmax":
             found.append(call.args[-1])
-    for node in ast.walk(script.tree):
-        inside = isinstance(node, ast.Return) and getattr(script.scopes[node], "name", "") == "forward"
-        attention = inside and "attention" in getattr(script.parents[script.scopes[node]], "name", "").lower()
-        if inside and not attention and _is_softmax(script, node.value):
+    for node in script.nodes(ast.Return):
+        function = script.scopes[node]
+        attention = "attention" in getattr(script.parents.get(function), "name", "").lower()
+        if getattr(function, "name", "") == "forward" and not attention and _is_softmax(script, node.value):
             found.append(node)
     for node in found:
         yield wrong("softmax-before-cross-entropy", quoted(node), script.place(node))
@@ -38,8 +38,7 @@ def softmax_before_cross_entropy(script: Script) -> Findings:
 def optimizer_after_head(script: Script) -> Findings:
     """An optimizer built before the head was replaced holds the old head."""
     for model, _, at in _new_heads(script):
-        made = [(name, value, built) for name, value, built in script.assignments if last(value) in OPTIMIZERS]
-        made = [one for one in made if script.scopes[one[2]] is script.scopes[at]]
+        made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one[2]] is script.scopes[at]]
         own = [(name, built) for name, value, built in made if re.search(rf"\b{model}\.", ast.unparse(value))]
         if own and own[-1][1].lineno < at.lineno:
             name, built = own[-1]
@@ -49,8 +48,8 @@ def optimizer_after_head(script: Script) -> Findings:
 
 def head_frozen_with_the_rest(script: Script) -> Findings:
     """Freezing everything after the head was replaced freezes the new head too."""
-    for loop in ast.walk(script.tree):
-        match = isinstance(loop, ast.For) and re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
+    for loop in script.nodes(ast.For):
+        match = re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
         if not match or not re.search(r"requires_grad(_\(| = )False", ast.unparse(loop)) or "if " in ast.unparse(loop):
             continue
         heads = [(name, at) for model, name, at in _new_heads(script) if model == match[1]]
@@ -65,7 +64,7 @@ def head_frozen_with_the_rest(script: Script) -> Findings:
 
 def one_scheduler_for_each_optimizer(script: Script) -> Findings:
     """Each scheduler's constructor rewrites its optimizer's learning rates."""
-    parts = {n.id for call in script.named(*COMPOSED) for n in ast.walk(call) if isinstance(n, ast.Name)}
+    parts = {n.id for call in script.named(*COMPOSED) for n in script.nodes(ast.Name, call)}
     built: dict[tuple, list[str]] = {}
     for target, value, at in script.assignments:
         if last(value) in OPTIMIZERS:  # a new optimizer with this name starts anew
@@ -86,7 +85,7 @@ def optimizer_per_stage(script: Script) -> Findings:
     """A new optimizer for each unfrozen stage forgets the moments of what was already training."""
     if not re.search(r"requires_grad\s*=\s*True|requires_grad_\(|unfreeze", script.source):
         return
-    made = [(name, value, at) for name, value, at in script.assignments if last(value) in OPTIMIZERS - {"SGD"}]
+    made = script.made(*OPTIMIZERS - {"SGD"})
     held = [set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(value))) for _, value, _ in made]
     for ((_, _, at), before), ((name, _, later), after) in pairwise(zip(made, held, strict=True)):
         if before & after and script.scopes[at] is script.scopes[later]:
@@ -112,8 +111,8 @@ def deprecated_arguments(script: Script) -> Findings:
 
 def numbers_with_commas(script: Script) -> Findings:
     """`{7,102,466:,}` is a tuple, and a tuple takes no format."""
-    for node in ast.walk(script.tree):
-        if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Tuple) and node.format_spec is not None:
+    for node in script.nodes(ast.FormattedValue):
+        if isinstance(node.value, ast.Tuple) and node.format_spec is not None:
             yield wrong("tuple-formatted", quoted(node.value), script.place(node))
 
 
