@@ -36,11 +36,8 @@ class Finding:
 
     def __str__(self) -> str:
         place, indent = (f"{self.where}: " if self.where else ""), " " * 12
-        paragraphs = [
-            f"{self.severity.upper():<12}{place}{self.what} [{self.check}]",
-            f"{indent}evidence: {self.evidence}",
-            f"{indent}what to do: {self.advice}",
-        ]
+        title = f"{self.severity.upper():<12}{place}{self.what} [{self.check}]"
+        paragraphs = [title, f"{indent}evidence: {self.evidence}", f"{indent}what to do: {self.advice}"]
         # Names and addresses stay whole, so that they can be searched for.
         style = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
         return "\n".join(fill(text, WIDTH, **style) for text in paragraphs)
@@ -128,8 +125,7 @@ def run_checks(checks: Iterable[Check], subject: object) -> list[Finding]:
     found = []
     for check in checks:
         try:
-            for finding in check(subject):
-                found.append(finding)
+            found.extend(check(subject))  # keeps those before an error
         except Exception as error:
             found.append(note("check-failed", f"{type(error).__name__}: {str(error)[:200]}", check=check.__name__))
     return found

@@ -47,11 +47,9 @@ def images_are_normalised(setup: Setup) -> Findings:
     found = _described(images.mean((0, 2, 3)), images.std((0, 2, 3)))
     evidence = f"{fault}; {len(images)} images of the {part.name} part have {found}, from {images.min():.3g} to "
     evidence += f"{images.max():.3g}; the model's weights want {_described(wanted.mean, wanted.std)}"
-    mismatch = setup.answers.bn_mismatch
-    if mismatch is None:
-        random = not setup.pretrained
-    else:  # the first batch norm has seen nothing yet: it holds zeros and ones
-        first = setup.norms[0].module
+    mismatch, random = setup.answers.bn_mismatch, not setup.pretrained
+    if mismatch is not None:
+        first = setup.norms[0].module  # one that has seen nothing yet holds zeros and ones
         random = setup.pretrained is not None and not first.running_mean.any() and bool((first.running_var == 1).all())
         sure = sure and mismatch > MISMATCH
         if not random:
@@ -76,9 +74,7 @@ def images_have_the_size(setup: Setup) -> Findings:
 
 def evaluation_images_stay_the_same(setup: Setup) -> Findings:
     """Validation and test images are the same each time: no augmentation."""
-    for part in setup.parts:
-        if not part.evaluated:
-            continue
+    for part in (part for part in setup.parts if part.evaluated):
         names = listed(part.random_transforms)
         changing = next((index for index in part.spread(4) if _changes(part, index)), None)
         if changing is not None:

@@ -57,10 +57,8 @@ def schedule_is_as_long_as_the_run(setup: Setup) -> Findings:
         run = epochs if interval == "epoch" else steps
         counts_epochs = abs(length - epochs) <= 0.1 * epochs and setup.batches > 2
         batches = _accumulated(length, epochs, setup.batches) if interval != "epoch" else None
-        values = {
-            "kind": "The schedule" if schedules.made_here(scheduler) else type(scheduler).__name__,
-            "run": run,
-        }
+        kind = "The schedule" if schedules.made_here(scheduler) else type(scheduler).__name__
+        values = {"kind": kind, "run": run}
         evidence = f"made for {length:,} steps; the run has {epochs} epochs of {setup.batches} batches, {steps:,} steps"
         if interval == "epoch" and length >= 0.9 * steps and setup.batches > 2:
             yield wrong("scheduler-interval/counts-batches", evidence, **values)
@@ -76,9 +74,8 @@ def schedule_is_as_long_as_the_run(setup: Setup) -> Findings:
             sure = raises or (climbs and interval == "epoch")
             yield (wrong if sure else suspicious)("scheduler-interval/too-short", evidence, **values)
         elif length >= 1.5 * run:
-            sure = raises and length >= 2 * run
-            share = f"{run / length:.0%}"
-            yield (wrong if sure else suspicious)("scheduler-interval/too-long", evidence, share=share, **values)
+            found = wrong if raises and length >= 2 * run else suspicious
+            yield found("scheduler-interval/too-long", evidence, share=f"{run / length:.0%}", **values)
 
 
 def scheduler_is_stepped(setup: Setup) -> Findings:
@@ -102,9 +99,9 @@ def plateau_sees_a_measurement(setup: Setup) -> Findings:
             continue
         calls, epochs, best = scheduler.last_epoch, len(setup.losses), float(scheduler.best)
         evidence = f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {_rate(scheduler):g}"
-        better, names = max, ("val_accuracy", "val_loss")
+        names, better = ("val_accuracy", "val_loss"), max
         if scheduler.mode == "min":
-            better, names = min, ("val_loss", "val_accuracy")
+            names, better = names[::-1], min
         right, other = ((setup.history.column(name) if setup.history is not None else []) or [0.0] for name in names)
         is_right, is_other = (math.isclose(better(values), best, rel_tol=1e-6) for values in (right, other))
         if not math.isfinite(best):
@@ -149,9 +146,8 @@ def _length(scheduler: Any) -> int | None:
     """Return for how many steps of its own a schedule is made; None where it has no end."""
     if isinstance(scheduler, lr_scheduler.OneCycleLR):
         return scheduler.total_steps
-    return (
-        scheduler.T_max if isinstance(scheduler, lr_scheduler.CosineAnnealingLR) else schedules.total_steps(scheduler)
-    )
+    is_cosine = isinstance(scheduler, lr_scheduler.CosineAnnealingLR)
+    return scheduler.T_max if is_cosine else schedules.total_steps(scheduler)
 
 
 def _interval(setup: Setup, scheduler: Any) -> str | None:
