@@ -28,13 +28,13 @@ def diagnose_folder(path: Path) -> Report:
         counts = Counter(label for label, _ in items)
         table += [{"part": part, "class": name, "images": counts[i]} for i, name in enumerate(layout.classes)]
     files = [file for items in layout.parts.values() for _, file in items]
-    faults = find_unreadable(files)
-    good = {part: [item for item in items if item[1] not in faults] for part, items in layout.parts.items()}
-    findings = [*_sizes(root, [file for file in files if file not in faults]), *_balance(layout)]
-    findings += _copies(root, layout.classes, good)
+    faults, findings = find_unreadable(files), []
     if faults:
         names = listed((f"{_below(root, file)} ({why})" for file, why in faults.items()), 8)
-        findings.insert(0, wrong("unreadable/images", f"{len(faults)} of {len(files):,}: {names}"))
+        findings.append(wrong("unreadable/images", f"{len(faults)} of {len(files):,}: {names}"))
+    good = {part: [item for item in items if item[1] not in faults] for part, items in layout.parts.items()}
+    readable = [file for file in files if file not in faults]
+    findings += [*_sizes(root, readable), *_balance(layout), *_copies(root, layout.classes, good)]
     return Report(str(path), table, findings, layout.notes)
 
 

@@ -171,10 +171,8 @@ def _part(name: str, own: Any) -> Part:
     dataset = own.dataset if loader is not None else own
     readable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if isinstance(dataset, torch_data.IterableDataset) or not readable:
-        raise ValueError(
-            f"The {name} part, {type(dataset).__name__}, can only be read from its start, which would use up what "
-            "the training wants. Give a data set with positions, or leave data out."
-        )
+        why = f"{type(dataset).__name__}, can only be read from its start, which would use up what the training wants"
+        raise ValueError(f"The {name} part, {why}. Give a data set with positions, or leave data out.")
     return Part(name, dataset, loader)
 
 

@@ -100,13 +100,6 @@ class Setup:
         return [part for part in self.parts if part.labels is not None and len(part.labels)]
 
     @cached_property
-    def classes(self) -> tuple[int, bool] | None:
-        """How many classes the data has, and whether it names them (labels alone may lack some)."""
-        named = [len(part.classes) for part in self.parts if part.classes is not None]
-        counts = named or [int(part.labels.max()) + 1 for part in self.labelled_parts]
-        return (named[0] if named else max(counts), bool(named)) if counts else None
-
-    @cached_property
     def batches(self) -> int | None:
         """How many batches the training loader has."""
         return next((len(part.loader) for part in self.parts if part.name == "train" and part.loader), None)
@@ -218,10 +211,9 @@ class Setup:
 
 
 def _bn_mismatch(norm: nn.Module, values: torch.Tensor) -> float:
-    """Return how far inputs of a batch norm are from its running statistics.
+    """Return how far a batch norm's inputs are from its running statistics, as the median over its channels.
 
-    This is the median over its channels of the log of the ratio of variances, or of the distance of the means in
-    running deviations.
+    It is that of the log of the ratio of variances, or of the distance of the means in running deviations.
     """
     dims, values = [dim for dim in range(values.ndim) if dim != 1], values.detach().float()
     variance = norm.running_var.float().clamp_min(1e-8)

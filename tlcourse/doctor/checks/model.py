@@ -40,9 +40,11 @@ def something_trains(setup: Setup) -> Findings:
 
 def head_fits_the_classes(setup: Setup) -> Findings:
     """The classifier has one output per class."""
-    if setup.outputs is None or setup.classes is None:
+    named = [len(part.classes) for part in setup.parts if part.classes is not None]
+    counts = named[:1] or [int(part.labels.max()) + 1 for part in setup.labelled_parts]
+    if setup.outputs is None or not counts:
         return
-    (count, named), outputs = setup.classes, setup.outputs
+    count, outputs = max(counts), setup.outputs
     evidence = f"{setup.head[0]} has {outputs:,} outputs; the data has {count:,} classes"
     if outputs == 1 and count == 2:
         if "BCE" not in setup.loss_name and "binary" not in setup.loss_name:

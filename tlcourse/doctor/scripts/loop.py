@@ -7,9 +7,7 @@ from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.scripts.reader import MODELS, SCHEDULERS, Script, argument, constant, dotted, last, owner, quoted
 
 WITH_BATCH_NORM = re.compile(
-    r"resne[xs]?t|wide_resnet|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|"
-    r"vgg\d+_bn|BatchNorm",
-    re.IGNORECASE,
+    r"(?i)resne[xs]?t|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|vgg\d+_bn|BatchNorm"
 )
 WITHOUT_BATCH_NORM = re.compile(r"\bvit_|swin|convnext|deit|squeezenet|alexnet|vgg\d+\(|mixer", re.IGNORECASE)
 FREEZING = re.compile(r"requires_grad\s*=\s*False|requires_grad_\(False\)|\bmodels\.freeze\(|unfreeze_from\(")

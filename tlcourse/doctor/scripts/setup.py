@@ -86,8 +86,8 @@ def optimizer_per_stage(script: Script) -> Findings:
     if not re.search(r"requires_grad\s*=\s*True|requires_grad_\(|unfreeze", script.source):
         return
     made = script.made(*OPTIMIZERS - {"SGD"})
-    held = [set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(value))) for _, value, _ in made]
-    for ((_, _, at), before), ((name, _, later), after) in pairwise(zip(made, held, strict=True)):
+    held = [(name, at, set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(v)))) for name, v, at in made]
+    for (_, at, before), (name, later, after) in pairwise(held):
         if before & after and script.scopes[at] is script.scopes[later]:
             evidence = f"`{name}` holds {listed(sorted(before & after))}, as does the optimizer of {script.place(at)}"
             yield note("moments-forgotten", evidence, script.place(later))
@@ -142,10 +142,8 @@ def _new_heads(script: Script) -> Iterator[tuple[str, str, ast.stmt]]:
 def _value_before(script: Script, node: ast.expr, call: ast.Call) -> ast.expr:
     """Return what a name was given last before a call, in its function or in the module; anything else as it is."""
     scopes, name = (script.scopes[call], script.tree), ast.unparse(node)
-    for target, value, at in reversed(script.assignments):
-        if target == name and at.lineno < call.lineno and script.scopes[at] in scopes:
-            return value
-    return node
+    before = [one for one in script.assignments if one[2].lineno < call.lineno and script.scopes[one[2]] in scopes]
+    return next((value for target, value, _ in reversed(before) if target == name), node)
 
 
 def _is_softmax(script: Script, value: ast.expr | None) -> bool:
