@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -45,14 +45,26 @@ class Setup:
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[Any]
     parts: list[Part]
-    intervals: dict[int, str] = field(default_factory=dict)  # by the scheduler's id, where a `Schedule` says it
-    changes: dict[str, Change] | None = None
-    loss: Any = None
-    epochs: int | None = None
-    losses: list[float] = field(default_factory=list)
-    history: Any = None
-    evaluation: Evaluation | None = None
-    evaluating: bool = False
+    intervals: dict[int, str]  # by the scheduler's id, where a `Schedule` says it
+    changes: dict[str, Change] | None
+    loss: Any
+    epochs: int | None
+    losses: list[float]
+    history: Any
+    evaluation: Evaluation | None
+    evaluating: bool
+
+    def __post_init__(self) -> None:
+        # By name: the model's parameters, those that take gradients, and the learning rates of those in an optimizer.
+        self.parameters: dict[str, nn.Parameter] = dict(self.model.named_parameters())
+        self.trainable = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        self.groups: list[dict[str, Any]] = [group for own in self.optimizers for group in own.param_groups]
+        rates = {id(p): float(group["lr"]) for group in self.groups for p in group["params"]}
+        self.rates = {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
+        # Whether the optimizer scales each step by the gradients' size, as Adam does: its rates are small.
+        self.adaptive = not all(type(own).__name__ in ("SGD", "ASGD", "Rprop") for own in self.optimizers)
+        # The loss function's name, or that of its class; empty where it was not given.
+        self.loss_name: str = "" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -90,11 +102,6 @@ class Setup:
         return None if self.head is None else len(self.head[1].weight)
 
     @property
-    def loss_name(self) -> str:
-        """The name of the loss function or of its class; empty where it was not given."""
-        return "" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
-
-    @property
     def labelled_parts(self) -> list[Part]:
         """The parts whose labels are known."""
         return [part for part in self.parts if part.labels is not None and len(part.labels)]
@@ -103,27 +110,6 @@ class Setup:
     def batches(self) -> int | None:
         """How many batches the training loader has."""
         return next((len(part.loader) for part in self.parts if part.name == "train" and part.loader), None)
-
-    @property
-    def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of all optimizers."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    @cached_property
-    def rates(self) -> dict[str, float]:
-        """The learning rate of each of the model's parameters that is in an optimizer, by name."""
-        rates = {id(p): float(group["lr"]) for group in self.groups for p in group["params"]}
-        return {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
-
-    @cached_property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The model's parameters by name, each once."""
-        return dict(self.model.named_parameters())
-
-    @cached_property
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that take gradients."""
-        return {name: p for name, p in self.parameters.items() if p.requires_grad}
 
     @cached_property
     def norms(self) -> list[Norm]:
@@ -143,11 +129,6 @@ class Setup:
         """Optimizer steps made so far, where the optimizer counts them (Adam does, SGD does not)."""
         states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         return max((int(state["step"]) for state in states if "step" in state), default=None)
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the optimizer scales each step by the gradients' size, as Adam does: its rates are small."""
-        return not all(type(optimizer).__name__ in ("SGD", "ASGD", "Rprop") for optimizer in self.optimizers)
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:

@@ -28,13 +28,12 @@ def values_are_finite(setup: Setup) -> Findings:
 
 def something_trains(setup: Setup) -> Findings:
     """At least one parameter must be trainable, and a new head first of all."""
-    trainable = [name for name, parameter in setup.parameters.items() if parameter.requires_grad]
-    if setup.parameters and not trainable:
+    if setup.parameters and not setup.trainable:
         evidence = f"0 of {sum(p.numel() for p in setup.parameters.values()):,} values take gradients"
         yield (wrong if setup.optimizers else note)("all-frozen", evidence)
     elif setup.head and not any(p.requires_grad for p in setup.head[1].parameters()):
         name = setup.head[0]
-        evidence = f"{name} takes no gradients; {len(trainable)} other tensors do"
+        evidence = f"{name} takes no gradients; {len(setup.trainable)} other tensors do"
         yield (wrong if setup.fresh_head else suspicious)("head-frozen", evidence, head=name)
 
 
