@@ -201,7 +201,7 @@ def _labels(dataset: Any) -> torch.Tensor | None:
     inner = [*layers(dataset)][1:]
     labels = _labels(inner[0]) if inner else None
     if labels is not None and getattr(dataset, "indices", None) is not None:
-        labels = labels[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
+        return labels[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
     return labels if labels is not None and len(labels) == len(dataset) else None
 
 

@@ -154,14 +154,10 @@ def rates_make_sense(setup: Setup) -> Findings:
     zero = [name for name, rate in rates.items() if rate == 0]
     if zero and not setup.schedulers:  # a warm-up starts at 0, and a cosine ends there
         yield (wrong if len(zero) == len(rates) else note)("rate/zero", setup.by_stage(zero))
-    adaptive, high = setup.adaptive, {}
-    for name, rate in rates.items():
-        if name in setup.head_parameters:
-            highest = HIGHEST[adaptive]
-        else:  # from scratch, large rates are usual for SGD
-            highest = HIGHEST_BACKBONE[adaptive] if adaptive or setup.pretrained else math.inf
-        if rate > highest:
-            high[name] = rate
+    head, backbone = HIGHEST[setup.adaptive], HIGHEST_BACKBONE[setup.adaptive]
+    if not (setup.adaptive or setup.pretrained):  # from scratch, large rates are usual for SGD
+        backbone = math.inf
+    high = {name: rate for name, rate in rates.items() if rate > (head if name in setup.head_parameters else backbone)}
     if high:
         kind = type(setup.optimizers[0]).__name__
         yield suspicious("rate/high", f"up to {max(high.values()):g} in {setup.by_stage(high)}", kind=kind)
