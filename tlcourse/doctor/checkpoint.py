@@ -1,12 +1,11 @@
 """The doctor for checkpoints: can the file be read without running code, and can its values be trained weights."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from tlcourse.doctor.report import Finding, Report, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, Report, listed, note, suspicious, wrong
 from tlcourse.models import read_weights
 from tlcourse.predict import load_checkpoint
 from tlcourse.table import Table
@@ -24,7 +23,7 @@ def diagnose_checkpoint(path: Path) -> Report:
     return Report(str(path), table, [*_odd_values(state), *_unknown_model(path, state)])
 
 
-def _odd_values(state: dict[str, torch.Tensor]) -> Iterator[Finding]:
+def _odd_values(state: dict[str, torch.Tensor]) -> Findings:
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     weights = {name: tensor for name, tensor in floats.items() if tensor.ndim > 1 and tensor.numel() > 1}
     variances = {name: tensor for name, tensor in floats.items() if name.endswith("running_var")}
@@ -41,7 +40,7 @@ def _odd_values(state: dict[str, torch.Tensor]) -> Iterator[Finding]:
             yield severity(name, f"{len(names)} of {len(state)} tensors: {listed(names)}")
 
 
-def _unknown_model(path: Path, state: dict[str, torch.Tensor]) -> Iterator[Finding]:
+def _unknown_model(path: Path, state: dict[str, torch.Tensor]) -> Findings:
     try:
         load_checkpoint(path)
     except ValueError as error:

@@ -15,7 +15,7 @@ from tlcourse.table import Table
 from tlcourse.train import Schedule
 
 # In this order the checks run and, within one severity, the findings come.
-CHECKS = functions(checks.model, checks.optimizer, checks.schedule, checks.images, checks.data, checks.results)
+CHECKS = functions(checks.model, checks.schedule, checks.data, checks.results)
 
 
 def examine(
@@ -140,13 +140,8 @@ def _moved(setup: Setup, stage: Stage) -> str:
 
 
 def _remarks(setup: Setup) -> list[str]:
-    given = {
-        "optimizer": setup.optimizers,
-        "data": setup.parts,
-        "scheduler": setup.schedulers,
-        "history": setup.losses,
-        "evaluation": setup.evaluation is not None,
-    }
+    given = {"optimizer": setup.optimizers, "data": setup.parts, "scheduler": setup.schedulers}
+    given |= {"history": setup.losses, "evaluation": setup.evaluation is not None}
     missing = [name for name, value in given.items() if not value]
     remarks = [f"Not given, and not checked: {listed(missing, 9)}."] if missing else []
     for part in setup.parts:

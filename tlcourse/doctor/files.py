@@ -8,7 +8,7 @@ from tlcourse.doctor.report import Report, functions, run_checks, wrong
 from tlcourse.doctor.scripts.reader import read_script
 from tlcourse.table import Table
 
-RULES = functions(scripts.setup, scripts.data, scripts.loop, scripts.schedule)
+RULES = functions(scripts.setup, scripts.data, scripts.loop)
 SCRIPTS = (".py", ".ipynb")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -32,10 +32,8 @@ def diagnose(path: str | Path) -> Report:
         from tlcourse.doctor.checkpoint import diagnose_checkpoint
 
         return diagnose_checkpoint(path)
-    raise ValueError(
-        f"{path} is no script ({', '.join(SCRIPTS)}), no checkpoint ({', '.join(WEIGHTS)}) and no folder of images. "
-        "Give one of these."
-    )
+    kinds = f"no script ({', '.join(SCRIPTS)}), no checkpoint ({', '.join(WEIGHTS)}) and no folder of images"
+    raise ValueError(f"{path} is {kinds}. Give one of these.")
 
 
 def diagnose_script(path: Path) -> Report:

@@ -1,14 +1,13 @@
 """The doctor for a folder of images: damaged, small and long images, copies, and classes of different sizes."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from tlcourse.data import find_duplicates, find_unreadable, folder_layout
 from tlcourse.doctor.checks.data import MAJORITY
-from tlcourse.doctor.report import Finding, Report, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, Report, listed, note, suspicious, wrong
 from tlcourse.table import Table
 
 TINY = 32  # pixels of the short side: images below were probably thumbnails
@@ -29,17 +28,17 @@ def diagnose_folder(path: Path) -> Report:
         counts = Counter(label for label, _ in items)
         table += [{"part": part, "class": name, "images": counts[i]} for i, name in enumerate(layout.classes)]
     files = [file for items in layout.parts.values() for _, file in items]
-    faults = find_unreadable(files)
-    good = {part: [item for item in items if item[1] not in faults] for part, items in layout.parts.items()}
-    findings = [*_sizes(root, [file for file in files if file not in faults]), *_balance(layout)]
-    findings += _copies(root, layout.classes, good)
+    faults, findings = find_unreadable(files), []
     if faults:
         names = listed((f"{_below(root, file)} ({why})" for file, why in faults.items()), 8)
-        findings.insert(0, wrong("unreadable/images", f"{len(faults)} of {len(files):,}: {names}"))
+        findings.append(wrong("unreadable/images", f"{len(faults)} of {len(files):,}: {names}"))
+    good = {part: [item for item in items if item[1] not in faults] for part, items in layout.parts.items()}
+    readable = [file for file in files if file not in faults]
+    findings += [*_sizes(root, readable), *_balance(layout), *_copies(root, layout.classes, good)]
     return Report(str(path), table, findings, layout.notes)
 
 
-def _sizes(root: Path, files: list[Path]) -> Iterator[Finding]:
+def _sizes(root: Path, files: list[Path]) -> Findings:
     sizes = {}
     for file in files:
         with Image.open(file) as image:  # reads the header alone
@@ -53,7 +52,7 @@ def _sizes(root: Path, files: list[Path]) -> Iterator[Finding]:
             yield severity(name, f"{len(found)} of {len(files):,}: {names}")
 
 
-def _balance(layout: folder_layout.Layout) -> Iterator[Finding]:
+def _balance(layout: folder_layout.Layout) -> Findings:
     for part, items in layout.parts.items():
         counts = Counter(label for label, _ in items)
         (top, most), (bottom, fewest) = counts.most_common()[0], counts.most_common()[-1]
@@ -65,7 +64,7 @@ def _balance(layout: folder_layout.Layout) -> Iterator[Finding]:
             yield note("few-images", f"in {part}: {rare}")
 
 
-def _copies(root: Path, classes: list[str], parts: dict[str, list[tuple[int, Path]]]) -> Iterator[Finding]:
+def _copies(root: Path, classes: list[str], parts: dict[str, list[tuple[int, Path]]]) -> Findings:
     pairs = find_duplicates({part: [file for _, file in items] for part, items in parts.items()}, within=True)
     items = {pair: [parts[part][index] for part, index in (pair.first, pair.second)] for pair in pairs}
 

@@ -13,8 +13,7 @@ from tlcourse.data import PART_NAMES, ImageSet
 from tlcourse.doctor.scripts.reader import is_random
 
 SAMPLED = 32  # images of a part, spread evenly over it: channel means are then good to about 0.05
-MOST_COMPARED = {"train": 2000}  # images read to look for copies, a few seconds' worth
-MOST_COMPARED_OTHERS = 1000
+MOST_COMPARED, MOST_COMPARED_OTHERS = 2000, 1000  # training and other images read to look for copies: a few seconds
 
 
 @dataclass(eq=False)
@@ -49,7 +48,7 @@ class Part:
     def transforms(self) -> list[Any]:
         """Every single transform on the way from an image to what the model gets, outermost data set first."""
         ways = [getattr(layer, name, None) for layer in layers(self.dataset) for name in ("transform", "transforms")]
-        return list({id(step): step for way in ways for step in _single_transforms(way)}.values())
+        return list({id(step): step for step in _single_transforms(ways)}.values())
 
     @property
     def random_transforms(self) -> list[str]:
@@ -70,7 +69,7 @@ class Part:
     @property
     def compared(self) -> list[int]:
         """The positions of the images that are read to look for copies."""
-        return self.spread(MOST_COMPARED.get(self.name, MOST_COMPARED_OTHERS))
+        return self.spread(MOST_COMPARED_OTHERS if self.evaluated else MOST_COMPARED)
 
     def origin(self, index: int) -> tuple[Any, int]:
         """Return the innermost data set, and the position there of item `index`."""
@@ -134,10 +133,10 @@ def parts_of(data: Any) -> list[Part]:
     if data is None:
         return []
     attributes = {name: getattr(data, name) for name in PART_NAMES if _is_data(getattr(data, name, None))}
+    given = data if isinstance(data, Mapping) else attributes
     if _is_data(data):
         named = {"train": data}
     elif isinstance(data, Mapping) or attributes:
-        given = data if isinstance(data, Mapping) else attributes
         named = {PART_NAMES.get(str(name).lower(), str(name)): own for name, own in given.items()}
     elif isinstance(data, Sequence) and not isinstance(data, str) and 1 <= len(data) <= 3:
         named = dict(zip(("train", "val", "test"), data, strict=False))
@@ -172,20 +171,17 @@ def _part(name: str, own: Any) -> Part:
     dataset = own.dataset if loader is not None else own
     readable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if isinstance(dataset, torch_data.IterableDataset) or not readable:
-        raise ValueError(
-            f"The {name} part, {type(dataset).__name__}, can only be read from its start, which would use up what "
-            "the training wants. Give a data set with positions, or leave data out."
-        )
+        why = f"{type(dataset).__name__}, can only be read from its start, which would use up what the training wants"
+        raise ValueError(f"The {name} part, {why}. Give a data set with positions, or leave data out.")
     return Part(name, dataset, loader)
 
 
 def _single_transforms(transform: Any) -> Iterator[Any]:
     """Yield the single transforms of a pipeline, whatever they are nested in."""
-    if isinstance(transform, list | tuple | torch.nn.Sequential | torch.nn.ModuleList):
-        inner = list(transform)
-    else:
+    inner = transform
+    if not isinstance(transform, list | tuple | torch.nn.Sequential | torch.nn.ModuleList):
         inner = [getattr(transform, name, None) for name in ("transforms", "transform", "target_transform")]
-        yield from [] if transform is None else [transform]
+        yield transform
     for step in inner:
         if step is not None:
             yield from _single_transforms(step)
@@ -202,8 +198,8 @@ def _labels(dataset: Any) -> torch.Tensor | None:
     for name in ("labels", "targets", "_labels"):
         if (labels := _as_labels(getattr(dataset, name, None))) is not None and len(labels) == len(dataset):
             return labels
-    inner = next(iter([*layers(dataset)][1:]), None)
-    labels = None if inner is None else _labels(inner)
+    inner = [*layers(dataset)][1:]
+    labels = _labels(inner[0]) if inner else None
     if labels is not None and getattr(dataset, "indices", None) is not None:
         return labels[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
     return labels if labels is not None and len(labels) == len(dataset) else None

@@ -17,8 +17,6 @@ from tlcourse.table import Table
 SEVERITIES = {"wrong": ("✗", "#D55E00"), "suspicious": ("!", "#E69F00"), "note": ("i", "#0072B2")}
 WIDTH = 110  # characters of a line in a terminal
 
-Check = Callable[[Any], Iterator["Finding"]]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -38,11 +36,8 @@ class Finding:
 
     def __str__(self) -> str:
         place, indent = (f"{self.where}: " if self.where else ""), " " * 12
-        paragraphs = [
-            f"{self.severity.upper():<12}{place}{self.what} [{self.check}]",
-            f"{indent}evidence: {self.evidence}",
-            f"{indent}what to do: {self.advice}",
-        ]
+        title = f"{self.severity.upper():<12}{place}{self.what} [{self.check}]"
+        paragraphs = [title, f"{indent}evidence: {self.evidence}", f"{indent}what to do: {self.advice}"]
         # Names and addresses stay whole, so that they can be searched for.
         style = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
         return "\n".join(fill(text, WIDTH, **style) for text in paragraphs)
@@ -106,6 +101,10 @@ class Report:
         return f"<b>{escape(self.title)}:</b> {escape(self.verdict)}{table}{findings}{remarks}"
 
 
+Findings = Iterator[Finding]
+Check = Callable[[Any], Findings]
+
+
 def make_finding(severity: str, name: str, evidence: str, where: str = "", **values: object) -> Finding:
     """Make a finding with the words that `findings.py` has for `name`; `values` fill in what stands there in braces."""
     what, advice = (words.format(**values) for words in MESSAGES[name])
@@ -126,8 +125,7 @@ def run_checks(checks: Iterable[Check], subject: object) -> list[Finding]:
     found = []
     for check in checks:
         try:
-            for finding in check(subject):
-                found.append(finding)
+            found.extend(check(subject))  # keeps those before an error
         except Exception as error:
             found.append(note("check-failed", f"{type(error).__name__}: {str(error)[:200]}", check=check.__name__))
     return found

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,15 +20,6 @@ from tlcourse.side_effects import input_hooks, no_side_effects
 FORWARD = 8  # images of the one forward pass
 
 
-class OptimizerEntry(NamedTuple):
-    """A parameter in an optimizer: the numbers of the optimizer and of the group, and the learning rate."""
-
-    parameter: torch.Tensor
-    optimizer: int
-    group: int
-    lr: float
-
-
 class Norm(NamedTuple):
     """A batch norm with running statistics: its stage, its name, and whether its parameters are frozen."""
 
@@ -39,11 +30,7 @@ class Norm(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """One forward pass in evaluation mode: outputs `(B, C)`, or the error instead.
-
-    `bn_mismatch` says how far the inputs of the first batch norm are from its running statistics: the median over its
-    channels of the log of the ratio of variances, or of the distance of the means in running deviations.
-    """
+    """One forward pass in evaluation mode: outputs `(B, C)`, or the error instead, and `_bn_mismatch`."""
 
     outputs: torch.Tensor | None = None
     error: str | None = None
@@ -58,14 +45,26 @@ class Setup:
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[Any]
     parts: list[Part]
-    intervals: dict[int, str] = field(default_factory=dict)  # by the scheduler's id, where a `Schedule` says it
-    changes: dict[str, Change] | None = None
-    loss: Any = None
-    epochs: int | None = None
-    losses: list[float] = field(default_factory=list)
-    history: Any = None
-    evaluation: Evaluation | None = None
-    evaluating: bool = False
+    intervals: dict[int, str]  # by the scheduler's id, where a `Schedule` says it
+    changes: dict[str, Change] | None
+    loss: Any
+    epochs: int | None
+    losses: list[float]
+    history: Any
+    evaluation: Evaluation | None
+    evaluating: bool
+
+    def __post_init__(self) -> None:
+        # By name: the model's parameters, those that take gradients, and the learning rates of those in an optimizer.
+        self.parameters: dict[str, nn.Parameter] = dict(self.model.named_parameters())
+        self.trainable = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        self.groups: list[dict[str, Any]] = [group for own in self.optimizers for group in own.param_groups]
+        rates = {id(p): float(group["lr"]) for group in self.groups for p in group["params"]}
+        self.rates = {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
+        # Whether the optimizer scales each step by the gradients' size, as Adam does: its rates are small.
+        self.adaptive = not all(type(own).__name__ in ("SGD", "ASGD", "Rprop") for own in self.optimizers)
+        # The loss function's name, or that of its class; empty where it was not given.
+        self.loss_name: str = "" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -103,52 +102,14 @@ class Setup:
         return None if self.head is None else len(self.head[1].weight)
 
     @property
-    def loss_name(self) -> str:
-        """The name of the loss function or of its class; empty where it was not given."""
-        return "" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
-
-    @property
     def labelled_parts(self) -> list[Part]:
         """The parts whose labels are known."""
         return [part for part in self.parts if part.labels is not None and len(part.labels)]
 
     @cached_property
-    def classes(self) -> tuple[int, bool] | None:
-        """How many classes the data has, and whether it names them (labels alone may lack some)."""
-        named = [len(part.classes) for part in self.parts if part.classes is not None]
-        counts = named or [int(part.labels.max()) + 1 for part in self.labelled_parts]
-        return (named[0] if named else max(counts), bool(named)) if counts else None
-
-    @cached_property
     def batches(self) -> int | None:
         """How many batches the training loader has."""
         return next((len(part.loader) for part in self.parts if part.name == "train" and part.loader), None)
-
-    @cached_property
-    def optimizer_entries(self) -> list[OptimizerEntry]:
-        """Every parameter of every optimizer, as often as it is there."""
-        return [
-            OptimizerEntry(parameter, number, position, float(group["lr"]))
-            for number, optimizer in enumerate(self.optimizers)
-            for position, group in enumerate(optimizer.param_groups)
-            for parameter in group["params"]
-        ]
-
-    @cached_property
-    def rates(self) -> dict[str, float]:
-        """The learning rate of each of the model's parameters that is in an optimizer, by name."""
-        rates = {id(entry.parameter): entry.lr for entry in self.optimizer_entries}
-        return {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
-
-    @cached_property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The model's parameters by name, each once."""
-        return dict(self.model.named_parameters())
-
-    @cached_property
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that take gradients."""
-        return {name: p for name, p in self.parameters.items() if p.requires_grad}
 
     @cached_property
     def norms(self) -> list[Norm]:
@@ -168,11 +129,6 @@ class Setup:
         """Optimizer steps made so far, where the optimizer counts them (Adam does, SGD does not)."""
         states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         return max((int(state["step"]) for state in states if "step" in state), default=None)
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the optimizer scales each step by the gradients' size, as Adam does: its rates are small."""
-        return not all(type(optimizer).__name__ in ("SGD", "ASGD", "Rprop") for optimizer in self.optimizers)
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:
@@ -209,10 +165,10 @@ class Setup:
         return min(readable, key=lambda part: not part.evaluated, default=None)
 
     @cached_property
-    def answers(self) -> Answers | None:
-        """What the model answers to a few images; None where there are none."""
+    def answers(self) -> Answers:
+        """What the model answers to a few images."""
         if self.sample_part is None or not self.parameters:
-            return None
+            return Answers()
         first, norm, seen = next(iter(self.parameters.values())), [norm.module for norm in self.norms[:1]], []
         images = self.sample_part.sample[0][:FORWARD].to(first.device, first.dtype)
         try:
@@ -236,6 +192,10 @@ class Setup:
 
 
 def _bn_mismatch(norm: nn.Module, values: torch.Tensor) -> float:
+    """Return how far a batch norm's inputs are from its running statistics, as the median over its channels.
+
+    It is that of the log of the ratio of variances, or of the distance of the means in running deviations.
+    """
     dims, values = [dim for dim in range(values.ndim) if dim != 1], values.detach().float()
     variance = norm.running_var.float().clamp_min(1e-8)
     ratio = (values.var(dims).clamp_min(1e-12) / variance).log().abs().median()

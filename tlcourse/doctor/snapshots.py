@@ -9,14 +9,6 @@ from torch import nn
 SAMPLED = 4096  # values kept of each tensor: enough to say by how much it moved, and a few MB for the largest models
 
 
-class TensorSnapshot(NamedTuple):
-    """One tensor at one look: some of its values, the sum of all of them, and whether it took gradients."""
-
-    values: torch.Tensor
-    total: float
-    trainable: bool
-
-
 class Change(NamedTuple):
     """How a tensor changed: `size` is |new - old| / |old| on the sampled values; frozen at both looks, or not."""
 
@@ -24,8 +16,10 @@ class Change(NamedTuple):
     frozen: bool
 
 
+# Some values of each tensor, the sum of all of them, and whether it took gradients.
+Snapshot = tuple[torch.Tensor, float, bool]
 # By model, so that a deleted model is forgotten; a model whose head was replaced keeps its backbone's snapshots.
-_snapshots: WeakKeyDictionary[nn.Module, dict[str, TensorSnapshot]] = WeakKeyDictionary()
+_snapshots: WeakKeyDictionary[nn.Module, dict[str, Snapshot]] = WeakKeyDictionary()
 
 
 def compare(model: nn.Module) -> dict[str, Change] | None:
@@ -38,21 +32,20 @@ def compare(model: nn.Module) -> dict[str, Change] | None:
     _snapshots[model] = now
     if before is None:
         return None
-    known = {name: before[name] for name in now if name in before}
-    same = {name: old for name, old in known.items() if len(old.values) == len(now[name].values)}
-    return {name: _change(old, now[name]) for name, old in same.items()}
+    known = [name for name in now if name in before and len(before[name][0]) == len(now[name][0])]
+    return {name: _change(before[name], now[name]) for name in known}
 
 
-def _snapshot(tensor: torch.Tensor) -> TensorSnapshot:
-    flat = tensor.detach().reshape(-1)
+def _snapshot(tensor: torch.Tensor) -> Snapshot:
+    flat = tensor.detach().flatten()
     step = max(1, -(-len(flat) // SAMPLED))
     wide = torch.float32 if flat.device.type == "mps" else torch.float64  # all that Apple's GPUs have
     # The sum notices what the sampled values miss.
-    return TensorSnapshot(flat[::step].cpu().double(), flat.sum(dtype=wide).item(), tensor.requires_grad)
+    return flat[::step].cpu().double(), flat.sum(dtype=wide).item(), tensor.requires_grad
 
 
-def _change(old: TensorSnapshot, new: TensorSnapshot) -> Change:
-    difference, size = (new.values - old.values).norm().item(), old.values.norm().item()
+def _change(old: Snapshot, new: Snapshot) -> Change:
+    difference, size = (new[0] - old[0]).norm().item(), old[0].norm().item()
     if difference == 0:
-        difference, size = abs(new.total - old.total), abs(old.total)
-    return Change(difference / max(size, 1e-12), not old.trainable and not new.trainable)
+        difference, size = abs(new[1] - old[1]), abs(old[1])
+    return Change(difference / max(size, 1e-12), not (old[2] or new[2]))

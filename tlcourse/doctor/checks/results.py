@@ -1,11 +1,10 @@
 """Checks of what came out: losses, and answers on labelled images."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 
 FLAT = 1e-4  # relative range of a loss over epochs that counts as no movement
@@ -14,7 +13,7 @@ ENOUGH = 20  # images from which on an accuracy is compared with the largest cla
 GAP = 0.2  # training accuracy above validation accuracy
 
 
-def losses_fall(setup: Setup) -> Iterator[Finding]:
+def losses_fall(setup: Setup) -> Findings:
     """A training loss is a number, and falls, at first at least; one that is NaN or infinite stays so."""
     losses = setup.losses
     broken = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
@@ -34,7 +33,7 @@ def losses_fall(setup: Setup) -> Iterator[Finding]:
         yield suspicious("loss-rises", evidence)
 
 
-def training_and_validation_agree(setup: Setup) -> Iterator[Finding]:
+def training_and_validation_agree(setup: Setup) -> Findings:
     """A model that knows its training images by heart does worse on others."""
     epochs = setup.history.epochs if setup.history is not None else []
     if epochs:
@@ -44,7 +43,7 @@ def training_and_validation_agree(setup: Setup) -> Iterator[Finding]:
             yield note("overfitting", evidence)
 
 
-def predictions_make_sense(setup: Setup) -> Iterator[Finding]:
+def predictions_make_sense(setup: Setup) -> Findings:
     """Each class is predicted now and then, and more images are right than if all were put into the largest class."""
     evaluation = setup.evaluation
     if evaluation is None or not evaluation.n:

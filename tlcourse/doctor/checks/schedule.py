@@ -2,12 +2,11 @@
 
 import gc
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch.optim import lr_scheduler
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.setup import Setup
 from tlcourse.train import schedules
 
@@ -18,7 +17,7 @@ FEW = 4  # batches per epoch from which on steps and epochs are told apart
 CALLS = 4  # calls of a plateau scheduler from which on it is odd that none was better than the first
 
 
-def one_scheduler_for_each_optimizer(setup: Setup) -> Iterator[Finding]:
+def one_scheduler_for_each_optimizer(setup: Setup) -> Findings:
     """Each constructor of a scheduler rewrites the learning rates of its optimizer: the last one wins."""
     for number, optimizer in enumerate(setup.optimizers):
         given = [s for s in setup.schedulers if getattr(s, "optimizer", None) is optimizer]
@@ -42,7 +41,7 @@ def one_scheduler_for_each_optimizer(setup: Setup) -> Iterator[Finding]:
         yield wrong("foreign-scheduler", f"{names} was built on an optimizer that was not given")
 
 
-def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
+def schedule_is_as_long_as_the_run(setup: Setup) -> Findings:
     """A schedule with a length covers the run, and counts what it is stepped after: batches, or epochs."""
     for scheduler in setup.schedulers:
         length, interval = _length(scheduler), _interval(setup, scheduler)
@@ -58,10 +57,8 @@ def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
         run = epochs if interval == "epoch" else steps
         counts_epochs = abs(length - epochs) <= 0.1 * epochs and setup.batches > 2
         batches = _accumulated(length, epochs, setup.batches) if interval != "epoch" else None
-        values = {
-            "kind": "The schedule" if schedules.made_here(scheduler) else type(scheduler).__name__,
-            "run": run,
-        }
+        kind = "The schedule" if schedules.made_here(scheduler) else type(scheduler).__name__
+        values = {"kind": kind, "run": run}
         evidence = f"made for {length:,} steps; the run has {epochs} epochs of {setup.batches} batches, {steps:,} steps"
         if interval == "epoch" and length >= 0.9 * steps and setup.batches > 2:
             yield wrong("scheduler-interval/counts-batches", evidence, **values)
@@ -77,12 +74,11 @@ def schedule_is_as_long_as_the_run(setup: Setup) -> Iterator[Finding]:
             sure = raises or (climbs and interval == "epoch")
             yield (wrong if sure else suspicious)("scheduler-interval/too-short", evidence, **values)
         elif length >= 1.5 * run:
-            sure = raises and length >= 2 * run
-            share = f"{run / length:.0%}"
-            yield (wrong if sure else suspicious)("scheduler-interval/too-long", evidence, share=share, **values)
+            found = wrong if raises and length >= 2 * run else suspicious
+            yield found("scheduler-interval/too-long", evidence, share=f"{run / length:.0%}", **values)
 
 
-def scheduler_is_stepped(setup: Setup) -> Iterator[Finding]:
+def scheduler_is_stepped(setup: Setup) -> Findings:
     """A scheduler that is never stepped is none; one that decays by epoch is not stepped after every batch."""
     for scheduler in setup.schedulers:
         kind, made = type(scheduler).__name__, getattr(scheduler, "last_epoch", None)
@@ -96,16 +92,16 @@ def scheduler_is_stepped(setup: Setup) -> Iterator[Finding]:
             yield suspicious("scheduler-not-stepped", f"{setup.steps:,} steps of the optimizer, and none of {kind}")
 
 
-def plateau_sees_a_measurement(setup: Setup) -> Iterator[Finding]:
+def plateau_sees_a_measurement(setup: Setup) -> Findings:
     """A plateau scheduler must be fed with a measurement, in the direction that is better."""
     for scheduler in setup.schedulers:
         if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) or scheduler.last_epoch < 1:
             continue
         calls, epochs, best = scheduler.last_epoch, len(setup.losses), float(scheduler.best)
         evidence = f"best is {best:.4g} (mode {scheduler.mode!r}) after {calls} calls; the rate is {_rate(scheduler):g}"
-        better, names = max, ("val_accuracy", "val_loss")
+        names, better = ("val_accuracy", "val_loss"), max
         if scheduler.mode == "min":
-            better, names = min, ("val_loss", "val_accuracy")
+            names, better = names[::-1], min
         right, other = ((setup.history.column(name) if setup.history is not None else []) or [0.0] for name in names)
         is_right, is_other = (math.isclose(better(values), best, rel_tol=1e-6) for values in (right, other))
         if not math.isfinite(best):
@@ -150,9 +146,8 @@ def _length(scheduler: Any) -> int | None:
     """Return for how many steps of its own a schedule is made; None where it has no end."""
     if isinstance(scheduler, lr_scheduler.OneCycleLR):
         return scheduler.total_steps
-    return (
-        scheduler.T_max if isinstance(scheduler, lr_scheduler.CosineAnnealingLR) else schedules.total_steps(scheduler)
-    )
+    is_cosine = isinstance(scheduler, lr_scheduler.CosineAnnealingLR)
+    return scheduler.T_max if is_cosine else schedules.total_steps(scheduler)
 
 
 def _interval(setup: Setup, scheduler: Any) -> str | None:

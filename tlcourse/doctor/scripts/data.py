@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tlcourse.doctor.report import Finding, listed, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, suspicious, wrong
 from tlcourse.doctor.scripts.reader import Script, argument, constant, is_random, last, quoted
 
 EVALUATED = re.compile(r"(^|_)(val|valid|validation|test|eval)(_|\d|$)", re.IGNORECASE)
@@ -15,7 +15,7 @@ LIBRARIES = re.compile(r"\bmodels\.\w+\(|timm\.create_model|torch\.hub\.load")
 NORMALISING = re.compile(r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(")
 
 
-def evaluation_is_not_augmented(script: Script) -> Iterator[Finding]:
+def evaluation_is_not_augmented(script: Script) -> Findings:
     """Validation and test images are not augmented."""
     random = {}
     for name, pipeline in _pipelines(script):
@@ -38,7 +38,7 @@ def evaluation_is_not_augmented(script: Script) -> Iterator[Finding]:
             yield wrong("augmented-evaluation/split", evidence, script.place(at), transform=name)
 
 
-def images_are_normalised(script: Script) -> Iterator[Finding]:
+def images_are_normalised(script: Script) -> Findings:
     """Images for pre-trained weights are normalised by the mean and deviation that the weights were trained with."""
     if not any(_is_pretrained(call) for call in script.calls) or NORMALISING.search(script.source):
         return
@@ -48,7 +48,7 @@ def images_are_normalised(script: Script) -> Iterator[Finding]:
         if not TO_TENSOR & set(_steps(pipeline)):
             continue
         pipeline_name = f"`{name}`" if name else "This pipeline"
-        normalising = [node for node in ast.walk(pipeline) if last(node) == "Normalize" and isinstance(node, ast.Call)]
+        normalising = [node for node in script.nodes(ast.Call, pipeline) if last(node) == "Normalize"]
         if not normalising:
             found, evidence = (wrong if nowhere else suspicious), listed(_steps(pipeline), 6)
             yield found("not-normalised/never", evidence, script.place(pipeline), pipeline=pipeline_name)
@@ -58,7 +58,7 @@ def images_are_normalised(script: Script) -> Iterator[Finding]:
                 yield suspicious("not-normalised/by-half", quoted(step), script.place(step), pipeline=pipeline_name)
 
 
-def steps_are_in_order(script: Script) -> Iterator[Finding]:
+def steps_are_in_order(script: Script) -> Findings:
     """Some steps take images and some take tensors, and some take two numbers."""
     for _, pipeline in _pipelines(script):
         names = _steps(pipeline)
@@ -72,11 +72,11 @@ def steps_are_in_order(script: Script) -> Iterator[Finding]:
             yield wrong("rotation", quoted(call), script.place(call), count=len(angles))
 
 
-def training_is_shuffled(script: Script) -> Iterator[Finding]:
+def training_is_shuffled(script: Script) -> Findings:
     """A folder's images are sorted by class: the training loader must shuffle."""
-    folders = {target for target, value, _ in script.assignments if last(value) == "ImageFolder"}
-    for target, value, _ in script.assignments:
-        dataset = argument(value, "dataset", 0) if last(value) == "DataLoader" else None
+    folders = {target for target, _, _ in script.made("ImageFolder")}
+    for target, value, _ in script.made("DataLoader"):
+        dataset = argument(value, "dataset", 0)
         if dataset is None or not TRAINING.search(target) or EVALUATED.search(target):
             continue
         shuffle, other = argument(value, "shuffle", 2), argument(value, "sampler") or argument(value, "batch_sampler")

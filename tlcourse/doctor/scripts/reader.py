@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -54,22 +56,28 @@ class Script:
     @cached_property
     def calls(self) -> list[ast.Call]:
         """Every call, in the order of the lines."""
-        found = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
-        return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+        return sorted(self.nodes(ast.Call), key=lambda node: (node.lineno, node.col_offset))
 
     @cached_property
     def assignments(self) -> list[tuple[str, ast.expr, ast.stmt]]:
         """Every `target = value` as target (text), value and statement, in the order of the lines."""
         found = []
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found += [(ast.unparse(target), node.value, node) for target in targets]
-        return sorted(found, key=lambda assignment: (assignment[2].lineno, assignment[2].col_offset))
+        for node in sorted(self.nodes(ast.Assign | ast.AnnAssign), key=lambda node: (node.lineno, node.col_offset)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found += [(ast.unparse(target), node.value, node) for target in targets if node.value is not None]
+        return found
+
+    def nodes(self, kind: type | UnionType, within: ast.AST | None = None) -> list[Any]:
+        """Return the nodes of one kind, in the whole script or within one node."""
+        return [node for node in ast.walk(within or self.tree) if isinstance(node, kind)]
 
     def named(self, *names: str) -> list[ast.Call]:
         """Return the calls of functions, classes or methods with one of these names."""
         return [call for call in self.calls if last(call) in names]
+
+    def made(self, *names: str) -> list[tuple[str, ast.expr, ast.stmt]]:
+        """Return the assignments whose value is what one of these functions or classes makes."""
+        return [one for one in self.assignments if last(one[1]) in names]
 
     def inside(self, scope: ast.AST) -> list[ast.Call]:
         """Return the calls in one function or in the module, without those in functions inside it."""
@@ -90,13 +98,9 @@ class Script:
         blocks = [value for _, value in ast.iter_fields(self.parents[node]) if isinstance(value, list)]
         return node, next(block for block in blocks if node in block)
 
-    def batch_loop(self, node: ast.AST) -> ast.For | None:
-        """Return the loop over batches around a node, if there is one."""
-        return next((loop for loop in self.above(node) if isinstance(loop, ast.For) and over_batches(loop)), None)
-
-    def epoch_loop(self, node: ast.AST) -> ast.For | None:
-        """Return the loop over epochs around a node, if there is one."""
-        return next((loop for loop in self.above(node) if isinstance(loop, ast.For) and over_epochs(loop)), None)
+    def loop(self, node: ast.AST, over: str) -> ast.For | None:
+        """Return the loop over "batches" or "epochs" around a node, if there is one."""
+        return next((n for n in self.above(node) if isinstance(n, ast.For) and _runs_over(n) == over), None)
 
 
 def read_script(file: Path) -> Script:
@@ -143,7 +147,7 @@ def last(node: ast.AST | None) -> str:
     return dotted(node).rpartition(".")[2]
 
 
-def receiver(call: ast.Call) -> str:
+def owner(call: ast.Call) -> str:
     """Return what a method is called on: `model` of `model.train()`."""
     return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
 
@@ -174,18 +178,13 @@ def is_random(transform: str) -> bool:
     return transform.startswith("Random") or transform in RANDOM
 
 
-def over_epochs(loop: ast.For) -> bool:
-    """Whether a loop runs over epochs."""
-    return "epoch" in ast.unparse(loop.target).lower() or bool(re.search(r"\brange\(.*epoch", ast.unparse(loop.iter)))
-
-
-def over_batches(loop: ast.For) -> bool:
-    """Whether a loop runs over batches: over a loader, or with images and labels as its variables."""
-    iterated = ast.unparse(loop.iter)
-    if over_epochs(loop) or iterated.startswith("range("):
-        return False
-    labelled = re.search(r"label|target|\by\b|\byb\b", ast.unparse(loop.target).lower())
-    return bool((isinstance(loop.target, ast.Tuple) and labelled) or LOADER.search(iterated))
+def _runs_over(loop: ast.For) -> str:
+    """Tell "epochs" from "batches": those run over a loader, or have images and labels as variables."""
+    target, iterated = ast.unparse(loop.target).lower(), ast.unparse(loop.iter)
+    if "epoch" in target or re.search(r"\brange\(.*epoch", iterated):
+        return "epochs"
+    labelled = isinstance(loop.target, ast.Tuple) and re.search(r"label|target|\by\b|\byb\b", target)
+    return "batches" if not iterated.startswith("range(") and (labelled or LOADER.search(iterated)) else ""
 
 
 def _notebook_lines(notebook: dict) -> list[tuple[str, str]]:

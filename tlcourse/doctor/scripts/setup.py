@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tlcourse.doctor.report import Finding, listed, note, suspicious, wrong
+from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
 from tlcourse.doctor.scripts.reader import OPTIMIZERS, SCHEDULERS, Script, argument, constant, dotted, last, quoted
 
 HEADS = re.compile(r"^(\w+)\.(fc|classifier|head|heads)\b")
@@ -14,11 +14,11 @@ COMPOSED = ("SequentialLR", "ChainedScheduler")
 CLOCKS = ("time.time", "time.perf_counter", "perf_counter", "time.monotonic")
 
 
-def softmax_before_cross_entropy(script: Script) -> Iterator[Finding]:
+def softmax_before_cross_entropy(script: Script) -> Findings:
     """Cross-entropy applies softmax itself."""
-    losses = [target for target, value, _ in script.assignments if last(value) == "CrossEntropyLoss"]
     if not script.named("cross_entropy", "CrossEntropyLoss"):
         return
+    losses = [target for target, _, _ in script.made("CrossEntropyLoss")]
     found: list[ast.AST] = []
     for call in script.calls:
         if call.args and (last(call) in ("cross_entropy", "CrossEntropyLoss") or dotted(call) in losses):
@@ -26,20 +26,19 @@ def softmax_before_cross_entropy(script: Script) -> Iterator[Finding]:
                 found.append(call)
         elif last(call) == "Sequential" and call.args and last(call.args[-1]) == "Softmax":
             found.append(call.args[-1])
-    for node in ast.walk(script.tree):
-        inside = isinstance(node, ast.Return) and getattr(script.scopes[node], "name", "") == "forward"
-        attention = inside and "attention" in getattr(script.parents[script.scopes[node]], "name", "").lower()
-        if inside and not attention and _is_softmax(script, node.value):
+    for node in script.nodes(ast.Return):
+        function = script.scopes[node]
+        attention = "attention" in getattr(script.parents.get(function), "name", "").lower()
+        if getattr(function, "name", "") == "forward" and not attention and _is_softmax(script, node.value):
             found.append(node)
     for node in found:
         yield wrong("softmax-before-cross-entropy", quoted(node), script.place(node))
 
 
-def optimizer_after_head(script: Script) -> Iterator[Finding]:
+def optimizer_after_head(script: Script) -> Findings:
     """An optimizer built before the head was replaced holds the old head."""
     for model, _, at in _new_heads(script):
-        made = [(name, value, built) for name, value, built in script.assignments if last(value) in OPTIMIZERS]
-        made = [one for one in made if script.scopes[one[2]] is script.scopes[at]]
+        made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one[2]] is script.scopes[at]]
         own = [(name, built) for name, value, built in made if re.search(rf"\b{model}\.", ast.unparse(value))]
         if own and own[-1][1].lineno < at.lineno:
             name, built = own[-1]
@@ -47,10 +46,10 @@ def optimizer_after_head(script: Script) -> Iterator[Finding]:
             yield wrong("foreign-parameters/head", evidence, script.place(at))
 
 
-def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
+def head_frozen_with_the_rest(script: Script) -> Findings:
     """Freezing everything after the head was replaced freezes the new head too."""
-    for loop in ast.walk(script.tree):
-        match = isinstance(loop, ast.For) and re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
+    for loop in script.nodes(ast.For):
+        match = re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
         if not match or not re.search(r"requires_grad(_\(| = )False", ast.unparse(loop)) or "if " in ast.unparse(loop):
             continue
         heads = [(name, at) for model, name, at in _new_heads(script) if model == match[1]]
@@ -63,9 +62,9 @@ def head_frozen_with_the_rest(script: Script) -> Iterator[Finding]:
             yield wrong("head-frozen/with-the-rest", evidence, script.place(loop), head=name)
 
 
-def one_scheduler_for_each_optimizer(script: Script) -> Iterator[Finding]:
+def one_scheduler_for_each_optimizer(script: Script) -> Findings:
     """Each scheduler's constructor rewrites its optimizer's learning rates."""
-    parts = {n.id for call in script.named(*COMPOSED) for n in ast.walk(call) if isinstance(n, ast.Name)}
+    parts = {n.id for call in script.named(*COMPOSED) for n in script.nodes(ast.Name, call)}
     built: dict[tuple, list[str]] = {}
     for target, value, at in script.assignments:
         if last(value) in OPTIMIZERS:  # a new optimizer with this name starts anew
@@ -82,19 +81,19 @@ def one_scheduler_for_each_optimizer(script: Script) -> Iterator[Finding]:
             yield found("several-schedulers", evidence, script.place(at))
 
 
-def optimizer_per_stage(script: Script) -> Iterator[Finding]:
+def optimizer_per_stage(script: Script) -> Findings:
     """A new optimizer for each unfrozen stage forgets the moments of what was already training."""
     if not re.search(r"requires_grad\s*=\s*True|requires_grad_\(|unfreeze", script.source):
         return
-    made = [(name, value, at) for name, value, at in script.assignments if last(value) in OPTIMIZERS - {"SGD"}]
-    held = [set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(value))) for _, value, _ in made]
-    for ((_, _, at), before), ((name, _, later), after) in pairwise(zip(made, held, strict=True)):
+    made = script.made(*OPTIMIZERS - {"SGD"})
+    held = [(name, at, set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(v)))) for name, v, at in made]
+    for (_, at, before), (name, later, after) in pairwise(held):
         if before & after and script.scopes[at] is script.scopes[later]:
             evidence = f"`{name}` holds {listed(sorted(before & after))}, as does the optimizer of {script.place(at)}"
             yield note("moments-forgotten", evidence, script.place(later))
 
 
-def deprecated_arguments(script: Script) -> Iterator[Finding]:
+def deprecated_arguments(script: Script) -> Findings:
     """Names and arguments that current versions warn about or refuse."""
     for call in script.calls:
         name, evidence, where = dotted(call), quoted(call), script.place(call)
@@ -110,14 +109,14 @@ def deprecated_arguments(script: Script) -> Iterator[Finding]:
             yield suspicious("pickle/load", evidence, where)
 
 
-def numbers_with_commas(script: Script) -> Iterator[Finding]:
+def numbers_with_commas(script: Script) -> Findings:
     """`{7,102,466:,}` is a tuple, and a tuple takes no format."""
-    for node in ast.walk(script.tree):
-        if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Tuple) and node.format_spec is not None:
+    for node in script.nodes(ast.FormattedValue):
+        if isinstance(node.value, ast.Tuple) and node.format_spec is not None:
             yield wrong("tuple-formatted", quoted(node.value), script.place(node))
 
 
-def clocks_wait_for_the_gpu(script: Script) -> Iterator[Finding]:
+def clocks_wait_for_the_gpu(script: Script) -> Findings:
     """A GPU computes while Python goes on: the clock must wait for it."""
     if "cuda" not in script.source or re.search(r"synchronize|Event\(|Timer\(", script.source):
         return
@@ -143,10 +142,8 @@ def _new_heads(script: Script) -> Iterator[tuple[str, str, ast.stmt]]:
 def _value_before(script: Script, node: ast.expr, call: ast.Call) -> ast.expr:
     """Return what a name was given last before a call, in its function or in the module; anything else as it is."""
     scopes, name = (script.scopes[call], script.tree), ast.unparse(node)
-    for target, value, at in reversed(script.assignments):
-        if target == name and at.lineno < call.lineno and script.scopes[at] in scopes:
-            return value
-    return node
+    before = [one for one in script.assignments if one[2].lineno < call.lineno and script.scopes[one[2]] in scopes]
+    return next((value for target, value, _ in reversed(before) if target == name), node)
 
 
 def _is_softmax(script: Script, value: ast.expr | None) -> bool:
