@@ -27,7 +27,7 @@ WEIGHTS = "default"  # or a file
 DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
 LIMIT = None  # or a number of training images, to make `full` quick
 
-backbone = tl.models.create(BACKBONE, weights=WEIGHTS).to(runtime.device)
+backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT)
 tl.plots.images(
     [pets.train.raw(i) for i in (0, 1, -1, -2, 2)],

@@ -28,7 +28,7 @@ DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
 LIMIT = None  # or a number of training images, to make `full` quick
 MINI = runtime.profile == "mini"
 
-backbone = tl.models.create(BACKBONE, weights=WEIGHTS).to(runtime.device)
+backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT)
 guess = tl.guess(
     "A hundred training images, millions of parameters: "

@@ -214,7 +214,7 @@ LIMIT = None  # or a number of training images, to make `full` quick
 KINDS = ("constant", "cosine", "warm-up and cosine", "one-cycle")
 TUNED = dict(zip(KINDS, (0.0003, 0.001, 0.001, 0.003), strict=True))
 
-backbone = tl.models.create(BACKBONE, weights=WEIGHTS)
+backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT)
 way = tl.experiments.Trained(
     0, 15, WEIGHTS, layer_decay=0.7, model=BACKBONE
@@ -344,7 +344,7 @@ place = FOLDER or tl.data.export_folder(
     pets.take(train=100, val=100, test=400),
     Path(tempfile.mkdtemp()) / "my-pets",
 )
-model = tl.models.create(BACKBONE, weights=WEIGHTS)
+model = tl.models.create(BACKBONE, 2, weights=WEIGHTS)
 mine = tl.data.from_folder(place, model=model)
 tl.models.replace_head(model, len(mine.classes)).to(runtime.device)
 loaders = mine.loaders(16, seed=runtime.seed)
