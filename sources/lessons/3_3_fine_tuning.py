@@ -25,7 +25,7 @@
 BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
 WEIGHTS = "default"  # or a file
 DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
-LIMIT = None  # or a number of training images, to make `full` quick
+LIMIT = None  # or a number of training images, 100 or more
 MINI = runtime.profile == "mini"
 
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)

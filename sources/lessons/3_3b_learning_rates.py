@@ -210,7 +210,7 @@ MINI = runtime.profile == "mini"
 BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
 WEIGHTS = "default"  # or a file
 DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
-LIMIT = None  # or a number of training images, to make `full` quick
+LIMIT = None  # or a number of training images, 100 or more
 KINDS = ("constant", "cosine", "warm-up and cosine", "one-cycle")
 TUNED = dict(zip(KINDS, (0.0003, 0.001, 0.001, 0.003), strict=True))
 
