@@ -384,4 +384,4 @@ def test_the_first_cell_is_short() -> None:
     for address in ("", ADDRESS):
         lines = _address.setup_source(address).splitlines()
         assert len(lines) <= 6
-        assert max(map(len, lines)) <= 130
+        assert max(map(len, lines)) <= 120

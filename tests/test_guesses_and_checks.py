@@ -38,7 +38,7 @@ def test_a_guess_is_silent_where_nobody_reads(reader, monkeypatch, capsys, name)
 
 def test_buttons_keep_the_guess_when_a_cell_runs_again(reader, monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr(guesses, "_in_notebook", lambda: True)
+    monkeypatch.setattr(guesses, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", shown.append)
     guess = tl.guess("How many <b>?", ["none", "all"])
     title, row = shown[0].children

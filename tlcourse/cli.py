@@ -82,7 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
     options |= {"on_step": progress(sys.stdout.isatty()), "settings": dict(arguments.set)}
     failed = []
     for source in sources:
-        print(f"\n{source.stem}" * (len(sources) > 1), end="\n" * (len(sources) > 1))
+        if len(sources) > 1:
+            print(f"\n{source.stem}")
         result = lessons.run_lesson(source, arguments.out, **options)
         print(summary(result))
         if result.interrupted:

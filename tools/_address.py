@@ -18,9 +18,9 @@ _ADDRESS = re.compile(r"https://[\w-]+(\.[\w-]+)+(:\d+)?/[\w.-]+/[\w.-]+", re.AS
 # A form of Colab: it shows the title, and the code on request.
 _INSTALL = """\
 #@title Set up the course: run this first
-import importlib.util, subprocess, sys
+import importlib.util, subprocess as sp, sys
 if importlib.util.find_spec("tlcourse") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+{address}"])
+    sp.check_call([sys.executable, "-m", "pip", "install", "-q", "git+{address}"])
 import tlcourse as tl
 runtime = tl.setup()"""
 

@@ -4,10 +4,10 @@ import html
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-PACKAGE = str(Path(__file__).resolve().parents[1])
+from tlcourse.lessons.claims import box
+
 # Okabe and Ito's sky blue, vermilion and bluish green, which colour-blind readers can tell apart.
 _STYLES = {"not yet": ("…", "#56B4E9"), "not right": ("✗", "#D55E00"), "right": ("✓", "#009E73")}
 # What a step does with an answer: raise `NotRightError`, or return why the right answer matters.
@@ -32,11 +32,7 @@ class Verdict:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        mark, colour = _STYLES[self.outcome]
-        return (
-            f'<div style="border-left: 4px solid {colour}; padding: 0.3em 0.8em; margin: 0.3em 0">'
-            f'<b style="color: {colour}">{mark} {self.outcome}:</b> {html.escape(self.message)}</div>'
-        )
+        return box(*_STYLES[self.outcome], self.outcome, html.escape(self.message))
 
 
 def step(name: str) -> Callable[[Step], Step]:

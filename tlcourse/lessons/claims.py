@@ -57,10 +57,7 @@ def _truth(holds: object) -> bool:
 
 def _show(line: str, record: dict[str, str | bool]) -> None:
     """Display a claim in a notebook, or print it as a line anywhere else."""
-    # Without IPython this is not a notebook; IPython in a terminal has no kernel.
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if not hasattr(shell, "kernel"):
+    if not in_notebook():
         print(line)
         return
     from IPython.display import display
@@ -68,12 +65,21 @@ def _show(line: str, record: dict[str, str | bool]) -> None:
     display({"text/plain": line, "text/html": _html(record), CLAIM_MIME: record}, raw=True)
 
 
-def _html(record: dict[str, str | bool]) -> str:
-    """Return the claim as one line of HTML, readable also without styles, which GitHub removes."""
-    statement, measured = html.escape(str(record["statement"])), html.escape(str(record["measured"]))
-    verdict, (mark, colour) = _VERDICTS[bool(record["holds"])], _STYLES[bool(record["holds"])]
-    tail = f' <span style="opacity: 0.7">(measured {measured})</span>' if measured else ""
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this: without IPython none does, and IPython in a terminal has no kernel."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")
+
+
+def box(mark: str, colour: str, verdict: str, text: str) -> str:
+    """Return a verdict and HTML as one line with a coloured edge, readable also without styles: GitHub removes them."""
     return (
         f'<div style="border-left: 4px solid {colour}; padding: 0.3em 0.8em; margin: 0.3em 0">'
-        f'<b style="color: {colour}">{mark} {verdict}:</b> {statement}{tail}</div>'
+        f'<b style="color: {colour}">{mark} {verdict}:</b> {text}</div>'
     )
+
+
+def _html(record: dict[str, str | bool]) -> str:
+    statement, measured = html.escape(str(record["statement"])), html.escape(str(record["measured"]))
+    tail = f' <span style="opacity: 0.7">(measured {measured})</span>' if measured else ""
+    return box(*_STYLES[bool(record["holds"])], _VERDICTS[bool(record["holds"])], statement + tail)

@@ -2,9 +2,10 @@
 
 import html
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from tlcourse.lessons.claims import in_notebook
 
 _CHOSEN: dict[str, str] = {}  # question -> answer: a cell that runs again keeps the reader's guess
 
@@ -39,17 +40,12 @@ def guess(question: str, choices: Sequence[str]) -> Guess:
     if len(set(asked.choices)) < max(2, len(asked.choices)):
         raise ValueError(f"guess() needs at least two choices, all different, not {list(choices)}.")
     if _somebody_reads():
-        _buttons(asked) if _in_notebook() else print(f"Guess: {question} ({' / '.join(asked.choices)})")
+        _buttons(asked) if in_notebook() else print(f"Guess: {question} ({' / '.join(asked.choices)})")
     return asked
 
 
 def _somebody_reads() -> bool:
     return not any(name in os.environ for name in ("TLCOURSE_UNATTENDED", "PYTEST_VERSION"))
-
-
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    return hasattr(ipython.get_ipython() if ipython else None, "kernel")
 
 
 def _buttons(asked: Guess) -> None:
