@@ -210,7 +210,7 @@ report = tl.examine(model)
 before, head = fresh.state_dict(), tl.models.head_name(model)
 below = {n: t for n, t in model.state_dict().items() if head not in n}
 moved = [name for name, t in below.items() if not t.equal(before[name])]
-guess.compare(f"{len(moved)} tensors, such as {', '.join(moved[:2])}")
+guess.compare(f"{len(moved)} tensors: {', '.join(moved[:2]) or 'nothing'}")
 norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
 found = report.named("frozen-statistics-move")
 tl.claim(
@@ -319,7 +319,7 @@ images = [chapter_val[0][0] for _ in range(4)]
 images += [mine.plain().train[first][0] for _ in range(4)]
 tl.plots.images(
     [mine.preprocessing.undo(image) for image in images],
-    ["split off by chapter"] * 4 + ["as it should be"] * 4,
+    ["split off"] * 4 + ["as it should be"] * 4,
     columns=4,
     title="After random_split, a validation image differs at each reading",
 )
