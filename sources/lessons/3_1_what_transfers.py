@@ -156,7 +156,8 @@ tl.check("3.1/hook", answer)
 # ## Which stage serves which task?
 #
 # If a stage has what a task needs, a linear classifier on its output does well: a **probe**. It is fitted to training
-# images and measured on validation images, for five draws of the training images.
+# images and measured on validation images, with ten draws of the training images and one
+# penalty for all.
 
 # %%
 guess = tl.guess(
