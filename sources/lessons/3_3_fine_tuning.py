@@ -41,7 +41,8 @@ guess = tl.guess(
 #
 # **Fine-tuning** starts from the pre-trained weights and trains them further. What is studied here is how much of the
 # network trains. The highest learning rate was tuned for each way on the validation set, with other seeds. Images,
-# schedule and number of passes are fixed. Dots are stored runs, diamonds are runs that your machine makes now.
+# schedule and number of passes are fixed. Dots are stored runs, diamonds are runs that your machine makes now. With
+# another backbone or other images nothing is tuned yet: the rate below may be far too high for them, so tune it first.
 
 # %% tags=["nbval-ignore-output"]
 ways = {
@@ -54,18 +55,17 @@ seeds = runtime.seeds(1 if MINI else 5)
 live = tl.experiments.compare(ways, pets, sizes=[100], seeds=seeds)
 stored = tl.experiments.stored("fine_tuning") if MINI else live
 home = stored.only(data=pets.name)
+gain = home.difference("fine-tuned", "frozen")
+found = "beats" if gain.mean > gain.margin else "doesn't clearly beat"
 (home.only(way="frozen") + home.only(way="fine-tuned")).plot(
-    live=live, title="Training all layers beats training the head alone"
+    live=live, title=f"Training all layers {found} training the head alone"
 )
 
 # %% tags=["nbval-ignore-output"]
-gain = home.difference("fine-tuned", "frozen")
 guess.compare(f"all layers minus head alone {gain}")
-tl.claim(
-    "on these images, training all layers is better",
-    gain.mean > gain.margin,
-)
 if MINI:
+    better = gain.mean > gain.margin
+    tl.claim("on the toy pets, training all layers is better", better)
     agree = live.agree_with(stored)
     tl.claim("the run of this machine agrees with the stored ones", agree)
 
@@ -392,7 +392,7 @@ print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
 # %% [markdown]
 # ## Take-away
 #
-# - On these images, training all layers beats training the head alone, already with few images.
+# - On the toy pets, training all layers beats training the head alone, already with few images. Elsewhere, measure it.
 # - Falling rates, a fitted head and kept statistics made no clear difference here: measure before you add them.
 # - What you unfreeze has to be in the optimizer: extend it, and check with the doctor.
 # - Fine-tuning forgets: a head of another task no longer fits.
