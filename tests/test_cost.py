@@ -106,6 +106,16 @@ def test_measuring_memory_leaves_the_model_as_it_was():
     assert not model.training
 
 
+def test_published_accuracies_belong_to_weights_that_timm_knows():
+    rows = {row["model"]: row for row in tl.cost.published()}
+    assert set(rows) <= set(timm.list_pretrained())
+    assert rows["resnet50.tv_in1k"]["top-1"] == pytest.approx(76.13)  # as torchvision publishes them
+    assert all(50 < row["top-1"] < 90 for row in rows.values())
+    for name, row in rows.items():
+        config = timm.get_pretrained_cfg(name)
+        assert row["image size"] in (config.input_size[-1], (config.test_input_size or config.input_size)[-1])
+
+
 def test_the_front_holds_what_nothing_beats():
     points = {"a": (1.0, 5.0), "b": (2.0, 5.0), "c": (2.0, 7.0), "d": (3.0, 6.0), "e": (4.0, 9.0), "f": (4.0, 8.0)}
     assert tl.cost.front(points) == ["a", "c", "e"]

@@ -74,6 +74,12 @@ def with_dropout():
     return model
 
 
+def with_softmax():
+    model = resnet18()
+    model.fc = nn.Sequential(model.fc, nn.Softmax(1))
+    return model
+
+
 def frozen_after():
     return resnet18().requires_grad_(False)
 
@@ -96,6 +102,13 @@ def batch_norms_alone(model):
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
+
+
+def whatever_does_not_train(model):
+    model.train()
+    for module in model.modules():
+        if not any(p.requires_grad for p in module.parameters()):
             module.eval()
 
 
@@ -202,6 +215,23 @@ def warmup(first=10, last=100, start=1):
     return factor
 
 
+def one_cycle(optimizer, epochs, batches, top=0.01):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, top, epochs=epochs, steps_per_epoch=batches)
+
+
+def for_epochs_alone(optimizer, epochs, batches):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=epochs)
+
+
+def cosine(optimizer, epochs, batches):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+
+
+def one_cycle_elsewhere(optimizer, epochs, batches):
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
+    return one_cycle(other, epochs, batches)
+
+
 def hooked(model, images, remove=True, layer="layer2", mean=(2, 3)):
     rows = []
     hook = getattr(model, layer).register_forward_hook(lambda m, i, output: rows.append(output.mean(mean)))
@@ -244,6 +274,12 @@ def best_within(table, parameters, multiply_adds, within=operator.le, worst=Fals
     return (min if worst else max)(fits, key=lambda name: table[name]["accuracy"], default=None)
 
 
+def reset(name):
+    network = timm.create_model(name)
+    network.reset_classifier(0)
+    return network
+
+
 def best_in_a_loop(table, parameters, multiply_adds):
     best = None
     for name in sorted(table, key=lambda name: -table[name]["accuracy"]):
@@ -262,7 +298,7 @@ def grid_by_pooling(output, k):
 
 
 RIGHT = {
-    "0/set": ["validation", "val", " Validation set "],
+    "0/set": ["validation", "val", " Validation set ", "the validation images.", "pets.val"],
     "3.1/hook": [hooked, in_pieces],
     "3.1/grid": [grid, grid_by_pooling],
     "3.2/freeze": [resnet18(), with_dropout(), tl.models.freeze(timm.create_model("resnet18", num_classes=5))],
@@ -270,15 +306,22 @@ RIGHT = {
     "3.3/groups": [groups(), one_group_a_tensor()],
     "3.3/unfreeze": [unfreeze, unfreeze_by_name],
     "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)), lambda step: np.float32(warmup()(step))],
+    "3.3b/length": [one_cycle, partial(one_cycle, top=[0.01])],
     "3.4/multiply-adds": [
         convolution_work,
         lambda conv, h, w: conv.weight.numel() * h * w,
         lambda conv, h, w: torch.tensor(conv.weight.shape).prod() * h * w,
     ],
     "3.4/choose": [best_within, best_in_a_loop],
+    "3.5/features": [partial(timm.create_model, num_classes=0), reset],
 }
 WRONG = {
-    "0/set": [("training", "by heart"), ("test", "end of a project"), (7, "none of the three")],
+    "0/set": [
+        ("training", "by heart"),
+        ("test", "end of a project"),
+        (7, "does not name"),
+        ("training and validation", "does not name"),
+    ],
     "3.1/hook": [
         (lambda model, images: hooked(model, images, remove=False), "hook is left"),
         (lambda model, images: hooked(model, images, layer="layer3"), "asked for"),
@@ -301,6 +344,7 @@ WRONG = {
     ],
     "3.2/freeze": [
         (resnet18(2), "gives 2 scores"),
+        (with_softmax(), "gives probabilities"),
         (frozen_after(), "frozen: freeze first"),
         (one_layer_left(), "layer4.1.bn2.weight"),
         (torchvision.models.resnet18(weights=None, num_classes=5), "still train"),
@@ -314,6 +358,7 @@ WRONG = {
         (nn.Module.eval, "Start with"),
         (also_freezes, "changes what is frozen"),
         (stops, "no_such_thing"),
+        (whatever_does_not_train, "dropout is switched off"),
         (resnet18(), "Give a function"),
     ],
     "3.3/groups": [
@@ -348,6 +393,16 @@ WRONG = {
         (0.1, "Give a function"),
         (lambda step: 1 / step, "ZeroDivisionError"),
     ],
+    "3.3b/length": [
+        (for_epochs_alone, "yours has 5"),
+        (lambda optimizer, epochs, batches: one_cycle(optimizer, batches, batches), "are 35 steps"),
+        (partial(one_cycle, top=0.1), "highest rate is 0.09"),
+        (cosine, "Return a OneCycleLR"),
+        (one_cycle_elsewhere, "another optimizer"),
+        (lambda *arguments: None, "NoneType"),
+        (torch.optim.lr_scheduler.OneCycleLR, "give a function"),
+        (35, "give a function"),
+    ],
     "3.4/multiply-adds": [
         (partial(convolution_work, grouped=False), "with groups"),
         (partial(convolution_work, kernel=1), "with a kernel of 3 x 3"),
@@ -367,6 +422,15 @@ WRONG = {
         (lambda *arguments: max(best_within(*arguments)), "TypeError"),
         (lambda *arguments: [best_within(*arguments)], "['b']"),
         ("b", "Give a function"),
+    ],
+    "3.5/features": [
+        (timm.create_model, "200 numbers"),
+        (partial(timm.create_model, num_classes=2), "2 numbers"),
+        (partial(timm.create_model, num_classes=0, global_pool=""), "positions are left"),
+        (partial(timm.create_model, features_only=True), "gives a list"),
+        (lambda name: timm.create_model("tl_resnet", num_classes=0), "Its features are 512"),
+        (lambda name: name, "Return the network"),
+        (timm.create_model("resnet10t"), "Give a function"),
     ],
 }
 

@@ -144,6 +144,7 @@ def test_functions_of_a_lesson_use_what_they_are_given(source):
                 known |= {(a.asname or a.name).split(".")[0] for a in node.names}
     for function in functions:
         own = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        own |= {n.name for n in ast.walk(function) if isinstance(n, ast.FunctionDef)}
         own |= {a.arg for n in ast.walk(function) if isinstance(n, ast.arguments) for a in [*n.args, *n.kwonlyargs]}
         used = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         assert {name for name in used - own - known if not name.isupper()} == set(), function.name

@@ -19,7 +19,8 @@ import tlcourse as tl
 from tlcourse.evaluation import mean_and_error
 from tlcourse.features import domain_distance, extract_splits, fit_probe
 
-CARD = domain_distance.MEASURED.with_name("README.md")
+MEASURED = Path(tl.__file__).parent / "models" / "pretrained" / "tl_resnet_transfer.json"
+CARD = MEASURED.with_name("README.md")
 PACKAGED = ("toypets", "digits", "radiographs", "surfaces", "landuse")
 REAL = {"dogs-vs-cats": "dogs-vs-cats", "hymenoptera": "hymenoptera_data"}
 TRAIN = 200  # images of a packaged set: few, as a learner has
@@ -79,7 +80,7 @@ def domains(options):
     """Profile and gap of every domain, and what each way of using the backbone reaches there."""
     facts = {"profile": {}, "gap": {}, "gain": {}, "images": {}, "classes": {}, "epochs": {}}
     if options.only is not None:
-        facts |= domain_distance.stored_measurements()
+        facts |= json.loads(MEASURED.read_text(encoding="utf-8"))
     for name in [*(REAL if options.images else ()), *PACKAGED] if options.only is None else options.only:
         start = time.perf_counter()
         model, splits = build("probe", load(name, options.images, 0), 0)
@@ -94,9 +95,7 @@ def domains(options):
         facts["images"][name] = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
         facts["classes"][name] = len(splits.classes)
         facts["epochs"][name] = options.epochs
-        domain_distance.MEASURED.write_text(
-            json.dumps(facts, indent=1) + "\n", encoding="utf-8"
-        )  # kept if the run stops
+        MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")  # kept if the run stops
         print(f"{name}: {json.dumps(gain)} {time.perf_counter() - start:.0f} s", flush=True)
     return facts
 
@@ -161,7 +160,7 @@ def main() -> None:
     print(f"{images_per_second:,} images/s, {torch.get_num_threads()} threads", flush=True)
     facts = domains(options)
     facts["speed"] = {"images_per_second": images_per_second, "threads": torch.get_num_threads()}
-    domain_distance.MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    MEASURED.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     card = CARD.read_text(encoding="utf-8")
     begin, end = "<!-- measured -->", "<!-- /measured -->"
     new = re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n\n{report(facts)}\n\n{end}", card, flags=re.DOTALL)

@@ -1,7 +1,7 @@
 """Make the runs that the package carries, for comparisons that take too long to repeat in a lesson.
 
     python tools/store_runs.py map            all of its image sets; about an hour on two cores
-    python tools/store_runs.py fine_tuning    or schedules: some ten minutes each
+    python tools/store_runs.py fine_tuning    schedules or drop_path: some twenty minutes each
     python tools/store_runs.py map toypets    one image set, added to those that are there
 
 Learning rates are chosen for each way by the validation accuracy of other seeds, and stored with the runs. The test
@@ -16,13 +16,11 @@ import torch
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.lessons import experiments
-from tlcourse.lessons.experiments import Probe, Trained
+from tlcourse.lessons.experiments import DropPath, Probe, Trained
 from tlcourse.runtime import best_precision
 
-SEEDS = tuple(range(1000, 1005))  # others than the lessons' own
-TUNING_SEEDS = (2000, 2001)
-RATES = (3e-4, 1e-3, 3e-3)
-TUNED_AT = 80  # training images
+SEEDS = tuple(range(1000, 1005))
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 MAP_SETS = {
     "toypets": (20, 80, 320, 800),
     "toypets-silhouette": (20, 80),
@@ -53,7 +51,7 @@ def fine_tuning(name):
     ways = {
         "frozen": Probe(backbone),
         "fine-tuned": all_layers,
-        "lower rates below": replace(all_layers, layer_decay=0.7),
+        "falling rates": replace(all_layers, layer_decay=0.7),
         "head first": replace(all_layers, start=head_first),
         "last stage alone": replace(all_layers, start=last_stage_alone),
         "statistics kept": replace(all_layers, start=keep_statistics),
@@ -85,10 +83,44 @@ def schedules(name):
     return splits, ways, (100,)
 
 
+def drop_path(name):
+    """Fine-tuning with more and more dropped blocks."""
+    splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
+    way = Trained(lr=RATES[0], passes=15)
+    return splits, {f"drop path {rate}": replace(way, start=DropPath(rate)) for rate in (0.0, 0.2, 0.4)}, (100,)
+
+
+@dataclass(frozen=True)
+class AlsoOnTraining:
+    """A way that is measured on its training images, too."""
+
+    way: Trained
+
+    def __call__(self, splits, images, seed):
+        """Train once, measure twice."""
+        model, few = self.way.fit(splits, images, seed)
+        plain = few.plain()
+        precision = best_precision(tl.get_runtime().device)
+        val = tl.train.evaluate(model, plain.loaders().val, precision=precision)
+        seen = replace(plain, val=plain.train).loaders().val
+        return {splits.name: val, "training images": tl.train.evaluate(model, seen, precision=precision)}
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tried before the runs: learning rates, with how many training images and which seeds."""
+
+    images: int
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...] = RATES
+
+
+# The map has many sets and sizes, so it tries less. Seeds of tuning and of runs are others than the lessons' own.
 EXPERIMENTS = {
-    "map": (transfer_map, tuple(MAP_SETS), SEEDS),
-    "fine_tuning": (fine_tuning, ("toypets",), tuple(range(1000, 1010))),
-    "schedules": (schedules, ("toypets",), tuple(range(1000, 1010))),
+    "map": (transfer_map, tuple(MAP_SETS), SEEDS, Tuning(80, (2000, 2001), RATES[1:4])),
+    "fine_tuning": (fine_tuning, ("toypets",), tuple(range(1000, 1010)), Tuning(80, (2000, 2001), RATES[1:4])),
+    "drop_path": (drop_path, ("toypets",), tuple(range(1000, 1010)), Tuning(100, (2000, 2001, 2002), RATES[1:4])),
+    "schedules": (schedules, ("toypets",), tuple(range(1000, 1010)), Tuning(100, (2000, 2001, 2002))),
 }
 STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
 
@@ -112,14 +144,15 @@ class AlsoOnStyles:
         return {splits.name: home, "unseen styles": unseen}
 
 
-def tuned(way, splits, seeds=TUNING_SEEDS):
+def tuned(way, splits, tuning):
     """Return a way with the rate that is best on the validation set; a probe chooses its penalty by itself."""
     if not isinstance(way, Trained):
         return way
-    ways = {str(rate): replace(way, lr=rate) for rate in RATES}
-    runs = experiments.compare(ways, splits, sizes=[TUNED_AT], seeds=seeds, bar=False)
-    means = {name: sum(runs.accuracies(name).values()) for name in ways}
-    print(f"{splits.name}, {experiments.describe(way)}:", {name: round(m / len(seeds), 3) for name, m in means.items()})
+    ways = {str(rate): replace(way, lr=rate) for rate in tuning.rates}
+    runs = experiments.compare(ways, splits, sizes=[tuning.images], seeds=tuning.seeds, bar=False)
+    means = {name: sum(runs.accuracies(name).values()) / len(tuning.seeds) for name in ways}
+    shown = {name: round(mean, 3) for name, mean in means.items()}
+    print(f"{splits.name}, {experiments.describe(way)}: {shown}", flush=True)
     return ways[max(means, key=means.get)]
 
 
@@ -130,13 +163,15 @@ def main():
     parser.add_argument("sets", nargs="*", help="image sets (default: all)")
     options = parser.parse_args()
     tl.setup("mini")
-    make, sets, seeds = EXPERIMENTS[options.experiment]
+    make, sets, seeds, tuning = EXPERIMENTS[options.experiment]
     for name in options.sets or sets:
         splits, ways, sizes = make(name)
-        ways = {way: tuned(function, splits) for way, function in ways.items()}
+        ways = {way: tuned(function, splits, tuning) for way, function in ways.items()}
         if options.experiment == "fine_tuning":
             styles = tuple(tl.data.load(style).for_model(tl.models.create("tl_resnet")).plain() for style in STYLES)
             ways = {w: AlsoOnStyles(f, styles) if isinstance(f, Trained) else f for w, f in ways.items()}
+        if options.experiment == "drop_path":
+            ways = {w: AlsoOnTraining(f) for w, f in ways.items()}
         runs = experiments.compare(ways, splits, sizes=sizes, seeds=seeds, bar=False)
         print(name, runs, sep="\n", flush=True)
         print("kept in", experiments.add(options.experiment, runs, ways).name, flush=True)

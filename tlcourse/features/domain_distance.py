@@ -1,9 +1,6 @@
 """How far is a new domain from the images a backbone was trained on, and which stage's features suit it best?"""
 
-import json
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +12,6 @@ from tlcourse.features.probe import fit_probe
 from tlcourse.models import NORMS, stages, unwrap_model
 from tlcourse.side_effects import input_hooks
 from tlcourse.table import Table
-
-MEASURED = Path(__file__).parents[1] / "models" / "pretrained" / "tl_resnet_transfer.json"
 
 
 def domain_gap(model: nn.Module, dataset: Dataset, *, batch_size: int = 64) -> Table:
@@ -125,13 +120,3 @@ def depth_profile(model: nn.Module, splits: Splits, *, seed: int = 0) -> Table:
         accuracies = {part: probe.evaluate(own[name]).accuracy for part, own in (("val", val), ("test", test))}
         rows.append({"stage": name, "channels": features.x.shape[1], **accuracies})
     return rows
-
-
-def stored_measurements() -> dict[str, Any]:
-    """Return the measurements of `tl_resnet` on other domains that `tools/measure_backbone.py` stored.
-
-    Each key holds a dictionary by domain: `profile` the test accuracy of a probe on each stage, `gap` the rows of
-    `domain_gap`, `gain` the test accuracies of linear probes (`random`, `probe`) and of training everything
-    (`fine-tuned`, `scratch`), a list over seeds; `images` and `classes` the sizes.
-    """
-    return json.loads(MEASURED.read_text(encoding="utf-8"))

@@ -1,8 +1,10 @@
 """What a network costs: parameters, multiply-adds, seconds, and the memory of a training step."""
 
+import csv
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from tlcourse.models import count, train_mode
 from tlcourse.side_effects import no_side_effects
 from tlcourse.table import Table
 
-__all__ = ["front", "measure", "multiply_adds", "seconds", "training_memory"]
+__all__ = ["front", "measure", "multiply_adds", "published", "seconds", "training_memory"]
 
 MOMENTS = 2  # numbers that Adam keeps for each parameter that trains
 
@@ -105,6 +107,17 @@ def measure(models: Mapping[str, nn.Module], size: int, *, batch_size: int = 8, 
             }
         )
     return table
+
+
+def published() -> Table:
+    """Return accuracies on ImageNet's validation set that timm has published for some of its weights, in percent.
+
+    `image size` is that of the measurement, which may be larger than in training. Source: results/results-imagenet.csv
+    of https://github.com/huggingface/pytorch-image-models, commit 0173a139, read on 2026-11-26.
+    """
+    with Path(__file__).with_name("published.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return Table({**row, "image size": int(row["image size"]), "top-1": float(row["top-1"])} for row in rows)
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:

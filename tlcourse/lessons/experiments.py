@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm import layers
+from timm.models.resnet import BasicBlock
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -27,7 +29,19 @@ from tlcourse.train import fit, schedules
 
 STORED = Path(__file__).with_name("runs")
 COLUMNS = ("data", "way", "images", "seed", "accuracy", "loss", "seconds")
-__all__ = ["SCHEDULES", "Difference", "Probe", "Runs", "Trained", "add", "compare", "describe", "machine", "stored"]
+__all__ = [
+    "SCHEDULES",
+    "Difference",
+    "DropPath",
+    "Probe",
+    "Runs",
+    "Trained",
+    "add",
+    "compare",
+    "describe",
+    "machine",
+    "stored",
+]
 
 SCHEDULES = {
     "one-cycle": partial(schedules.one_cycle, warmup=0.2),
@@ -167,6 +181,22 @@ class Trained:
         schedule = SCHEDULES[self.schedule](optimizer, len(passes))
         fit(model, Loaders(passes, loaders.val, loaders.test), optimizer, epochs=1, scheduler=schedule)
         return model, few
+
+
+@dataclass(frozen=True)
+class DropPath:
+    """A start that drops residual blocks of a timm ResNet while training, up to this rate in the last one.
+
+    Source: Huang et al. 2016, Deep networks with stochastic depth; the same as timm's `drop_path_rate`.
+    """
+
+    rate: float
+
+    def __call__(self, model: nn.Module, splits: Splits) -> None:
+        """Set the rate of each block."""
+        blocks = [module for module in model.modules() if isinstance(module, BasicBlock)]
+        for i, block in enumerate(blocks):
+            block.drop_path = layers.DropPath(self.rate * i / (len(blocks) - 1))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The steps of the lessons' tasks: each looks at what an answer does, and says what is right or wrong with it."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +15,18 @@ from tlcourse.lessons.checks import STEPS, NotRightError, step
 @step("0/set")
 def which_set(answer: Any) -> str:
     """The name of the set that accuracies were measured on."""
-    given = str(answer).strip().lower().removesuffix(" set")
-    if given in ("val", "validation"):
+    words = set(re.findall(r"[a-z]+", str(answer).lower()))
+    given = {"valid": "validation", "val": "validation", "train": "training"}
+    named = {given.get(word, word) for word in words} & {"training", "validation", "test"}
+    if named == {"validation"}:
         return "what you look at often, you fit to, even without training on it. So the test set waits for the end."
-    if given in ("train", "training"):
+    if named == {"training"}:
         raise NotRightError(
             "a network can learn its training images by heart, so they say little. Look above the claim."
         )
-    if given == "test":
+    if named == {"test"}:
         raise NotRightError("the test set is for the end of a project. Look above the claim.")
-    raise NotRightError(f"{answer!r} is none of the three sets.")
+    raise NotRightError(f"{answer!r} does not name one of the three sets.")
 
 
 @step("3.1/hook")
@@ -99,9 +102,13 @@ def freeze(model: Any) -> str:
     if layers != [2, 2, 2, 2]:
         raise NotRightError(f"its four groups have {layers} blocks; a ResNet-18 has two in each.")
     with torch.no_grad():
-        outputs = model.eval()(torch.zeros(1, 3, 64, 64)).shape[-1]
-    if outputs != 5:
-        raise NotRightError(f"it gives {outputs} scores for an image. Five classes need five.")
+        scores = model.eval()(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    if scores.shape[-1] != 5:
+        raise NotRightError(f"it gives {scores.shape[-1]} scores for an image. Five classes need five.")
+    if scores.min() >= 0 and torch.allclose(scores.sum(-1), torch.ones(2)):
+        raise NotRightError(
+            "it gives probabilities. `cross_entropy` applies softmax itself: leave the scores as they are."
+        )
     train = {name for name, p in model.named_parameters() if p.requires_grad}
     below = sorted(name for name in train if not name.startswith("fc."))
     if below:
@@ -121,6 +128,7 @@ def training_mode(function: Callable[[nn.Module], Any]) -> str:
     for stage in ("head", "layer4", "one bias"):
         model = models.create("tl_resnet", 2, weights=None).eval()
         models.unfreeze_from(model, "layer4" if stage == "layer4" else "head")
+        model.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(256, 2)).eval()
         model.bn1.bias.requires_grad_(stage == "one bias")
         gradients = [p.requires_grad for p in model.parameters()]
         function(model)
@@ -128,6 +136,8 @@ def training_mode(function: Callable[[nn.Module], Any]) -> str:
             raise NotRightError("the function changes what is frozen. It is to change modes alone.")
         if not model.training:
             raise NotRightError("the model itself is still in evaluation mode. Start with `model.train()`.")
+        if not model.fc[0].training:
+            raise NotRightError("the head's dropout is switched off: it has no parameters, so nothing of it is frozen.")
         for name, module in model.named_modules():
             if isinstance(module, models.NORMS):
                 frozen = not any(p.requires_grad for p in module.parameters())
@@ -223,6 +233,34 @@ def warmup(factor: Any) -> str:
     )
 
 
+@step("3.3b/length")
+def one_cycle_length(function: Any) -> str:
+    """A function of an optimizer, epochs and batches: PyTorch's one-cycle for all batches, up to a rate of 0.01."""
+    if not callable(function) or isinstance(function, type):
+        raise NotRightError("give a function of an optimizer, of epochs and of batches.")
+    for epochs, batches in ((5, 7), (3, 20)):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, momentum=0.9)
+        scheduler = function(optimizer, epochs, batches)
+        if not isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
+            raise NotRightError(f"it returns a {type(scheduler).__name__}. Return a OneCycleLR of PyTorch.")
+        if scheduler.optimizer is not optimizer:
+            raise NotRightError("it is built on another optimizer than the one it was given.")
+        steps = epochs * batches
+        if scheduler.total_steps != steps:
+            raise NotRightError(
+                f"{epochs} epochs of {batches} batches are {steps} steps; yours has {scheduler.total_steps}."
+            )
+        rates = []
+        for _ in range(steps):
+            rates.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            if len(rates) < steps:
+                scheduler.step()
+        if not math.isclose(max(rates), 0.01, rel_tol=0.05):
+            raise NotRightError(f"its highest rate is {max(rates):g}, and 0.01 is asked for.")
+    return "a scheduler counts calls: build it for as many as the loop will make."
+
+
 @step("3.4/multiply-adds")
 def convolution_work(function: Any) -> str:
     """A function of a convolution, and of its output's height and width, that counts multiply-adds."""
@@ -264,6 +302,26 @@ def choose(function: Any) -> str:
                 f"with at most {limits[0]:,.0f} parameters and {limits[1]} G it gives {found!r}, not {wanted!r}: {why}."
             )
     return "limits come first, accuracy second. Then measure the candidates on your machine and your images."
+
+
+@step("3.5/features")
+def features(function: Any) -> str:
+    """A function of a name: a network of timm, without weights, that gives a row of features for each image."""
+    if not callable(function) or isinstance(function, nn.Module):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function of a name.")
+    for name, size, width in (("tl_resnet", 64, 256), ("resnet10t", 64, 512), ("vit_tiny_patch16_224", 224, 192)):
+        network = function(name)
+        if not isinstance(network, nn.Module):
+            raise NotRightError(f"for {name} it returns a {type(network).__name__}. Return the network.")
+        with torch.no_grad():
+            found = network.eval()(torch.zeros(2, 3, size, size))
+        if not isinstance(found, torch.Tensor):
+            raise NotRightError(f"{name} gives a {type(found).__name__}, not one tensor.")
+        if found.ndim != 2:
+            raise NotRightError(f"{name} gives {tuple(found.shape)} for two images: positions are left.")
+        if found.shape[1] != width:
+            raise NotRightError(f"{name} gives {found.shape[1]} numbers for an image. Its features are {width}.")
+    return "the same line works for every network of timm, so you can exchange the backbone in one place."
 
 
 STEPS_OF_LESSONS = tuple(STEPS)

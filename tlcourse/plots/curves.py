@@ -50,7 +50,7 @@ def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str
         ax.set_yticks(range(len(rates)), list(rates))
         ax.invert_yaxis()
         ax.set(xscale="log", xlim=(low / 2, high * (high / low) ** 0.15 * 1.6))
-        ax.set(xlabel="learning rate (log scale)", ylabel="stage, from the input up")
+        ax.set(xlabel="learning rate (log scale)", ylabel="stage, input first")
 
 
 def schedules(curves: Mapping[str, torch.Tensor], *, unit: str = "step", title: str = "") -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from tlcourse.evaluation import Evaluation, mean_and_error
 from tlcourse.plots.style import BLACK, COLOURS, GREY, OTHERS, colour, end_label, new_figure
@@ -152,8 +153,13 @@ def tradeoff(
         if front:
             ax.plot(*zip(*(points[name] for name in front), strict=True), "o-", color=BLACK, lw=1, ms=4)
         for name in front if named is None else named:
-            ax.annotate(name, points[name], xytext=(5, -3), textcoords="offset points", va="top", fontsize=8)
+            side = {"xytext": (5, -3), "va": "top"} if name in front else {"xytext": (5, 3), "va": "bottom"}
+            ax.annotate(name, points[name], textcoords="offset points", fontsize=8, **side)
         ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel, xmargin=0.12)
+        costs = [cost for cost, _ in points.values()]
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 100 * min(costs) else (1,)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
 
 
 def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, float], title: str = "") -> None:
