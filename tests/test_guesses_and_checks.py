@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -164,6 +165,24 @@ def in_pieces(model, images):
     return model.layer2(model.layer1(x)).flatten(2).mean(2)
 
 
+def surest(probabilities, labels, share, *, descending=True, cut=round):
+    confidence, predicted = probabilities.max(1)
+    first = confidence.argsort(descending=descending)[: cut(share * len(labels))]
+    return (predicted[first] == labels[first]).float().mean()
+
+
+def by_numpy(probabilities, labels, share):
+    order = np.argsort(-probabilities.numpy().max(1))[: int(share * len(labels))]
+    return float((probabilities.numpy().argmax(1) == labels.numpy())[order].mean())
+
+
+def of_all_images(probabilities, labels, share):
+    right = probabilities.argmax(1) == labels
+    return right[probabilities.amax(1).argsort(descending=True)[: round(share * len(labels))]].sum().item() / len(
+        labels
+    )
+
+
 RIGHT = {
     "0/set": ["validation", "val", " Validation set "],
     "3.1/hook": [hooked, in_pieces],
@@ -171,6 +190,7 @@ RIGHT = {
     "3.2/training-mode": [by_parameters, batch_norms_alone, tl.models.train_mode],
     "3.3/groups": [groups(), one_group_a_tensor()],
     "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
+    "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
 }
 WRONG = {
     "0/set": [("training", "by heart"), ("test", "end of a project"), (7, "none of the three")],
@@ -215,6 +235,13 @@ WRONG = {
         (lambda step: None, "None"),
         (0.1, "Give a function"),
         (lambda step: 1 / step, "ZeroDivisionError"),
+    ],
+    "3.6/surest": [
+        (lambda *given: surest(*given, descending=False), "lowest confidence"),
+        (of_all_images, "for a share of 0.8"),
+        (lambda p, labels, share: surest(p, labels, 1.0), "for a share of 0.8"),
+        (lambda p, labels, share: surest(p, labels, share).repeat(2), "one number"),
+        (0.9, "Give a function"),
     ],
 }
 
