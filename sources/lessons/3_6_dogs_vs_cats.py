@@ -28,7 +28,7 @@ DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
 FOLDER = None  # or "~/my-images": the whole lesson then runs on them
 MINI = runtime.profile == "mini" and FOLDER is None
 LIMIT = 600 if MINI else None  # or a number of training images
-LR = {"mini": 0.003, "full": 0.0001}[runtime.profile]  # of phase two
+RATES = (0.01, 0.003) if runtime.profile == "mini" else (0.001, 0.0001)
 
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(
@@ -105,26 +105,23 @@ import torch
 pairs = tl.data.find_duplicates(pets, within=True)
 copies = {pair.first[1] for pair in pairs if pair.first[0] == "train"}
 sizes = {pets.val.raw(i).size for i in range(len(pets.val))}
-print(f"{len(pairs)} copies, {len(copies)} training images left out")
-print(f"image sizes from {min(sizes)} to {max(sizes)}")
-
+print(f"{len(pairs)} copies; sizes from {min(sizes)} to {max(sizes)}")
 mixer = torch.Generator().manual_seed(runtime.seed)
 order = torch.randperm(len(pets.train), generator=mixer).tolist()
-order = [i for i in order if i not in copies]
+order = [i for i in order if i not in copies]  # copies are left out
 aside = pets.plain().train.subset(order[: len(order) // 4])
 clean = replace(pets, train=pets.train.subset(order[len(order) // 4 :]))
-print(f"{len(aside)} images set aside")
 clean
 
 # %% [markdown]
 # ## Baselines
 #
 # A result means little by itself. What does the most frequent class give? And colour alone? Where colour is enough, a
-# network may learn backgrounds. A linear probe, the baseline of 3.2, is the one to beat.
+# network may learn backgrounds instead of shapes. A linear probe, as in 3.2, is the baseline to beat.
 #
 # **From the chapter.** Its training loop is commented out, and the accuracies that it prints are computed from the
-# number of the epoch. They look like a good run. A test for this, also for your own code: shuffle the training labels. What
-# is measured falls to guessing. A number that stays is not measured.
+# number of the epoch. They look like a good run, but no image was seen. A test for this, in your own code too: shuffle
+# the training labels. A measured accuracy falls to guessing. A number that stays was not measured.
 
 # %% tags=["nbval-ignore-output"]
 import numpy as np
@@ -161,14 +158,14 @@ print(f"probe               {probe}")
 if MINI:
     tl.claim(
         "the probe is far ahead of colour, and of shuffled labels",
-        probe.accuracy > max(colour, *found) + 0.1,
+        probe.accuracy > max(colour, *found) + 0.2,
         f"{probe.accuracy - max(colour, *found):+.3f}",
     )
 
 # %% [markdown]
 # ## The trap: an optimizer that misses layers
 #
-# **From the chapter.** Its second phase trains all of EfficientNet-B0, with low rates for `blocks` and a higher one for
+# **From the chapter.** Its second phase trains all of `efficientnet_b0`, with low rates for `blocks` and a higher one for
 # `classifier`. In timm, this network has other parts too.
 
 # %%
@@ -203,12 +200,11 @@ old = copy.deepcopy(network.state_dict())
 scores = network.train()(torch.randn(8, 3, 64, 64))
 F.cross_entropy(scores, torch.arange(8) % 2).backward()
 optimizer.step()
-weights, statistics = [
-    {n.split(".")[0] for n, t in tensors if not t.equal(old[n])}
-    for tensors in (network.named_parameters(), network.named_buffers())
-]
-print("weights moved:   ", *sorted(weights))
-print("statistics moved:", *sorted(statistics))
+kinds = {"weights": network.named_parameters()}
+kinds["statistics"] = network.named_buffers()
+for kind, tensors in kinds.items():
+    moved = {n.split(".")[0] for n, t in tensors if not t.equal(old[n])}
+    print(f"{kind} moved:", *sorted(moved))
 
 groups = tl.models.param_groups(network, 1e-3, layer_decay=0.7)
 again = tl.examine(network, torch.optim.AdamW(groups))
@@ -219,15 +215,15 @@ tl.claim(
 )
 
 # %% [markdown]
-# The doctor's stem is `conv_stem` with `bn1`, and its `conv_head` has `bn2` in it. Their weights stay those of ImageNet,
-# while their statistics follow the new images, and no error says so. The repair takes every group from the model itself.
-# What the mistake costs in accuracy can't be shown here: the course carries no weights for this network.
+# The doctor counts `bn1` to the stem, and `bn2` to `conv_head`. Their weights never move, their statistics do, and
+# no error says so. The repair takes every group from the model itself. What the mistake costs in accuracy can't be shown
+# here: the course carries no weights for this network.
 #
 # ## Train in two phases
 #
 # Phase one trains the head on a frozen backbone. Phase two trains all layers, with rates that fall towards the input,
-# as in 3.3. In both, a cosine takes the rates down. The highest rate was chosen on validation images, with other seeds. The
-# epoch that does best on the validation set is kept.
+# as in 3.3. In both phases, the rates fall along a cosine. For the toy pets, the rate of phase two was chosen on
+# validation images, with other seeds. The epoch that does best on the validation set is kept.
 
 # %%
 guess = tl.guess(
@@ -239,8 +235,8 @@ guess = tl.guess(
 torch.manual_seed(runtime.seed)
 model = tl.models.create(BACKBONE, len(clean.classes), weights=WEIGHTS)
 model.to(runtime.device)
-phases = tl.train.plan(model, 2, lr=LR, layer_decay=0.7, epochs=5)
-phases[0] = tl.train.Phase({"head": 0.01}, epochs=3, name="frozen")
+phases = tl.train.plan(model, 2, lr=RATES[1], layer_decay=0.7, epochs=5)
+phases[0] = tl.train.Phase({"head": RATES[0]}, epochs=3, name="frozen")
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
 loaders = clean.loaders(16, seed=runtime.seed)
 cosine = tl.train.schedules.cosine
@@ -251,14 +247,16 @@ history = tl.train.fit_gradual(
 # %% tags=["nbval-ignore-output"]
 accuracies = history.column("val_accuracy")
 one, two = max(accuracies[:3]), max(accuracies[3:])
-tl.plots.learning_curves(
-    history, title=f"Phase one reaches {one:.3f}, phase two {two:.3f}"
-)
+reached = f"Phase one reaches {one:.3f}, phase two {two:.3f}"
+tl.plots.learning_curves(history, title=reached)
 guess.compare(f"{100 * (two - one):+.1f} points")
 if MINI:
-    tl.claim("phase two adds", two > one + 0.02, f"{two - one:+.3f}")
+    tl.claim("phase two adds", two > one + 0.05, f"{two - one:+.3f}")
 
 # %% [markdown]
+# The second number is the best of several epochs, so part of it is luck. And it is one run: that fine-tuning beats a frozen
+# backbone on toy pets was shown with ten in 3.3.
+#
 # ## The test set, once
 #
 # A network can often be right and still be too sure. It is **calibrated** if, of the answers with a
@@ -282,21 +280,23 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_auc_score
 
 
-def loss_at(t, found):
+def loss(t, found):
     """Return the loss after scaling by a temperature."""
     return F.cross_entropy(found.logits / t, found.labels).item()
 
 
 beside = replace(clean, val=aside).loaders().val
 found = tl.train.evaluate(model, beside)
-T = minimize_scalar(loss_at, bounds=(0.1, 10), args=found).x
+T = minimize_scalar(loss, bounds=(0.1, 10), args=found).x
 test = tl.train.evaluate(model, loaders.test)
 p = test.probabilities
-score = p[:, 1] if len(clean.classes) == 2 else p
-print(f"AUC {roc_auc_score(test.labels, score, multi_class='ovr'):.3f}")
+truth = F.one_hot(test.labels, len(clean.classes))
+print(f"AUC {roc_auc_score(truth, p):.3f}")
 print(f"test, once: {test}")
-title = f"{test.n - test.correct} of {test.n} answers are wrong"
-tl.plots.confusion(test, clean.classes, title=title)
+if clean.name == "dogs-vs-cats" and len(clean.train) >= 700:
+    tl.claim("the test accuracy is 0.95 or more", test.accuracy >= 0.95)
+wrong = f"{test.n - test.correct} of {test.n} answers are wrong"
+tl.plots.confusion(test, clean.classes, title=wrong)
 
 # %% tags=["nbval-ignore-output"]
 from tlcourse.plots.style import BLACK, GREY, OTHERS, new_figure
@@ -309,13 +309,20 @@ with new_figure(4.4, 3.6, title=title) as ((ax,),):
         sure = (test.logits / t).softmax(1).amax(1)
         groups = sure.argsort().chunk(8)  # of equal size
         means = [(sure[g].mean(), right[g].mean()) for g in groups]
-        ax.plot(*zip(*means, strict=True), "o-", color=shade)
-        loss = loss_at(t, test)
-        print(f"T {t:.2f}: {sure.mean():.3f} sure, loss {loss:.3f}")
+        ax.plot(*zip(*means, strict=True), "o-", c=shade, label=f"{t:.2f}")
+        print(f"{t:.2f}: {sure.mean():.3f} sure, loss {loss(t, test):.3f}")
     ax.set(xlabel="confidence", ylabel="accuracy on the test set")
+    ax.legend(title="temperature")
 guess.compare(title)
+if MINI:
+    gain = loss(1, test) - loss(T, test)
+    tl.claim("scaling gains little here", abs(gain) < 0.02, f"{gain:+.4f}")
 
 # %% [markdown]
+# Each point is an eighth of the test images. Compare the gap between "sure" and "right" with the interval of the accuracy. The loss tells whether scaling helps on
+# new images. On the toy pets it doesn't: the network is nearly calibrated, and from so few images $T$ is rough. A network
+# with a large $T$ gains more.
+#
 # ## Answer only when sure
 #
 # A model may **abstain**, and leave an image to a person. How good is it on the images of which it is surest?
@@ -349,10 +356,12 @@ with new_figure(5.2, 3.2, title=title) as ((ax,),):
     ax.axvline(0.8, color=GREY, lw=0.8, ls=":")
     ax.set(xlabel="share of test images answered", ylabel="their accuracy")
 if MINI:
-    gain = best - test.accuracy
-    tl.claim("abstaining from a fifth helps", gain > 0.02, f"{gain:+.3f}")
+    better = best > test.accuracy + 0.03
+    tl.claim("the surest four fifths are more accurate", better, title)
 
 # %% [markdown]
+# In use you need a limit for the confidence, not a share. Take it from the images that were set aside.
+#
 # ## The most confident mistakes
 #
 # **Grad-CAM** shows where in the image an answer comes from. It takes the outputs of the last stage, weights each channel
@@ -390,13 +399,13 @@ with new_figure(7, 3.4, title=title, nrows=2, ncols=5, dpi=80) as axes:
         ax.axis("off")
 
 # %% [markdown]
-# What do they have in common? On real images, some of the most confident mistakes are wrong labels. The heat shows where
+# What do they have in common? On real images, some confident mistakes turn out to be wrong labels. The heat shows where
 # the last stage responds, at a coarse scale. It doesn't prove why.
 #
 # ## Tests of behaviour
 #
-# Some changes must not change the answer. That can be tested without labels. Here, on validation images: mirror them, make them
-# darker, enlarge them by a fifth and crop.
+# Some changes must not change the answer. You can test that without labels, here on validation images: mirror
+# them, make them darker, or enlarge them by a fifth and crop.
 
 # %%
 guess = tl.guess(
@@ -404,25 +413,29 @@ guess = tl.guess(
 )
 
 # %% tags=["nbval-ignore-output"]
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 CHANGES = {
-    "none": v2.Identity(),
     "mirror": v2.RandomHorizontalFlip(p=1),
     "darker": v2.ColorJitter(brightness=(0.6, 0.6)),
     "larger": v2.RandomAffine(degrees=0, scale=(1.2, 1.2)),
 }
 found, prepare = {}, model.preprocessing.evaluation()
-seen = clean.take(val=min(200, len(clean.val))).val
+usual = tl.train.evaluate(model, loaders.val).predicted
 for name, change in CHANGES.items():
-    images = seen.with_transform(v2.Compose([change, prepare]))
-    answers = tl.train.evaluate(model, DataLoader(images, 50)).predicted
-    usual = answers if name == "none" else usual
-    found[name] = round((answers != usual).float().mean().item(), 3)
+    images = clean.val.with_transform(v2.Compose([change, prepare]))
+    loader = torch.utils.data.DataLoader(images, 50)
+    changed = tl.train.evaluate(model, loader).predicted != usual
+    found[name] = round(changed.float().mean().item(), 3)
 guess.compare(found)
+if MINI:
+    most = max(found["mirror"], found["larger"])
+    tl.claim("darker images flip the most answers", found["darker"] > most)
 
 # %% [markdown]
+# Training has shown the network mirrored images and crops, but no dark ones. If your users take images in the evening, add
+# them to the augmentation: `clean.preprocessing.training(colour=0.4)` makes such a transform.
+#
 # ## One file to hand over
 #
 # The temperature can go into the file: scores are linear in the head, so divide its weight and bias by $T$.
@@ -445,9 +458,9 @@ with torch.no_grad():
         parameter /= T
 file = Path("runs") / "pets.safetensors"
 tl.predict.save_checkpoint(file, final, clean.classes, temperature=T)
-state = final.state_dict()
-files = {"state": state, "model": final, "surprise": Surprise()}
-files["checkpoint"] = {"state": state, "optimizer": optimizer.state_dict()}
+files = {"weights": final.state_dict(), "model": final}
+files["resume"] = files["weights"] | {"optimizer": optimizer.state_dict()}
+files["surprise"] = Surprise()
 
 # %%
 import pickle
@@ -462,7 +475,7 @@ for name, thing in files.items():
 print("refused:", *refused)
 torch.load("runs/surprise.pt", weights_only=False)
 tl.claim(
-    "`torch.load` refuses whole models and code, unless you tell it to",
+    "torch.load refuses whole models and code, unless you tell it to",
     refused == ["model", "surprise"],
 )
 
@@ -470,8 +483,9 @@ tl.claim(
 # One way is enough for use: the state dict, if the names of the classes and the preprocessing come with it. `save_checkpoint`
 # writes them in a format that holds no code. To go on training after a stop, see `tl.train.Checkpoints`.
 #
-# Whoever gets the file needs nothing from this course. timm or torchvision and a few lines will do, for one image, a
-# batch or a folder. (timm knows `tl_resnet` where `tlcourse` is imported.)
+# Whoever gets the file can use it with timm or torchvision alone: the first lines below load it, the next ones classify a
+# batch. Only `tl_resnet` needs `import tlcourse` as well, so that timm knows it. For one image, or all in a folder, there
+# are `predict_files` and, in a terminal, `tlcourse predict FILE FOLDER`.
 
 # %% tags=["nbval-ignore-output"]
 import torchvision
@@ -489,11 +503,11 @@ if name.startswith("squeezenet"):
 prepare = loaded.preprocessing.evaluation()
 files = tl.predict.image_files([messy / "test"])  # a folder
 batch = torch.stack([prepare(tl.data.read_image(f)) for f in files])
-with torch.no_grad():
-    sure = theirs.eval()(batch).softmax(1).amax(1)
+theirs.eval().requires_grad_(False)
 ours = tl.predict.predict_files(loaded, about["classes"], files)
-gap = sure - torch.tensor([answer.probability for answer in ours])
-tl.claim("the same probabilities without us", gap.abs().max() < 1e-4)
+known = torch.tensor([answer.probability for answer in ours])
+same = torch.allclose(theirs(batch).softmax(1).amax(1), known, atol=1e-4)
+tl.claim("the plain library gives the same probabilities", same)
 status = main(["predict", str(file), str(files[0])])
 
 # %% [markdown]
@@ -505,8 +519,7 @@ status = main(["predict", str(file), str(files[0])])
 # - Look at the folder first: most faults raise no error.
 # - A baseline and shuffled labels show what a result is worth.
 # - What trains has to be in the optimizer. Take its groups from the model, and let the doctor look.
-# - Read the test set once, and report more than its accuracy: the interval, how sure the model is, what it gains by
-#   abstaining, its mistakes.
+# - Read the test set once, and report more than an accuracy: its interval, what abstaining gains, the mistakes.
 # - Hand over one file without code: weights, classes, preprocessing.
 #
 # <details><summary>Your model is right for nearly all test images. What do you check before you believe it?</summary>
@@ -518,10 +531,10 @@ status = main(["predict", str(file), str(files[0])])
 # <details><summary>Why is the temperature not fitted on the validation set here?</summary>
 #
 # The epoch was chosen because it did well there. So the network looks better on these images than on new ones, and the
-# temperature would come out too low.
+# temperature tends to come out too low.
 # </details>
 #
-# <details><summary>A colleague sends you `model.pt`, and it loads only with `weights_only=False`. What do you do?</summary>
+# <details><summary>A colleague's file loads only with <code>weights_only=False</code>. What do you do?</summary>
 #
 # Ask for the state dict, or a safetensors file. A pickle can run any code with your rights.
 # </details>
