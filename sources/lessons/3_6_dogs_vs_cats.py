@@ -531,7 +531,7 @@ status = main(["predict", str(file), str(files[0])])
 # <details><summary>Why is the temperature not fitted on the validation set here?</summary>
 #
 # The epoch was chosen because it did well there. So the network looks better on these images than on new ones, and the
-# temperature tends to come out too low.
+# temperature can come out too low.
 # </details>
 #
 # <details><summary>A colleague's file loads only with <code>weights_only=False</code>. What do you do?</summary>
