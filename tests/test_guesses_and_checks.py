@@ -297,6 +297,24 @@ def grid_by_pooling(output, k):
     return nn.AvgPool2d(output.shape[-1] // k)(output).reshape(len(output), -1)
 
 
+def surest(probabilities, labels, share, *, descending=True, cut=round):
+    confidence, predicted = probabilities.max(1)
+    first = confidence.argsort(descending=descending)[: cut(share * len(labels))]
+    return (predicted[first] == labels[first]).float().mean()
+
+
+def by_numpy(probabilities, labels, share):
+    order = np.argsort(-probabilities.numpy().max(1))[: int(share * len(labels))]
+    return float((probabilities.numpy().argmax(1) == labels.numpy())[order].mean())
+
+
+def of_all_images(probabilities, labels, share):
+    right = probabilities.argmax(1) == labels
+    return right[probabilities.amax(1).argsort(descending=True)[: round(share * len(labels))]].sum().item() / len(
+        labels
+    )
+
+
 RIGHT = {
     "0/set": ["validation", "val", " Validation set ", "the validation images.", "pets.val"],
     "3.1/hook": [hooked, in_pieces],
@@ -314,6 +332,8 @@ RIGHT = {
     ],
     "3.4/choose": [best_within, best_in_a_loop],
     "3.5/features": [partial(timm.create_model, num_classes=0), reset],
+    "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
+    "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
 }
 WRONG = {
     "0/set": [
@@ -431,6 +451,13 @@ WRONG = {
         (lambda name: timm.create_model("tl_resnet", num_classes=0), "Its features are 512"),
         (lambda name: name, "Return the network"),
         (timm.create_model("resnet10t"), "Give a function"),
+    ],
+    "3.6/surest": [
+        (lambda *given: surest(*given, descending=False), "lowest confidence"),
+        (of_all_images, "for a share of 0.8"),
+        (lambda p, labels, share: surest(p, labels, 1.0), "for a share of 0.8"),
+        (lambda p, labels, share: surest(p, labels, share).repeat(2), "one number"),
+        (0.9, "Give a function"),
     ],
 }
 

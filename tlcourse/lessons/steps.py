@@ -324,4 +324,27 @@ def features(function: Any) -> str:
     return "the same line works for every network of timm, so you can exchange the backbone in one place."
 
 
+@step("3.6/surest")
+def surest(function: Any) -> str:
+    """A function that gives the accuracy on the share of images with the highest confidence."""
+    if not callable(function):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function.")
+    generator = torch.Generator().manual_seed(0)
+    probabilities = (3 * torch.randn(200, 3, generator=generator)).softmax(1)
+    confidence, predicted = probabilities.max(1)
+    wrong = torch.rand(200, generator=generator) > confidence
+    labels, order = (predicted + wrong) % 3, confidence.argsort(descending=True)
+    for share in (1.0, 0.8, 0.5, 0.1):
+        n = round(share * 200)
+        wanted, reverse = ((~wrong)[rows].float().mean().item() for rows in (order[:n], order[-n:]))
+        found = function(probabilities.clone(), labels.clone(), share)
+        if not isinstance(found, int | float) and getattr(found, "shape", None) != ():
+            raise NotRightError(f"it returns {type(found).__name__}. Return one number.")
+        if not math.isclose(float(found), wanted, abs_tol=1e-4):
+            if math.isclose(float(found), reverse, abs_tol=1e-4):
+                raise NotRightError("these are the images with the lowest confidence. Sort the other way.")
+            raise NotRightError(f"for a share of {share:g} it gives {float(found):.3f}; {wanted:.3f} is asked for.")
+    return "with it you can say how many images a person has to look at for the accuracy that you need."
+
+
 STEPS_OF_LESSONS = tuple(STEPS)
