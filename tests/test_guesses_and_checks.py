@@ -332,7 +332,6 @@ RIGHT = {
     ],
     "3.4/choose": [best_within, best_in_a_loop],
     "3.5/features": [partial(timm.create_model, num_classes=0), reset],
-    "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
     "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
 }
 WRONG = {
