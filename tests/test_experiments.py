@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from scipy import stats
 
@@ -153,3 +154,17 @@ def test_what_the_package_carries_is_whole(file):
         assert all(0 <= value <= 1 for value in accuracies.values())
         assert way in runs.about[data]["ways"]
     assert file.stat().st_size < 100_000
+
+
+def test_drop_path_is_what_timm_makes_of_its_rate():
+    ours, theirs = tl.models.create("tl_resnet", 2), timm.create_model("tl_resnet", num_classes=2, drop_path_rate=0.4)
+    tl.experiments.DropPath(0.4)(ours, None)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(8, 3, 64, 64)
+    outputs = []
+    for model in (ours, theirs):
+        torch.manual_seed(0)
+        outputs.append(model.train()(x))
+    assert torch.allclose(*outputs, atol=1e-5)
+    assert not torch.allclose(ours(x), outputs[0])  # it draws anew
+    assert torch.equal(ours.eval()(x), ours(x))

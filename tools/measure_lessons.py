@@ -63,7 +63,8 @@ def main() -> int:
     text = (
         "# The lessons, measured\n\n`python tools/measure_lessons.py` runs every lesson from a clean kernel, with an "
         "empty cache, offline, in `mini`, once for each base seed, with AVX2 and float32 only, and writes this page. "
-        "Each cell says how many claims hold.\n\n"
+        "Each cell says how many claims hold. Seconds and memory are the largest of these runs, or those of one run on "
+        "a quiet machine (`--time`).\n\n"
     )
     table = [
         f"| {' | '.join(titles)} |",
