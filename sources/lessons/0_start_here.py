@@ -53,6 +53,10 @@ tl.Table(
         ("3.3", "fine-tuning, stage by stage", 25, "3.2"),
         ("3.3b", "learning rates over time", 25, "3.3"),
         ("3.4", "choosing a network by its cost", 25, "3.2"),
+        ("3.5", "timm: one interface for all networks", 25, "3.4"),
+        ("3.6", "a project, from a folder to a file", 25, "3.3"),
+        ("3.6b", "smaller models", 25, "3.6"),
+        ("3.7", "beyond the chapter", 25, "3.3"),
     )
 )
 

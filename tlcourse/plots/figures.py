@@ -153,8 +153,7 @@ def tradeoff(
         if front:
             ax.plot(*zip(*(points[name] for name in front), strict=True), "o-", color=BLACK, lw=1, ms=4)
         for name in front if named is None else named:
-            side = {"xytext": (5, -3), "va": "top"} if name in front else {"xytext": (5, 3), "va": "bottom"}
-            ax.annotate(name, points[name], textcoords="offset points", fontsize=8, **side)
+            end_label(ax, *points[name], name, BLACK if name in front else GREY)
         ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel, xmargin=0.12)
         costs = [cost for cost, _ in points.values()]
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 100 * min(costs) else (1,)))

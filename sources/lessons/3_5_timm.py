@@ -1,0 +1,433 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3.5 timm: one interface for all networks
+#
+# timm is a library of image networks, far larger than torchvision, and all of them are made, cut and prepared in the
+# same way. In this lesson you learn that way, with a network whose weights came with this course.
+#
+# **You will be able to** find a network and its weights, read its features at every level, prepare images as it wants them,
+# say what drop path does, and compare networks fairly.
+#
+# **Time:** about 25 minutes to read, one minute to run. **Builds on** 3.4.
+
+# %%
+import timm
+import torch
+
+BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
+WEIGHTS = "default"  # or a file
+DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
+LIMIT = None  # or a number of training images, 100 or more
+MINI = runtime.profile == "mini"
+
+backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS)
+pets = tl.data.load(DATA, model=backbone, train=LIMIT).plain()
+image = pets.val[0][0][None]
+pyramid = timm.create_model(
+    "tl_resnet", pretrained=True, features_only=True
+)
+LEVELS = pyramid.feature_info.module_name()
+with torch.no_grad():
+    levels = pyramid(torch.nn.functional.interpolate(image, 64))
+for name, level in zip(LEVELS, levels, strict=True):
+    print(f"{name:7} {tuple(level.shape)}")
+
+# %%
+shown = [pets.preprocessing.undo(image[0])]
+for level in levels:
+    heat = level[0].mean(0, keepdim=True).expand(3, -1, -1)
+    shown.append((heat - heat.min()) / (heat.max() - heat.min()))
+tl.plots.images(
+    shown,
+    ["image", *LEVELS],
+    columns=6,
+    title="From level to level, features get coarser",
+)
+
+# %% [markdown]
+# That was `features_only=True`: the outputs of all levels, for tasks that need places, such as detection. The images show the
+# mean over channels, which become more from level to level.
+#
+# ## Find a network
+#
+# **From the chapter.** Example 7 names the numbers of models, of EfficientNets and of ViTs in timm. Such numbers age, so
+# count. An **architecture** is code; a set of **weights** has a name of its own, such as
+# `resnet50.tv_in1k`: the part after the dot, the **tag**, says who trained it, and on what.
+
+# %%
+guess = tl.guess(
+    "The chapter says: more than 700 models. How many does your timm know?",
+    ["about 700", "about 1,000", "more than 1,300"],
+)
+
+# %% tags=["nbval-ignore-output"]
+print("timm", timm.__version__)
+print(f"{len(timm.list_models()):,} architectures")
+print(f"{len(timm.list_pretrained()):,} sets of weights")
+CHAPTER = {"*efficientnet*": 45, "vit_*": 78}
+for pattern, said in CHAPTER.items():
+    count = len(timm.list_models(pattern, pretrained=True))
+    print(f"{pattern:14} with weights: {count}, chapter: {said}")
+guess.compare(f"{len(timm.list_models()):,}")
+print(timm.list_pretrained("resnet50.*")[:6])
+
+# %% [markdown]
+# A tag matters as much as the architecture. timm publishes the accuracy of its weights on ImageNet; a few of them are in
+# this package (`tl.cost.published()`, with its source).
+
+# %%
+guess = tl.guess(
+    "One ResNet-50, many sets of weights: how far apart are the best and "
+    "the worst of them on ImageNet?",
+    ["less than a point", "about two points", "about five points"],
+)
+
+# %%
+published = {row["model"]: row for row in tl.cost.published()}
+tags = {
+    name.split(".")[1]: row["top-1"]
+    for name, row in published.items()
+    if name.startswith("resnet50.") and row["image size"] == 224
+}
+best, worst = max(tags.values()), min(tags.values())
+tl.plots.bars(
+    {tag: [value - worst] for tag, value in tags.items()},
+    xlabel=f"points of accuracy on ImageNet above {worst:.1f} %",
+    digits=1,
+    title="One architecture, many recipes of training",
+)
+guess.compare(f"{best - worst:.1f} points")
+
+# %% [markdown]
+# All of these were measured with the same image size. Some recipes used more than ImageNet, as the tags with `ig1b` and
+# `yfcc100m` say. So a set of weights is a whole recipe: write its tag down.
+#
+# ## Create, and cut
+#
+# `num_classes` puts in a new head, `num_classes=0` takes the head away, `global_pool=""` also keeps the positions.
+# `forward_features` stops before pooling and head. That works for every network, whatever its head is called.
+
+# %%
+guess = tl.guess(
+    "Which of them gives one row of features for each image?",
+    ["num_classes=0", 'global_pool=""', "forward_features"],
+)
+
+# %%
+x = torch.nn.functional.interpolate(image, 64)
+make = timm.create_model
+body = make("tl_resnet", pretrained=True, num_classes=0).eval()
+uncut = make("tl_resnet", pretrained=True, num_classes=0, global_pool="")
+with torch.no_grad():
+    shapes = {
+        "num_classes=0": body(x).shape,
+        'global_pool=""': uncut.eval()(x).shape,
+        "forward_features": body.forward_features(x).shape,
+    }
+    rows = body.forward_features(x).mean((2, 3))
+for way, shape in shapes.items():
+    print(f"{way:17} {tuple(shape)}")
+guess.compare("num_classes=0")
+print("the mean over positions is the same:", rows.allclose(body(x)))
+
+# %% [markdown]
+# ### Your turn
+#
+# Write a function that takes a name and returns a network, without pre-trained weights, that gives one row of features for
+# each image.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(name):
+#     return timm.create_model(name, num_classes=0)
+# ```
+# </details>
+
+# %%
+answer = ...  # a function: def answer(name): ...
+tl.check("3.5/features", answer)
+
+# %% [markdown]
+# ## Prepare images as the weights want them
+#
+# Each set of weights carries its preprocessing. `resolve_model_data_config` reads it, `create_transform` makes a transform
+# of it; in this course, `tl.preprocessing.get_preprocessing` does.
+
+# %%
+guess = tl.guess(
+    "How many of timm's sets of weights want ImageNet's normalisation?",
+    ["all of them", "about nine in ten", "about two in three"],
+)
+
+# %% tags=["nbval-ignore-output"]
+config = timm.data.resolve_model_data_config(backbone)
+theirs = timm.data.create_transform(**config)
+raw = pets.val.raw(0)
+if BACKBONE == "tl_resnet":
+    ours = tl.preprocessing.get_preprocessing(backbone).evaluation()
+    gap = (theirs(raw) - ours(raw)).abs().max().item()
+    print(f"largest difference of a pixel, theirs and ours: {gap:.0e}")
+known = [timm.get_pretrained_cfg(name) for name in timm.list_pretrained()]
+usual = sum(tuple(one.mean) == (0.485, 0.456, 0.406) for one in known)
+sizes = sorted({one.input_size[-1] for one in known})
+guess.compare(f"{usual / len(known):.0%}")
+print(f"image sizes from {sizes[0]} to {sizes[-1]} pixels")
+
+# %% [markdown]
+# So the usual numbers are a guess that fails for many networks, most ViTs among them. 3.4 measured what that costs.
+#
+# ## The trap: a new head, and an old optimizer
+#
+# `reset_classifier` replaces the head of a network that you have. You freeze the backbone, build the optimizer, and then
+# remember that you need a new head.
+
+
+# %% tags=["nbval-ignore-output"]
+def usual_loop(model, loaders, optimizer, epochs, device):
+    """Train as most tutorials do; return the validation accuracy."""
+    for _ in range(epochs):
+        tl.models.train_mode(model)
+        for images, labels in loaders.train:
+            scores = model(images.to(device))
+            loss = torch.nn.functional.cross_entropy(
+                scores, labels.to(device)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return tl.train.evaluate(model, loaders.val).accuracy
+
+
+# %% tags=["nbval-ignore-output"]
+few = pets.take(train=100, val=100, seed=runtime.seed)
+loaders = few.loaders(16, seed=runtime.seed)
+reports, reached = {}, {}
+for order in ("optimizer, then head", "head, then optimizer"):
+    torch.manual_seed(runtime.seed)
+    model = tl.models.create(BACKBONE, 5, weights=WEIGHTS)
+    tl.models.freeze(model)
+    for step in order.split(", then "):
+        if step == "head":
+            model = tl.models.replace_head(model, len(pets.classes))
+            model.to(runtime.device)
+        else:
+            head = tl.models.head(model)
+            optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    reports[order] = tl.examine(model, optimizer)
+    reached[order] = usual_loop(
+        model, loaders, optimizer, 5, runtime.device
+    )
+    print(f"{order}: validation accuracy {reached[order]:.2f}")
+
+# %% tags=["nbval-ignore-output"]
+wrong, repaired = reports.values()
+tl.claim(
+    "the doctor finds the forgotten head, and nothing after the repair",
+    bool(wrong.named("not-in-optimizer"))
+    and not repaired.named("not-in-optimizer"),
+)
+wrong
+
+# %% [markdown]
+# Every loss was computed, every gradient too, and nothing moved: the optimizer holds the old head. `tl.train.fit` refuses to
+# start. In a loop of your own, build the optimizer last.
+#
+# ## Drop path
+#
+# A residual block computes $x + f(x)$. **Drop path**, or stochastic depth, leaves out $f(x)$ for some images of a batch
+# while training, each with probability $p$, and makes up for it in the others:
+#
+# $$y = x + \frac{b}{1 - p} f(x)$$
+#
+# $b$ is zero with probability $p$, and otherwise one. In timm, `drop_path_rate` is the $p$ of the last block; it falls to
+# zero towards the first.
+
+# %%
+from torch import nn
+
+
+class DropPath(nn.Module):
+    """Leave out a block's output for some images of a batch."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        b = x.new_empty(len(x), 1, 1, 1).bernoulli_(1 - self.p)
+        return x * b / (1 - self.p)
+
+
+outputs = torch.randn(6, 8, 4, 4)
+same = []
+for drop in (DropPath(0.3), timm.layers.DropPath(0.3)):
+    torch.manual_seed(0)
+    same.append(drop(outputs))
+print("timm's does the same:", torch.allclose(*same))
+
+# %% [markdown]
+# It is said to reduce overfitting. What is studied here: the rate of drop path, on fine-tuning with few images. The learning
+# rate was tuned for each on the validation set, with other seeds. All dots are stored runs; the diamond is a run that your
+# machine makes now.
+
+# %%
+guess = tl.guess(
+    "A hundred training images: what does drop path do to the validation "
+    "accuracy?",
+    ["it rises", "no difference that can be shown", "it falls"],
+)
+
+# %% tags=["nbval-ignore-output"]
+if MINI:
+    stored = tl.experiments.stored("drop_path")
+    start = tl.experiments.DropPath(0.4)
+    way = tl.experiments.Trained(lr=0.003, passes=15, start=start)
+    live = tl.experiments.compare(
+        {"drop path 0.4": way}, pets, sizes=[100], seeds=runtime.seeds(1)
+    )
+    home = stored.only(data=pets.name)
+    seen = stored.only(data="training images")
+    gains = {}
+    for rate in ("drop path 0.2", "drop path 0.4"):
+        gains[rate] = home.difference(rate, "drop path 0.0")
+        print(f"{rate} minus none: {gains[rate]}")
+        print(
+            "  on training images:", seen.difference(rate, "drop path 0.0")
+        )
+    guess.compare(gains["drop path 0.4"])
+
+# %% tags=["nbval-ignore-output"]
+if MINI:
+    home.plot(live=live, title="Drop path doesn't help this short training")
+    high = gains["drop path 0.4"]
+    tl.claim("a high rate costs accuracy", high.mean < -high.margin)
+    agree = live.agree_with(stored)
+    tl.claim("the run of this machine agrees with the stored ones", agree)
+
+# %% [markdown]
+# Drop path was made for deep networks and long trainings. This one is neither: a high rate costs accuracy, and a low one makes
+# no difference that these runs can show. On the training images, all of them are right nearly always: what is called
+# overfitting here is not cured by it.
+#
+# ## Six networks, one fair table
+#
+# **From the chapter.** Example 8 compares six networks. It gives the memory as parameters times four bytes. That is the
+# weights alone: 3.4 measured what training holds. Fair means: the same image size, batch and device for all, in turns,
+# after a warm-up, and accuracies from one source.
+
+# %%
+guess = tl.guess(
+    "Which of the six takes the least time for one image, here?",
+    ["efficientnet_b0", "resnet50", "vit_small_patch16_224"],
+)
+
+# %% tags=["nbval-ignore-output"]
+NAMES = ["resnet50", "efficientnet_b0", "efficientnetv2_rw_s"]
+NAMES += ["convnext_tiny", "vit_small_patch16_224"]
+NAMES += ["swin_tiny_patch4_window7_224"]
+networks = {
+    name: timm.create_model(name).to(runtime.device) for name in NAMES
+}
+costs = tl.cost.measure(
+    networks, 224, batch_size=4 if MINI else 64, repeats=5 if MINI else 50
+)
+for row in costs:
+    tag = timm.get_pretrained_cfg(row["model"]).tag
+    weights = published[f"{row['model']}.{tag}"]
+    row["published (%)"] = weights["top-1"]
+    row["at size"] = weights["image size"]
+print("threads:", torch.get_num_threads(), "device:", runtime.device)
+costs
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    row["model"].split("_patch")[0]: (
+        row["latency (ms)"],
+        row["published (%)"],
+    )
+    for row in costs
+}
+best = tl.cost.front(measured)
+guess.compare(best[0])
+tl.plots.tradeoff(
+    measured,
+    best,
+    named=list(measured),
+    xlabel="milliseconds for one image of 224 pixels, on this machine",
+    ylabel="published accuracy on ImageNet, in %",
+    title=f"{len(best)} of the six networks are on the front here",
+)
+
+# %% [markdown]
+# One thing is still not fair: the published accuracy was measured at the size in the last column, the time at the same size
+# for all. A network that needs larger images for its accuracy is slower than it looks here.
+#
+# ## Your own images
+#
+# Any name of timm's works, with the same lines. Set `FOLDER` to a folder with one subfolder per class. The test set is read
+# once, here.
+
+# %% tags=["nbval-ignore-output"]
+import tempfile
+from pathlib import Path
+
+FOLDER = None  # or "~/my-images"
+
+place = FOLDER or tl.data.export_folder(
+    pets.take(train=100, val=100, test=400),
+    Path(tempfile.mkdtemp()) / "my-pets",
+)
+mine = tl.data.from_folder(place, model=backbone)
+model = tl.models.create(BACKBONE, len(mine.classes), weights=WEIGHTS)
+result = tl.recipes.linear_probe(model.to(runtime.device), mine)
+print(f"validation: {result.val}\ntest, once: {result.test}")
+
+file = Path("runs") / "my-network.safetensors"
+tl.predict.save_checkpoint(file, model, mine.classes)
+loaded, about = tl.predict.load_checkpoint(file)
+image = mine.test.sources[0]
+answer = tl.predict.predict_files(loaded, about["classes"], [image])[0]
+truth = mine.classes[mine.test.labels[0]]
+print(f"{image.name}: truth {truth}, answer {answer.label}")
+
+# %% [markdown]
+# ## Take-away
+#
+# - An architecture and a tag: write down both.
+# - `num_classes`, `num_classes=0`, `features_only` and `forward_features` cut every network in the same way.
+# - Take the preprocessing from the weights: many don't want ImageNet's mean and deviation.
+# - Build the optimizer last, and let the doctor look.
+# - Compare networks in turns, at one size, with accuracies from one source.
+#
+# <details><summary>You fine-tune `resnet50` from timm and from torchvision and get different accuracies. Why?</summary>
+#
+# The default weights come from different recipes, and their preprocessing differs. Compare the tags first.
+# </details>
+#
+# <details><summary>Your features come from forward_features, and a linear layer on them fails. What is missing?</summary>
+#
+# They still have positions. Take the mean over them, or use `num_classes=0`, which pools as the network was trained.
+# </details>
+#
+# <details><summary>You add drop path and the training accuracy falls. Is that bad?</summary>
+#
+# Not by itself: it makes training harder on purpose. Look at the validation accuracy, with several seeds.
+# </details>
+#
+# **Read on:** [timm's documentation](https://huggingface.co/docs/timm);
+# [Wightman and others](https://arxiv.org/abs/2110.00476), *ResNet strikes back*, on recipes of training;
+# [Huang and others](https://arxiv.org/abs/1603.09382), *Deep networks with stochastic depth*. Next: 3.6, a project.
