@@ -72,10 +72,18 @@ def test_a_row_for_each_model():
         models = {"small": nn.Conv2d(3, 4, 3, padding=1), "large": nn.Conv2d(3, 64, 3, padding=1)}
     table = tl.cost.measure(models, 16, batch_size=2, repeats=3)
     assert [row["model"] for row in table] == ["small", "large"]
+    assert [row["image size"] for row in table] == [16, 16]
     assert table[0]["parameters (M)"] == (27 * 4 + 4) / 1e6
     assert table[1]["multiply-adds (G)"] == 27 * 64 * 256 / 1e9
     assert all(row["latency (ms)"] > 0 and row["spread (ms)"] >= 0 for row in table)
     assert all(row["images/s, batch 2"] > 0 for row in table)
+
+
+def test_each_model_may_have_its_own_size():
+    models = {"small": nn.Conv2d(3, 4, 3, padding=1), "large": nn.Conv2d(3, 4, 3, padding=1)}
+    table = tl.cost.measure(models, {"small": 8, "large": 16}, batch_size=2, repeats=2)
+    assert [row["image size"] for row in table] == [8, 16]
+    assert table[1]["multiply-adds (G)"] == pytest.approx(4 * table[0]["multiply-adds (G)"])
 
 
 def test_training_memory_in_closed_form():

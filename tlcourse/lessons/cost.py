@@ -40,17 +40,18 @@ def multiply_adds(model: nn.Module, size: int) -> int:
 
 
 def seconds(
-    models: Mapping[str, nn.Module], size: int, *, batch_size: int = 1, repeats: int = 7
+    models: Mapping[str, nn.Module], size: int | Mapping[str, int], *, batch_size: int = 1, repeats: int = 7
 ) -> dict[str, list[float]]:
     """Measure how long each model takes for a batch of images `(3, size, size)`, in evaluation mode.
 
-    The models take turns, so that a slow minute of the machine is shared by all of them. Each runs once before, which
-    is not measured: first calls allocate memory and choose algorithms. A GPU is waited for.
+    `size` is one for all, or model -> size. The models take turns, so that a slow minute of the machine is shared by
+    all of them. Each runs once before, which is not measured: first calls allocate memory and choose algorithms. A GPU
+    is waited for.
     """
     measured: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(repeats + 1):
         for name, model in models.items():
-            images = _images(model, batch_size, size)
+            images = _images(model, batch_size, _size_of(name, size))
             with evaluation_mode(model), torch.inference_mode():
                 _wait(images.device)
                 start = time.perf_counter()
@@ -86,7 +87,9 @@ def training_memory(model: nn.Module, size: int, *, batch_size: int = 32) -> dic
     return {"weights": weights, "gradients": trained, "optimizer": MOMENTS * trained, "activations": activations}
 
 
-def measure(models: Mapping[str, nn.Module], size: int, *, batch_size: int = 8, repeats: int = 7) -> Table:
+def measure(
+    models: Mapping[str, nn.Module], size: int | Mapping[str, int], *, batch_size: int = 8, repeats: int = 7
+) -> Table:
     """Return a row for each model: parameters, multiply-adds, latency of one image, and images per second in batches.
 
     Latency is the median in milliseconds; half of the measurements lie within its `spread`.
@@ -99,8 +102,9 @@ def measure(models: Mapping[str, nn.Module], size: int, *, batch_size: int = 8, 
         table.append(
             {
                 "model": name,
+                "image size": _size_of(name, size),
                 "parameters (M)": count(model.parameters()) / 1e6,
-                "multiply-adds (G)": multiply_adds(model, size) / 1e9,
+                "multiply-adds (G)": multiply_adds(model, _size_of(name, size)) / 1e9,
                 "latency (ms)": 1000 * middle,
                 "spread (ms)": 1000 * (high - low),
                 f"images/s, batch {batch_size}": batch_size / statistics.median(batches[name]),
@@ -130,6 +134,10 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
         if not names or points[name][1] > points[names[-1]][1]:
             names.append(name)
     return names
+
+
+def _size_of(name: str, size: int | Mapping[str, int]) -> int:
+    return size if isinstance(size, int) else size[name]
 
 
 def _images(model: nn.Module, batch_size: int, size: int) -> torch.Tensor:
