@@ -16,6 +16,7 @@ import torch
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.lessons import experiments
+from tlcourse.lessons.distillation import Distilled
 from tlcourse.lessons.experiments import Probe, Trained
 from tlcourse.runtime import best_precision
 
@@ -23,6 +24,8 @@ SEEDS = tuple(range(1000, 1005))  # others than the lessons' own
 TUNING_SEEDS = (2000, 2001)
 RATES = (3e-4, 1e-3, 3e-3)
 TUNED_AT = 80  # training images
+RATES_OF_STUDENTS = (1e-3, 3e-3, 1e-2)
+LABELLED = 200  # images of the teacher
 MAP_SETS = {
     "toypets": (20, 80, 320, 800),
     "toypets-silhouette": (20, 80),
@@ -85,10 +88,24 @@ def schedules(name):
     return splits, ways, (100,)
 
 
+def distillation(name):
+    """A small network from scratch: labels or a teacher's answers, for the labelled images or for all."""
+    splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
+    answers = Distilled(Trained(lr=1e-3, passes=10), lr=RATES[0], teachers={})
+    ways = {
+        "labels": replace(answers, learns="labels", images="labelled"),
+        "answers, same images": replace(answers, images="labelled"),
+        "answers, all images": answers,
+        "labels for all images": replace(answers, learns="labels"),
+    }
+    return splits, ways, (LABELLED,)
+
+
 EXPERIMENTS = {
     "map": (transfer_map, tuple(MAP_SETS), SEEDS),
     "fine_tuning": (fine_tuning, ("toypets",), tuple(range(1000, 1010))),
     "schedules": (schedules, ("toypets",), tuple(range(1000, 1010))),
+    "distillation": (distillation, ("toypets",), tuple(range(1000, 1008))),
 }
 STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
 
@@ -114,10 +131,11 @@ class AlsoOnStyles:
 
 def tuned(way, splits, seeds=TUNING_SEEDS):
     """Return a way with the rate that is best on the validation set; a probe chooses its penalty by itself."""
-    if not isinstance(way, Trained):
+    if not isinstance(way, Trained | Distilled):
         return way
-    ways = {str(rate): replace(way, lr=rate) for rate in RATES}
-    runs = experiments.compare(ways, splits, sizes=[TUNED_AT], seeds=seeds, bar=False)
+    scratch = isinstance(way, Distilled)  # wants higher rates, and another teacher for another number of images
+    ways = {str(rate): replace(way, lr=rate) for rate in (RATES_OF_STUDENTS if scratch else RATES)}
+    runs = experiments.compare(ways, splits, sizes=[LABELLED if scratch else TUNED_AT], seeds=seeds, bar=False)
     means = {name: sum(runs.accuracies(name).values()) for name in ways}
     print(f"{splits.name}, {experiments.describe(way)}:", {name: round(m / len(seeds), 3) for name, m in means.items()})
     return ways[max(means, key=means.get)]

@@ -188,6 +188,31 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
         ax.spines[:].set_visible(False)
 
 
+def costs(
+    results: Mapping[str, tuple[float, float, float, tuple[float, float]]], *, thing: str = "image", title: str = ""
+) -> None:
+    """Draw accuracy against size and against time, both on log scales; the bars are intervals.
+
+    Args:
+        results: name -> (MB, ms, accuracy, interval of the accuracy).
+        thing: what the time is for.
+        title: the message, as a sentence.
+    """
+    with new_figure(8, 3.8, title=title, ncols=2, sharey=True) as ((left, right),):
+        for i, (name, (size, time, accuracy, (low, high))) in enumerate(results.items()):
+            shade = (*OTHERS, GREY)[i % 5]
+            look = {"color": shade, "fmt": MARKERS[i % len(MARKERS)], "ms": 7, "lw": 1, "capsize": 2}
+            for ax, x in ((left, size), (right, time)):
+                ax.errorbar(x, accuracy, [[accuracy - low], [high - accuracy]], label=name, **look)
+        for ax, label in ((left, "file, MB"), (right, f"time for one {thing}, ms")):
+            ax.set(xscale="log", xlabel=f"{label} (log scale)")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter("{x:g}")
+            ax.tick_params(which="minor", labelsize=7)
+        left.set_ylabel("validation accuracy")
+        right.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=9)
+
+
 def _array(image: object, side: int) -> np.ndarray:
     """Return an image as an array, its longer side at most `side` pixels where it is a PIL image."""
     if isinstance(image, torch.Tensor):
