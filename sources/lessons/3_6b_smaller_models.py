@@ -226,8 +226,8 @@ table
 # ## Compute with integers, too
 #
 # The file is small now, and the network computes in `float32` as before. To be faster, activations have to be integers, too.
-# Their scales come from watching the network on some training images. This is **static quantisation**. Newer
-# versions move it to the package `torchao`; the steps stay: watch, calibrate, convert.
+# Their scales come from watching the network on some training images. This is **static quantisation**. PyTorch is moving
+# it to the package `torchao`; the steps stay: watch, calibrate, convert.
 
 # %% tags=["nbval-ignore-output"]
 table = tl.Table([])
@@ -300,8 +300,7 @@ table
 # ### Your turn
 #
 # `prune` takes the same share from every layer. Write `answer(model, share)` with one limit for all layers together, so that
-# layers with many small weights lose more. Leave tensors with fewer than two dimensions as they are. Then try
-# both with higher shares: `variants.add("mine", pruned, 0)`.
+# layers with many small weights lose more. Leave tensors with fewer than two dimensions as they are.
 #
 # <details><summary>Solution</summary>
 #
@@ -314,6 +313,8 @@ table
 #         for w in layers:
 #             w[w.abs() <= limit] = 0
 # ```
+#
+# Compare both with a share of `0.7`: prune two copies of `TEACHER`, and `variants.add("one limit", copy, 0)`.
 # </details>
 
 # %%
@@ -354,8 +355,8 @@ thin = again.fit(pets, LABELLED, runtime.seed)[0].cpu().eval()
 variants.add("half the channels", thin, len(save(thin.state_dict())))
 
 # %% [markdown]
-# File and time shrink without any special software. But no name stands for this network any more: who loads the
-# weights needs the code that made it narrow. Remember this for the export.
+# File and time shrink without any special software, and you can quantise the result. But no name stands for this network
+# any more: who loads the weights needs the code that made it narrow.
 #
 # ## Distillation
 #
@@ -435,8 +436,8 @@ variants.table()
 #
 # ## The trap: exported in the wrong mode
 #
-# `torch.export` writes the operations themselves into a file, with the weights. Whoever loads it needs torch, and none of
-# your code. You export right after training. A model is in training mode then.
+# `torch.export` writes the operations themselves into a file, with the weights. Whoever loads it needs torch and none of
+# your code, also for a narrowed network. Suppose you export right after training. The model is in training mode then.
 
 # %%
 guess = tl.guess(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from tlcourse.evaluation import Evaluation, mean_and_error
 from tlcourse.plots.style import BLACK, COLOURS, GREY, OTHERS, colour, end_label, new_figure
@@ -206,9 +207,9 @@ def costs(
                 ax.errorbar(x, accuracy, [[accuracy - low], [high - accuracy]], label=name, **look)
         for ax, label in ((left, "file, MB"), (right, f"time for one {thing}, ms")):
             ax.set(xscale="log", xlabel=f"{label} (log scale)")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter("{x:g}")
-            ax.tick_params(which="minor", labelsize=7)
+            ax.xaxis.set_minor_formatter("")
         left.set_ylabel("validation accuracy")
         right.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=9)
 
