@@ -314,7 +314,6 @@ RIGHT = {
         lambda conv, h, w: torch.tensor(conv.weight.shape).prod() * h * w,
     ],
     "3.4/choose": [best_within, best_in_a_loop],
-    "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
     "3.6b/one-limit": [pruned(), masked],
     "3.6b/any-batch": [exported(), automatic()],
 }
