@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator
 
 from tlcourse.evaluation import Evaluation, mean_and_error
 from tlcourse.plots.style import BLACK, COLOURS, GREY, OTHERS, colour, end_label, new_figure
@@ -187,31 +186,6 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
         ax.set_yticks(range(len(classes)), classes)
         ax.set(xlabel="answer", ylabel="true class")
         ax.spines[:].set_visible(False)
-
-
-def costs(
-    results: Mapping[str, tuple[float, float, float, tuple[float, float]]], *, thing: str = "image", title: str = ""
-) -> None:
-    """Draw accuracy against size and against time, both on log scales; the bars are intervals.
-
-    Args:
-        results: name -> (MB, ms, accuracy, interval of the accuracy).
-        thing: what the time is for.
-        title: the message, as a sentence.
-    """
-    with new_figure(8, 3.8, title=title, ncols=2, sharey=True) as ((left, right),):
-        for i, (name, (size, time, accuracy, (low, high))) in enumerate(results.items()):
-            shade = (*OTHERS, GREY)[i % 5]
-            look = {"color": shade, "fmt": MARKERS[i % len(MARKERS)], "ms": 7, "lw": 1, "capsize": 2}
-            for ax, x in ((left, size), (right, time)):
-                ax.errorbar(x, accuracy, [[accuracy - low], [high - accuracy]], label=name, **look)
-        for ax, label in ((left, "file, MB"), (right, f"time for one {thing}, ms")):
-            ax.set(xscale="log", xlabel=f"{label} (log scale)")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter("")
-        left.set_ylabel("validation accuracy")
-        right.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=9)
 
 
 def _array(image: object, side: int) -> np.ndarray:
