@@ -315,6 +315,44 @@ def of_all_images(probabilities, labels, share):
     )
 
 
+def pruned(limit="all", keep=1.0, least=2, in_place=True, exact=True):
+    """A way to set weights to zero: one limit for all layers, or for each layer its own."""
+
+    def answer(model, share):
+        model = model if in_place else copy.deepcopy(model)
+        layers = [w for w in model.parameters() if w.dim() >= least]
+        share = share if exact else share / 2
+        every = torch.cat([w.detach().abs().flatten() for w in layers])
+        with torch.no_grad():
+            for w in layers:
+                size = every if limit == "all" else w.abs().flatten()
+                w[w.abs() <= size.kthvalue(int(share * len(size))).values] = 0
+                w.mul_(keep)
+
+    return answer
+
+
+def masked(model, share):
+    layers = [p for n, p in model.named_parameters() if p.ndim > 1]
+    every = torch.cat([w.data.abs().ravel() for w in layers]).sort().values
+    for w in layers:
+        w.data *= w.data.abs() > every[int(share * len(every))]
+
+
+def exported(batch=True, training=False, many=2):
+    model = tl.models.create("tl_resnet", 2, weights=None).eval()
+    images = torch.zeros(many, 3, 64, 64)
+    shapes = [{0: torch.export.Dim("batch")}] if batch else None
+    made = copy.deepcopy(model).train(training)
+    return model, torch.export.export(made, (images,), dynamic_shapes=shapes)
+
+
+def automatic():
+    model = tl.models.create("tl_resnet", 2, weights=None).eval()
+    shapes = ({0: torch.export.Dim.AUTO},)
+    return model, torch.export.export(model, (torch.zeros(8, 3, 64, 64),), dynamic_shapes=shapes)
+
+
 RIGHT = {
     "0/set": ["validation", "val", " Validation set ", "the validation images.", "pets.val"],
     "3.1/hook": [hooked, in_pieces],
@@ -333,6 +371,8 @@ RIGHT = {
     "3.4/choose": [best_within, best_in_a_loop],
     "3.5/features": [partial(timm.create_model, num_classes=0), reset],
     "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
+    "3.6b/one-limit": [pruned(), masked],
+    "3.6b/any-batch": [exported(), automatic()],
 }
 WRONG = {
     "0/set": [
@@ -457,6 +497,19 @@ WRONG = {
         (lambda p, labels, share: surest(p, labels, 1.0), "for a share of 0.8"),
         (lambda p, labels, share: surest(p, labels, share).repeat(2), "one number"),
         (0.9, "Give a function"),
+    ],
+    "3.6b/one-limit": [
+        (pruned(limit="layer"), "one limit for all layers"),
+        (pruned(keep=0.5), "weights that stay have changed"),
+        (pruned(least=1), "biases or batch norms"),
+        (pruned(in_place=False), "in place"),
+        (pruned(exact=False), "with share 0.5, 0.25"),
+        (nn.Linear(2, 2), "Give a function"),
+    ],
+    "3.6b/any-batch": [
+        (exported(batch=False, many=8), "refuses 1 images"),
+        (exported(training=True), "evaluation mode"),
+        ((exported()[0], exported()[1].module()), "Give what"),
     ],
 }
 

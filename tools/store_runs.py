@@ -16,11 +16,13 @@ import torch
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.lessons import experiments
+from tlcourse.lessons.distillation import Distilled
 from tlcourse.lessons.experiments import DropPath, Probe, Trained
 from tlcourse.runtime import best_precision
 
 SEEDS = tuple(range(1000, 1005))
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+LABELLED = 200  # images of the teacher in distillation
 MAP_SETS = {
     "toypets": (20, 80, 320, 800),
     "toypets-silhouette": (20, 80),
@@ -83,6 +85,19 @@ def schedules(name):
     return splits, ways, (100,)
 
 
+def distillation(name):
+    """A small network from scratch: labels or a teacher's answers, for the labelled images or for all."""
+    splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
+    answers = Distilled(Trained(lr=1e-3, passes=10), lr=RATES[0], teachers={})
+    ways = {
+        "labels": replace(answers, learns="labels", images="labelled"),
+        "answers, same images": replace(answers, images="labelled"),
+        "answers, all images": answers,
+        "labels for all images": replace(answers, learns="labels"),
+    }
+    return splits, ways, (LABELLED,)
+
+
 def drop_path(name):
     """Fine-tuning with more and more dropped blocks."""
     splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
@@ -121,6 +136,12 @@ EXPERIMENTS = {
     "fine_tuning": (fine_tuning, ("toypets",), tuple(range(1000, 1010)), Tuning(80, (2000, 2001), RATES[1:4])),
     "drop_path": (drop_path, ("toypets",), tuple(range(1000, 1010)), Tuning(100, (2000, 2001, 2002), RATES[1:4])),
     "schedules": (schedules, ("toypets",), tuple(range(1000, 1010)), Tuning(100, (2000, 2001, 2002))),
+    "distillation": (
+        distillation,
+        ("toypets",),
+        tuple(range(1000, 1008)),
+        Tuning(LABELLED, (2000, 2001), (1e-3, 3e-3, 1e-2)),  # a new network wants higher rates
+    ),
 }
 STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
 
@@ -146,7 +167,7 @@ class AlsoOnStyles:
 
 def tuned(way, splits, tuning):
     """Return a way with the rate that is best on the validation set; a probe chooses its penalty by itself."""
-    if not isinstance(way, Trained):
+    if not isinstance(way, Trained | Distilled):
         return way
     ways = {str(rate): replace(way, lr=rate) for rate in tuning.rates}
     runs = experiments.compare(ways, splits, sizes=[tuning.images], seeds=tuning.seeds, bar=False)
