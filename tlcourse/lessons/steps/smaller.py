@@ -1,4 +1,4 @@
-"""The steps of the tasks about smaller models, as in `steps`."""
+"""The steps of the tasks of lesson 3.6b."""
 
 import copy
 from typing import Any

@@ -1,0 +1,95 @@
+"""The steps of the tasks of lessons 3.4, 3.5 and 3.6."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlcourse.lessons.checks import NotRightError, step
+
+
+@step("3.4/multiply-adds")
+def convolution_work(function: Any) -> str:
+    """A function of a convolution, and of its output's height and width, that counts multiply-adds."""
+    if not callable(function) or isinstance(function, nn.Module):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function of conv, height and width.")
+    for what, conv, height, width in (
+        ("a kernel of 3 x 3", nn.Conv2d(8, 16, 3), 10, 20),
+        ("a kernel of 1 x 1", nn.Conv2d(8, 16, 1, bias=False), 7, 7),
+        ("stride 2", nn.Conv2d(3, 64, 7, stride=2, padding=3), 112, 112),
+        ("groups", nn.Conv2d(32, 32, 3, padding=1, groups=32), 14, 14),
+        ("a kernel of 1 x 5", nn.Conv2d(4, 6, (1, 5)), 9, 3),
+    ):
+        wanted = conv.weight.numel() * height * width  # each weight is used once for each position
+        found = function(conv, height, width)
+        if found is None or float(found) != wanted:
+            shown = f"{found:,}" if isinstance(found, int | float) else repr(found)
+            raise NotRightError(f"with {what}, {conv} and {height} x {width} give {shown}, not {wanted:,}.")
+    return "groups of one channel divide the work by the number of channels; that's how small networks stay small."
+
+
+@step("3.4/choose")
+def choose(function: Any) -> str:
+    """A function of a table and two limits: the name of the most accurate network within both, or None."""
+    if not callable(function):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function of a table and two limits.")
+    columns = ("parameters", "multiply-adds", "accuracy")
+    rows = {"a": (5e6, 0.2, 70.0), "b": (4e6, 0.4, 75.0), "c": (30e6, 0.3, 80.0), "d": (6e6, 9.0, 82.0)}
+    table = {name: dict(zip(columns, row, strict=True)) for name, row in rows.items()}
+    for limits, wanted, why in (
+        ((10e6, 1.0), "b", "it is the most accurate within both limits"),
+        ((4e6, 0.4), "b", "exactly at a limit is within it"),
+        ((50e6, 1.0), "c", "few multiply-adds are allowed, and many parameters"),
+        ((10e6, 10.0), "d", "many multiply-adds are allowed, and few parameters"),
+        ((1e6, 0.1), None, "nothing is within these limits"),
+    ):
+        found = function({name: dict(row) for name, row in table.items()}, *limits)
+        if found != wanted:
+            raise NotRightError(
+                f"with at most {limits[0]:,.0f} parameters and {limits[1]} G it gives {found!r}, not {wanted!r}: {why}."
+            )
+    return "limits come first, accuracy second. Then measure the candidates on your machine and your images."
+
+
+@step("3.5/features")
+def features(function: Any) -> str:
+    """A function of a name: a network of timm, without weights, that gives a row of features for each image."""
+    if not callable(function) or isinstance(function, nn.Module):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function of a name.")
+    for name, size, width in (("tl_resnet", 64, 256), ("resnet10t", 64, 512), ("vit_tiny_patch16_224", 224, 192)):
+        network = function(name)
+        if not isinstance(network, nn.Module):
+            raise NotRightError(f"for {name} it returns a {type(network).__name__}. Return the network.")
+        with torch.no_grad():
+            found = network.eval()(torch.zeros(2, 3, size, size))
+        if not isinstance(found, torch.Tensor):
+            raise NotRightError(f"{name} gives a {type(found).__name__}, not one tensor.")
+        if found.ndim != 2:
+            raise NotRightError(f"{name} gives {tuple(found.shape)} for two images: positions are left.")
+        if found.shape[1] != width:
+            raise NotRightError(f"{name} gives {found.shape[1]} numbers for an image. Its features are {width}.")
+    return "the same line works for every network of timm, so you can exchange the backbone in one place."
+
+
+@step("3.6/surest")
+def surest(function: Any) -> str:
+    """A function that gives the accuracy on the share of images with the highest confidence."""
+    if not callable(function):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function.")
+    generator = torch.Generator().manual_seed(0)
+    probabilities = (3 * torch.randn(200, 3, generator=generator)).softmax(1)
+    confidence, predicted = probabilities.max(1)
+    wrong = torch.rand(200, generator=generator) > confidence
+    labels, order = (predicted + wrong) % 3, confidence.argsort(descending=True)
+    for share in (1.0, 0.8, 0.5, 0.1):
+        n = round(share * 200)
+        wanted, reverse = ((~wrong)[rows].float().mean().item() for rows in (order[:n], order[-n:]))
+        found = function(probabilities.clone(), labels.clone(), share)
+        if not isinstance(found, int | float) and getattr(found, "shape", None) != ():
+            raise NotRightError(f"it returns {type(found).__name__}. Return one number.")
+        if not math.isclose(float(found), wanted, abs_tol=1e-4):
+            if math.isclose(float(found), reverse, abs_tol=1e-4):
+                raise NotRightError("these are the images with the lowest confidence. Sort the other way.")
+            raise NotRightError(f"for a share of {share:g} it gives {float(found):.3f}; {wanted:.3f} is asked for.")
+    return "with it you can say how many images a person has to look at for the accuracy that you need."
