@@ -164,6 +164,34 @@ def in_pieces(model, images):
     return model.layer2(model.layer1(x)).flatten(2).mean(2)
 
 
+def low_rank_count(layer, rank):
+    return rank * (layer.weight.shape[0] + layer.weight[0].numel())
+
+
+def by_the_layers_own_numbers(layer, rank):
+    if isinstance(layer, nn.Linear):
+        return rank * (layer.in_features + layer.out_features)
+    inputs = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+    return rank * (layer.out_channels + inputs)
+
+
+def mean_of(a, b, types=True, without="", weight=0.5):
+    mean = {name: weight * a[name] + (1 - weight) * b[name] for name in a if not (without and without in name)}
+    return {name: tensor.to(a[name].dtype) for name, tensor in mean.items()} if types else mean
+
+
+def floats_alone(a, b):
+    return {name: (a[name] + b[name]) / 2 if a[name].is_floating_point() else b[name] for name in a}
+
+
+def parameters_alone(a, b):
+    return {name: a[name] if "running" in name or "num" in name else (a[name] + b[name]) / 2 for name in a}
+
+
+def in_place(a, b):
+    return {name: tensor.add_(b[name]).div_(2) if tensor.is_floating_point() else tensor for name, tensor in a.items()}
+
+
 RIGHT = {
     "0/set": ["validation", "val", " Validation set "],
     "3.1/hook": [hooked, in_pieces],
@@ -171,6 +199,8 @@ RIGHT = {
     "3.2/training-mode": [by_parameters, batch_norms_alone, tl.models.train_mode],
     "3.3/groups": [groups(), one_group_a_tensor()],
     "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
+    "3.7/low-rank": [low_rank_count, by_the_layers_own_numbers],
+    "3.7/mean": [mean_of, floats_alone],
 }
 WRONG = {
     "0/set": [("training", "by heart"), ("test", "end of a project"), (7, "none of the three")],
@@ -215,6 +245,22 @@ WRONG = {
         (lambda step: None, "None"),
         (0.1, "Give a function"),
         (lambda step: 1 / step, "ZeroDivisionError"),
+    ],
+    "3.7/low-rank": [
+        (lambda layer, rank: layer.weight.numel(), "rank 1 it gives 210, and 37"),
+        (lambda layer, rank: rank * sum(layer.weight.shape[:2]), "Conv2d(8, 20, kernel_size=(3, 3)"),
+        (lambda layer, rank: low_rank_count(layer, 1), "rank 6"),
+        (lambda layer, rank: rank * (layer.in_channels + layer.out_channels), "in_channels"),
+        (64, "Give a function"),
+    ],
+    "3.7/mean": [
+        (lambda a, b: mean_of(a, b, types=False), "num_batches_tracked is torch.float32"),
+        (lambda a, b: mean_of(a, b, without="running"), "other names"),
+        (lambda a, b: mean_of(a, b, weight=1.0), "is not the mean"),
+        (parameters_alone, "Statistics of batch norms"),
+        (in_place, "Make new tensors"),
+        (lambda a, b: None, "other names"),
+        ({}, "Give a function"),
     ],
 }
 
