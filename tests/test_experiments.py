@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,29 @@ def test_pairs_have_the_same_seed():
         (runs_of([0.5], "a") + runs_of([0.5], "a", images=80)).accuracies("a")
     with pytest.raises(ValueError, match="way: a, b"):
         runs.accuracies("c")
+
+
+def test_a_way_is_measured_in_two_places():
+    runs = runs_of([0.8, 0.9], data="new") + runs_of([0.7, 0.6], data="old", first_seed=0)
+    assert runs.shift("frozen", "new", "old").values == pytest.approx((0.1, 0.3))
+
+
+def test_differences_are_drawn_with_live_ones_over_them():
+    found = {"a": Difference((0.1, 0.2, 0.3)), "b": Difference((0.0, -0.1))}
+    experiments.plot_differences(found, title="a is above 0", live={"a": Difference((0.25,))})
+    (ax,) = plt.gcf().axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    diamonds = [line.get_xdata() for line in ax.lines if line.get_marker() == "D"]
+    assert [list(values) for values in diamonds] == [[0.25], []]
+    plt.close()
+
+
+def test_a_probe_reads_the_stage_that_is_asked_for(pets):
+    model = tl.models.create("tl_resnet")
+    few = pets.plain().take(train=20, seed=3)
+    train, val = (tl.features.stage_features(model, part)["layer2"] for part in (few.train, few.val))
+    by_hand = tl.features.fit_probe(train, seed=3).evaluate(val)
+    assert torch.allclose(Probe(model, "layer2")(pets, 20, 3).logits, by_hand.logits, atol=1e-4)
 
 
 def test_runs_agree_where_repeats_would_lie():

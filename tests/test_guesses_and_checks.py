@@ -2,7 +2,10 @@
 
 import copy
 import math
+import operator
+from functools import partial
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -137,7 +140,57 @@ def one_group_a_tensor():
     model = torchvision.models.resnet18(weights=None)
     rate = {"fc": 1e-3, "layer4": 1e-4}
     named = model.named_parameters()
-    return model, torch.optim.SGD([{"params": [p], "lr": rate.get(n.split(".")[0], 1e-5)} for n, p in named])
+    return model, torch.optim.AdamW([{"params": [p], "lr": rate.get(n.split(".")[0], 1e-5)} for n, p in named])
+
+
+def sgd_groups():
+    model, optimizer = groups()
+    return model, torch.optim.SGD([{"params": g["params"], "lr": g["lr"]} for g in optimizer.param_groups])
+
+
+def frozen_groups():
+    model, optimizer = groups()
+    model.bn1.requires_grad_(False)
+    return model, optimizer
+
+
+def in_two_groups():
+    model, optimizer = groups()
+    optimizer.param_groups[0]["params"].append(model.layer4[0].conv1.weight)
+    return model, optimizer
+
+
+def unfreeze(model, optimizer, rate=1e-4, stages=("layer4",), extend=True, everything=False):
+    for stage in stages:
+        getattr(model, stage).requires_grad_(True)
+    more = [p for stage in stages for p in getattr(model, stage).parameters()]
+    if everything:
+        more += list(model.fc.parameters())
+    if extend:
+        optimizer.add_param_group({"params": more, "lr": rate})
+
+
+def unfreeze_by_name(model, optimizer):
+    for name, parameter in model.named_parameters():
+        if name.startswith("layer4"):
+            parameter.requires_grad_(True)
+            optimizer.add_param_group({"params": [parameter], "lr": 1e-4})
+
+
+def unfreeze_and_forget(model, optimizer):
+    unfreeze(model, optimizer)
+    optimizer.state.clear()
+
+
+def change_all_rates(model, optimizer):
+    unfreeze(model, optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
+
+
+def a_new_optimizer(model, optimizer):
+    unfreeze(model, optimizer, extend=False)
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
 
 def warmup(first=10, last=100, start=1):
@@ -159,9 +212,53 @@ def hooked(model, images, remove=True, layer="layer2", mean=(2, 3)):
     return rows[0]
 
 
+def only_once(model, images, memory=[]):  # noqa: B006  (the mistake that is meant)
+    memory.append(hooked(model, images))
+    return memory[0]
+
+
+def leaves_a_pre_hook(model, images):
+    model.layer2.register_forward_pre_hook(lambda module, inputs: None)
+    return hooked(model, images)
+
+
+def leaves_training_mode(model, images):
+    found = hooked(model, images)
+    model.train()
+    return found
+
+
 def in_pieces(model, images):
     x = model.maxpool(model.act1(model.bn1(model.conv1(images))))
     return model.layer2(model.layer1(x)).flatten(2).mean(2)
+
+
+def convolution_work(conv, height, width, grouped=True, kernel=2):
+    inputs = conv.in_channels // (conv.groups if grouped else 1)
+    return math.prod(conv.kernel_size[:kernel]) * inputs * conv.out_channels * height * width
+
+
+def best_within(table, parameters, multiply_adds, within=operator.le, worst=False):
+    fits = [n for n, row in table.items() if within(row["parameters"], parameters)]
+    fits = [n for n in fits if within(table[n]["multiply-adds"], multiply_adds)]
+    return (min if worst else max)(fits, key=lambda name: table[name]["accuracy"], default=None)
+
+
+def best_in_a_loop(table, parameters, multiply_adds):
+    best = None
+    for name in sorted(table, key=lambda name: -table[name]["accuracy"]):
+        row = table[name]
+        if best is None and row["parameters"] <= parameters and row["multiply-adds"] <= multiply_adds:
+            best = name
+    return best
+
+
+def grid(output, k):
+    return nn.functional.adaptive_avg_pool2d(output, k).flatten(1)
+
+
+def grid_by_pooling(output, k):
+    return nn.AvgPool2d(output.shape[-1] // k)(output).reshape(len(output), -1)
 
 
 def low_rank_count(layer, rank):
@@ -195,10 +292,18 @@ def in_place(a, b):
 RIGHT = {
     "0/set": ["validation", "val", " Validation set "],
     "3.1/hook": [hooked, in_pieces],
+    "3.1/grid": [grid, grid_by_pooling],
     "3.2/freeze": [resnet18(), with_dropout(), tl.models.freeze(timm.create_model("resnet18", num_classes=5))],
     "3.2/training-mode": [by_parameters, batch_norms_alone, tl.models.train_mode],
     "3.3/groups": [groups(), one_group_a_tensor()],
-    "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)).item()],
+    "3.3/unfreeze": [unfreeze, unfreeze_by_name],
+    "3.3b/warmup": [warmup(), lambda step: torch.tensor(warmup()(step)), lambda step: np.float32(warmup()(step))],
+    "3.4/multiply-adds": [
+        convolution_work,
+        lambda conv, h, w: conv.weight.numel() * h * w,
+        lambda conv, h, w: torch.tensor(conv.weight.shape).prod() * h * w,
+    ],
+    "3.4/choose": [best_within, best_in_a_loop],
     "3.7/low-rank": [low_rank_count, by_the_layers_own_numbers],
     "3.7/mean": [mean_of, floats_alone],
 }
@@ -211,6 +316,18 @@ WRONG = {
         (lambda model, images: hooked(model, images) * 2, "numbers are not"),
         (lambda model, images: None, "NoneType"),
         (torch.zeros(4, 64), "Give a function"),
+        (only_once, "in its second call"),
+        (leaves_a_pre_hook, "hook is left"),
+        (leaves_training_mode, "mode"),
+    ],
+    "3.1/grid": [
+        (lambda output, k: nn.functional.adaptive_max_pool2d(output, k).flatten(1), "take the mean"),
+        (lambda output, k: grid(output, 1), "asked for"),
+        (lambda output, k: nn.functional.adaptive_avg_pool2d(output, k), "asked for"),
+        (lambda output, k: nn.functional.avg_pool2d(output, k).flatten(1), "asked for"),
+        (lambda output, k: grid(output.transpose(2, 3), k), "numbers are not"),
+        (lambda output, k: None, "NoneType"),
+        (nn.AdaptiveAvgPool2d(2), "Give a function"),
     ],
     "3.2/freeze": [
         (resnet18(2), "gives 2 scores"),
@@ -236,6 +353,21 @@ WRONG = {
         (groups(leave_out="layer2"), "would not train"),
         (groups(foreign=True), "not one of"),
         ((resnet18(), [{"params": []}]), "Give the optimizer"),
+        (sgd_groups(), "AdamW is asked for"),
+        (frozen_groups(), "bn1.weight is frozen"),
+        (in_two_groups(), "layer4.0.conv1.weight is in the optimizer twice"),
+    ],
+    "3.3/unfreeze": [
+        (partial(unfreeze, rate=1e-3), "not 0.0001"),
+        (partial(unfreeze, stages=("layer3", "layer4")), "layer3.0.bn1.bias trains, too"),
+        (partial(unfreeze, stages=("layer3",)), "layer3.0.bn1.bias trains, too"),
+        (partial(unfreeze, extend=False), "not in the optimizer you were given"),
+        (partial(unfreeze, everything=True), "ValueError"),
+        (unfreeze_and_forget, "moments are gone"),
+        (change_all_rates, "fc.bias has the rate 0.0001"),
+        (a_new_optimizer, "not in the optimizer you were given"),
+        (lambda model, optimizer: None, "does not train"),
+        (resnet18(), "Give a function"),
     ],
     "3.3b/warmup": [
         (warmup(start=0), "at step 0"),
@@ -245,6 +377,26 @@ WRONG = {
         (lambda step: None, "None"),
         (0.1, "Give a function"),
         (lambda step: 1 / step, "ZeroDivisionError"),
+    ],
+    "3.4/multiply-adds": [
+        (partial(convolution_work, grouped=False), "with groups"),
+        (partial(convolution_work, kernel=1), "with a kernel of 3 x 3"),
+        (lambda conv, h, w: 2 * convolution_work(conv, h, w), "not 230,400"),
+        (lambda conv, h, w: conv.weight.numel() * h * w + conv.out_channels, "with a kernel of 3 x 3"),
+        (lambda conv, h, w: None, "None"),
+        (lambda conv, h, w: conv.kernel * h * w, "AttributeError"),
+        (nn.Conv2d(3, 8, 3), "Give a function"),
+        (230_400, "Give a function"),
+    ],
+    "3.4/choose": [
+        (partial(best_within, within=operator.lt), "exactly at a limit"),
+        (partial(best_within, worst=True), "most accurate within both"),
+        (lambda table, parameters, work: best_within(table, parameters, 1e9), "most accurate within both"),
+        (lambda table, parameters, work: best_within(table, 1e9, work), "most accurate within both"),
+        (lambda *arguments: best_within(*arguments) or "none", "nothing is within these limits"),
+        (lambda *arguments: max(best_within(*arguments)), "TypeError"),
+        (lambda *arguments: [best_within(*arguments)], "['b']"),
+        ("b", "Give a function"),
     ],
     "3.7/low-rank": [
         (lambda layer, rank: layer.weight.numel(), "rank 1 it gives 210, and 37"),

@@ -227,3 +227,17 @@ def test_depth_puts_domains_with_more_or_fewer_classes_on_one_scale():
     (ax,) = plt.gcf().axes
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [pytest.approx([0, 0.5]), pytest.approx([0, 1])]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["stem", "layer1"]
+
+
+def test_a_tradeoff_draws_its_front_and_names_what_is_asked_for():
+    points = {"small": (0.1, 60.0), "large": (10.0, 80.0), "beaten": (20.0, 70.0)}
+    tl.plots.tradeoff(points, ["small", "large"], xlabel="cost", ylabel="value", title="A message")
+    ax = plt.gcf().axes[0]
+    assert [text.get_text() for text in ax.texts] == ["small", "large"]
+    assert ax.get_xlabel() == "cost (log scale)"
+    assert list(ax.lines[1].get_ydata()) == [60.0, 80.0]
+    tl.plots.tradeoff(points, [], named=["beaten"], xlabel="cost", ylabel="value")
+    ax = plt.gcf().axes[0]
+    assert [text.get_text() for text in ax.texts] == ["beaten"]
+    assert len(ax.lines) == 1
+    assert ax.get_ylim()[0] > 50  # an empty front doesn't change the axes

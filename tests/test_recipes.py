@@ -38,7 +38,10 @@ def test_from_a_folder_to_an_answer(recipe, folder, tmp_path, capsys):
     assert all(line.split()[1] in ("cats", "dogs") and 0 <= float(line.split()[2]) <= 1 for line in lines)
 
 
-def test_frozen_trains_the_head_only_and_fine_tuning_everything(folder):
+def test_frozen_trains_the_head_only_and_fine_tuning_everything(folder, monkeypatch):
+    monkeypatch.setattr(
+        "tlcourse.recipes.put_into_head", lambda model, probe: model
+    )  # from a start that is easily beaten
     frozen, fine_tune = tl.recipes.frozen, tl.recipes.fine_tune
     for recipe, moved in ((frozen, {"fc"}), (fine_tune, {"conv1", "layer1", "layer4", "fc"})):
         torch.manual_seed(0)
@@ -82,6 +85,19 @@ def test_fine_tuning_starts_from_a_probe_on_the_training_set(recipe, probed, fol
     assert seen["rates"] == pytest.approx([0.01 * 0.7**i for i in range(5, -1, -1)] if probed else [0.01])
     assert seen["simulated"].max() == pytest.approx(0.01)
     assert seen["simulated"].argmax() == 5  # of 30 steps, the first six rise
+
+
+def test_fine_tuning_that_ruins_a_network_gives_the_probe_it_started_from(folder):
+    model = tl.models.create("tl_resnet", 2)
+    splits = tl.data.from_folder(folder, model=model)
+    probe = tl.features.fit_probe(tl.features.extract(model, splits.plain().train))
+    right = probe.evaluate(tl.features.extract(model, splits.val))
+    result = tl.recipes.fine_tune(model, splits, epochs=2, lr=3.0)
+    assert result.history.best.val_loss > 2 * result.val.loss
+    assert result.val.accuracy == right.accuracy
+    assert result.note.endswith("so that is kept: try a lower rate")
+    assert torch.equal(model.fc.weight, probe.linear.weight)
+    assert tl.train.evaluate(model, splits.loaders().test).accuracy == result.test.accuracy
 
 
 def test_one_seed_one_result(folder):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # What a name stands for is imported when it is first used: i
         train,
     )
     from tlcourse.doctor import examine
-    from tlcourse.lessons import check, claim, experiments, guess
+    from tlcourse.lessons import check, claim, cost, experiments, guess
     from tlcourse.runtime import get_runtime, setup
     from tlcourse.table import Table
 
@@ -32,6 +32,7 @@ __all__ = [
     "Table",
     "check",
     "claim",
+    "cost",
     "data",
     "doctor",
     "evaluation",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {"Table": "table", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
-_HOMES |= dict.fromkeys(("check", "claim", "experiments", "guess"), "lessons")
+_HOMES |= dict.fromkeys(("check", "claim", "cost", "experiments", "guess"), "lessons")
 
 
 def __getattr__(name: str) -> Any:

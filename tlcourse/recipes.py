@@ -1,5 +1,6 @@
 """Three ways to use a pre-trained model on your images, from the cheapest to the most thorough."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -52,27 +53,39 @@ def frozen(
 ) -> RecipeResult:
     """Train only the head, by gradient descent with augmentation, and keep the best epoch."""
     torch.manual_seed(seed)
-    return _train(freeze(model), splits.loaders(batch_size, seed=seed), epochs, lr)
+    loaders = splits.loaders(batch_size, seed=seed)
+    return _measured(model, loaders, *_train(freeze(model), loaders, epochs, lr))
 
 
 def fine_tune(
     model: nn.Module, splits: Splits, *, epochs: int = 5, lr: float = LR, batch_size: int = 32, seed: int = 0
 ) -> RecipeResult:
-    """Start with a linear probe as the head, then train everything, and keep the best epoch.
+    """Start with a linear probe as the head, then train everything, and keep the best epoch, or the start.
 
     Source: Kumar et al. 2022, Fine-tuning can distort pretrained features (LP-FT).
     """
     torch.manual_seed(seed)
-    if len(head_names(model)) == 1:  # parallel heads (distilled DeiT) start from random weights
-        put_into_head(model, features.fit_probe(extract(model, splits.plain().train), seed=seed))
-    return _train(unfreeze(model), splits.loaders(batch_size, seed=seed), epochs, lr)
+    loaders = splits.loaders(batch_size, seed=seed)
+    if len(head_names(model)) > 1:  # parallel heads (distilled DeiT) start from random weights
+        return _measured(model, loaders, *_train(unfreeze(model), loaders, epochs, lr))
+    put_into_head(model, features.fit_probe(extract(model, splits.plain().train), seed=seed))
+    start, weights = evaluate(model, loaders.val), copy.deepcopy(model.state_dict())
+    history, note = _train(unfreeze(model), loaders, epochs, lr)
+    best = history.best
+    if (best.val_accuracy, -best.val_loss) < (start.accuracy, -start.loss):  # as networks without batch norm may end
+        model.load_state_dict(weights)
+        note += "; no epoch was as good as the linear probe it started from, so that is kept: try a lower rate"
+    return _measured(model, loaders, history, note)
 
 
-def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float) -> RecipeResult:
+def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float) -> tuple[History, str]:
     optimizer = torch.optim.AdamW(param_groups(model, lr, layer_decay=LAYER_DECAY), weight_decay=1e-2)
     schedule = schedules.one_cycle(optimizer, epochs * len(loaders.train), warmup=WARMUP)
     history = fit(model, loaders, optimizer, epochs=epochs, scheduler=schedule)
-    note = f"best epoch {history.best.epoch} of {epochs}, highest learning rate {lr:g}"
+    return history, f"best epoch {history.best.epoch} of {epochs}, highest learning rate {lr:g}"
+
+
+def _measured(model: nn.Module, loaders: Loaders, history: History, note: str) -> RecipeResult:
     return RecipeResult(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
 
 

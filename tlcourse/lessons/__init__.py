@@ -8,7 +8,7 @@ from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
 from tlcourse.lessons.guesses import guess
 
 if TYPE_CHECKING:
-    from tlcourse.lessons import experiments
+    from tlcourse.lessons import cost, experiments
     from tlcourse.lessons.kernel import Step, execute
     from tlcourse.lessons.machine import check_machine
     from tlcourse.lessons.run import LessonResult, claims_in, find, find_all, run_lesson, write
@@ -22,6 +22,7 @@ __all__ = [
     "check_machine",
     "claim",
     "claims_in",
+    "cost",
     "execute",
     "experiments",
     "find",
@@ -34,8 +35,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Running notebooks needs Jupyter's libraries, comparing needs torch; guesses, checks and claims need neither.
-    if name == "experiments":
-        return importlib.import_module("tlcourse.lessons.experiments")
+    if name in ("cost", "experiments"):
+        return importlib.import_module(f"tlcourse.lessons.{name}")
     if name in __all__:
         home = {"Step": "kernel", "execute": "kernel", "check_machine": "machine"}.get(name, "run")
         return getattr(importlib.import_module(f"tlcourse.lessons.{home}"), name)

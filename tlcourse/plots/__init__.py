@@ -1,9 +1,9 @@
 """The course's figures: one message each, the same colours everywhere."""
 
 from tlcourse.plots.curves import learning_curves, learning_rates, range_test, schedules
-from tlcourse.plots.figures import bars, confusion, depth, images, runs, winners
+from tlcourse.plots.figures import bars, confusion, depth, images, runs, tradeoff, winners
 from tlcourse.plots.style import COLOURS, OTHERS
 
 __all__ = ["learning_curves", "learning_rates", "range_test", "schedules"]
-__all__ += ["bars", "confusion", "depth", "images", "runs", "winners"]
+__all__ += ["bars", "confusion", "depth", "images", "runs", "tradeoff", "winners"]
 __all__ += ["COLOURS", "OTHERS"]

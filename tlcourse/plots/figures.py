@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from tlcourse.evaluation import Evaluation, mean_and_error
-from tlcourse.plots.style import COLOURS, GREY, OTHERS, colour, end_label, new_figure
+from tlcourse.plots.style import BLACK, COLOURS, GREY, OTHERS, colour, end_label, new_figure
 
 MARKERS = "o^sDvPX"
 
@@ -132,6 +132,28 @@ def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
         ax.set_yticks(range(len(values)), list(values))
         ax.invert_yaxis()
         ax.set(xmargin=0.12, xlabel=xlabel)
+
+
+def tradeoff(
+    points: Mapping[str, tuple[float, float]],
+    front: Sequence[str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    named: Sequence[str] | None = None,
+    title: str = "",
+) -> None:
+    """Draw points `(cost, value)`, with a line through those on the front; the names in `named` are written.
+
+    Without `named`, all on the front are.
+    """
+    with new_figure(6.4, 4.2, title=title) as ((ax,),):
+        ax.plot(*zip(*points.values(), strict=True), "o", color=GREY, alpha=0.5, ms=4, mew=0)
+        if front:
+            ax.plot(*zip(*(points[name] for name in front), strict=True), "o-", color=BLACK, lw=1, ms=4)
+        for name in front if named is None else named:
+            ax.annotate(name, points[name], xytext=(5, -3), textcoords="offset points", va="top", fontsize=8)
+        ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel, xmargin=0.12)
 
 
 def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, float], title: str = "") -> None:

@@ -1,0 +1,497 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3.4 Choosing a model: torchvision
+#
+# torchvision offers many pre-trained networks. One is the most accurate, another the fastest, and a third fits into your
+# memory. In this lesson you measure what a network costs, on your machine, and choose one for your budget.
+#
+# **You will be able to** read what a set of weights promises, count multiply-adds, measure time and memory properly,
+# tell which networks are worth a look, and use weights with the preprocessing that belongs to them.
+#
+# **Time:** about 25 minutes to read, one minute to run. **Builds on** 3.2.
+
+# %% [markdown]
+# ## What the weights say about themselves
+#
+# Each set of weights in torchvision carries its facts: the number of parameters, of multiply-adds, the image size, and the
+# **published accuracy**, measured by its authors on ImageNet's validation set. Reading them downloads nothing.
+
+# %%
+import torchvision
+from torchvision import models as tv
+
+published = {}
+for name in tv.list_models(module=torchvision.models):
+    for weights in tv.get_model_weights(name):
+        version = weights.name.removeprefix("IMAGENET1K")
+        published[name + version] = {
+            "parameters": weights.meta["num_params"],
+            "multiply-adds": weights.meta["_ops"],  # in billions, per image
+            "accuracy": weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        }
+points = {
+    name: (row["multiply-adds"], row["accuracy"])
+    for name, row in published.items()
+}
+print(f"{len(published)} sets, torchvision", torchvision.__version__)
+
+# %%
+labels = {"xlabel": "multiply-adds per image, in billions"}
+labels["ylabel"] = "published accuracy on ImageNet, in %"
+tl.plots.tradeoff(
+    points,
+    [],
+    named=["shufflenet_v2_x0_5_V1", "vgg16_V1", "vit_l_16_V1"],
+    title="More multiply-adds buy accuracy, but not from every network",
+    **labels,
+)
+
+# %% [markdown]
+# Most of these points are of no use to you: another network is more accurate and costs less. Those that no other beats on
+# both counts form the **Pareto front**.
+
+# %%
+guess = tl.guess(
+    "How many of all these sets of weights are on the front?",
+    ["about one in ten", "about one in three", "most of them"],
+)
+
+
+# %%
+def front(points):
+    """Return the names that no other beats on cost and value."""
+    names, best = [], 0
+    by_cost = sorted(points, key=lambda n: (points[n][0], -points[n][1]))
+    for name in by_cost:
+        if points[name][1] > best:
+            names.append(name)
+            best = points[name][1]
+    return names
+
+
+best = front(points)
+guess.compare(f"{len(best)} of {len(points)}")
+tl.plots.tradeoff(
+    points,
+    best,
+    named=best[::2],
+    title="The front: nothing is more accurate at the same cost",
+    **labels,
+)
+
+# %% [markdown]
+# Two warnings. These accuracies come from different recipes of training, and newer networks had the better ones. And they
+# are accuracies on ImageNet: a better network there is [often, not always](https://arxiv.org/abs/1805.08974) better on
+# your images.
+#
+# ## Weight versions
+#
+# The same architecture can have several sets of weights. `weights="DEFAULT"` is the best one, `weights=None` gives random
+# numbers, without a warning.
+
+# %%
+guess = tl.guess(
+    "ResNet-50 has two sets, V1 and V2. The newer one is better by",
+    ["less than a point", "about two points", "more than four points"],
+)
+
+# %%
+V1, V2 = (
+    tv.ResNet50_Weights.IMAGENET1K_V1,
+    tv.ResNet50_Weights.IMAGENET1K_V2,
+)
+for weights in (V1, V2):
+    accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    steps = weights.transforms()
+    print(
+        f"{weights.name}: {accuracy} %, its images are resized to", end=" "
+    )
+    print(f"{steps.resize_size[0]} and cropped to {steps.crop_size[0]}")
+    print("    recipe:", weights.meta["recipe"])
+tops = [w.meta["_metrics"]["ImageNet-1K"]["acc@1"] for w in (V1, V2)]
+guess.compare(f"{tops[1] - tops[0]:.1f} points, with the same architecture")
+print("DEFAULT is", tv.ResNet50_Weights.DEFAULT.name)
+print("first classes:", V2.meta["categories"][:3])
+print("min_size:", V2.meta["min_size"])
+
+# %% [markdown]
+# A better recipe of training did this: longer, with stronger augmentation. So a comparison of two architectures with
+# weights of different recipes compares recipes, too.
+#
+# **From the chapter.** Example 6 reads the image size from `min_size`. That is the smallest image that the network can
+# take. What the weights were measured with is in `transforms()`.
+#
+# ## Parameters and multiply-adds
+#
+# A convolution with a kernel of $k \times k$ takes $k \cdot k \cdot C_{in} / g$ multiply-adds for each number it puts
+# out, where $C_{in}$ is the number of input channels and $g$ the number of groups. It puts out
+# $C_{out} \cdot H_{out} \cdot W_{out}$ numbers. Its parameters don't depend on the size of the image; its multiply-adds do.
+#
+# ### Your turn
+#
+# Write a function of an `nn.Conv2d` and of the height and width of its **output**, that returns the multiply-adds.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(conv, height, width):
+#     kernel = conv.kernel_size[0] * conv.kernel_size[1]
+#     inputs = conv.in_channels // conv.groups
+#     return kernel * inputs * conv.out_channels * height * width
+# ```
+# </details>
+
+# %%
+answer = ...  # a function: def answer(conv, height, width): ...
+tl.check("3.4/multiply-adds", answer)
+
+# %% [markdown]
+# For whole networks, PyTorch counts while it runs. On the device `meta`, tensors have a shape and no numbers, so this takes
+# no time and no memory.
+
+# %%
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+with torch.device("meta"):
+    resnet50 = tv.resnet50(weights=None).eval()
+    image = torch.empty(1, 3, 224, 224)
+with FlopCounterMode(display=False) as counter, torch.no_grad():
+    resnet50(image)
+# one multiply-add is two floating-point operations
+counted = counter.get_total_flops() / 2 / 1e9
+print(f"counted {counted:.3f} G, published {V2.meta['_ops']} G")
+same = abs(counted - V2.meta["_ops"]) < 0.001
+same &= abs(tl.cost.multiply_adds(resnet50, 224) / 1e9 - counted) < 0.001
+tl.claim("our count, `tl.cost.multiply_adds` and the weights agree", same)
+
+# %% [markdown]
+# **From the chapter.** Example 5 replaces the head for two classes, and then prints parameters that include the old head
+# for ImageNet's classes. Does that matter?
+
+# %%
+guess = tl.guess(
+    "EfficientNet-B0 gets a head for two classes. It loses",
+    ["under a hundredth of its parameters", "a twentieth", "a quarter"],
+)
+
+# %%
+lost = {}
+for name in ("resnet50", "efficientnet_b0"):
+    sizes = []
+    for classes in (1000, 2):
+        with torch.device("meta"):
+            model = tv.get_model(name, weights=None, num_classes=classes)
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    lost[name] = 1 - sizes[1] / sizes[0]
+    print(
+        f"{name}: {sizes[0]:,}, then {sizes[1]:,} ({lost[name]:.0%} less)"
+    )
+guess.compare(f"{lost['efficientnet_b0']:.0%} of them")
+
+# %% [markdown]
+# ## Time, on your machine
+#
+# Multiply-adds are not seconds. A processor waits for memory, and some layers keep it busier than others. To measure
+# time, run the network once before, because the first call allocates memory; let the networks take turns, so that a slow
+# moment of the machine meets all; repeat; and show the spread.
+#
+# **From the chapter.** Example 5 and Example 8 read the clock before and after calls on a GPU. A GPU works on while Python goes
+# on, so that measures how fast work is handed over. `torch.cuda.synchronize()` before each reading waits for the results.
+
+# %%
+guess = tl.guess(
+    "EfficientNet-B0 has about a tenth of ResNet-50's multiply-adds. "
+    "One image takes it",
+    ["a tenth of the time", "a fifth to a third", "half or more"],
+)
+
+# %% tags=["nbval-ignore-output"]
+MINI = runtime.profile == "mini"
+NAMES = ["resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0"]
+NAMES += ["vit_b_16", "convnext_base"]
+networks = {
+    name: tv.get_model(name, weights=None).to(runtime.device)
+    for name in NAMES
+}
+costs = tl.cost.measure(
+    networks,
+    224,
+    batch_size=4 if MINI else 64,
+    repeats=5 if MINI else 50,
+)
+print("threads:", torch.get_num_threads(), "device:", runtime.device)
+costs
+
+# %% tags=["nbval-ignore-output"]
+rows = {row["model"]: row for row in costs}
+small, large = rows["efficientnet_b0"], rows["resnet50"]
+time_share = small["latency (ms)"] / large["latency (ms)"]
+work_share = small["multiply-adds (G)"] / large["multiply-adds (G)"]
+guess.compare(f"{time_share:.2f} of ResNet-50's time")
+default = {name: tv.get_model_weights(name).DEFAULT for name in NAMES}
+measured = {
+    name: (
+        rows[name]["latency (ms)"],
+        default[name].meta["_metrics"]["ImageNet-1K"]["acc@1"],
+    )
+    for name in NAMES
+}
+tl.claim(
+    "EfficientNet-B0 needs more time per multiply-add than ResNet-50",
+    time_share > 1.5 * work_share,
+    f"{time_share / work_share:.1f} times as much",
+)
+
+# %% tags=["nbval-ignore-output"]
+tl.plots.tradeoff(
+    measured,
+    tl.cost.front(measured),
+    named=NAMES,
+    xlabel="milliseconds for one image, on this machine",
+    ylabel=labels["ylabel"],
+    title="Time buys accuracy, at different prices",
+)
+
+# %% [markdown]
+# EfficientNet and MobileNet save multiply-adds with convolutions in groups of one channel. These do little work for each
+# number they fetch. Speed doesn't depend on the values of the weights, so random ones are good enough for measuring.
+# A machine with a GPU or more cores gives another order: that is why you measure on the one that will do the work.
+#
+# ## Memory, when you train
+#
+# For a prediction, memory is little more than the weights. Training with Adam holds a gradient and two moments for each
+# parameter that trains, and the **activations**: the outputs of the layers, kept for the backward pass, for each image of the
+# batch.
+
+# %%
+guess = tl.guess(
+    "Training EfficientNet-B0 with batches of 32 images holds, in sizes of "
+    "its weights,",
+    ["about 4", "about 20", "more than 100"],
+)
+
+# %% tags=["nbval-ignore-output"]
+memory = tl.Table()
+for name in ("efficientnet_b0", "resnet50"):
+    for frozen in (False, True):
+        networks[name].requires_grad_(not frozen)
+        tl.models.head(networks[name]).requires_grad_(True)
+        held = tl.cost.training_memory(networks[name], 224, batch_size=32)
+        megabytes = {part: size // 10**6 for part, size in held.items()}
+        way = "head alone" if frozen else "all layers"
+        memory.append({"model": name, "trains": way} | megabytes)
+ratio = sum(list(memory[0].values())[2:]) / memory[0]["weights"]
+guess.compare(f"{ratio:.0f} times its weights; below in MB")
+tl.claim("activations are most of it", ratio > 100, f"{ratio:.0f} times")
+memory
+
+# %% [markdown]
+# With a frozen backbone, no activation below the head has to be kept.
+#
+# ## The trap: the right weights, other preprocessing
+#
+# Weights belong with the preprocessing that they were trained with. `weights.transforms()` gives it, and so does
+# `tl.preprocessing.get_preprocessing`. A head is fitted here on images that were prepared correctly. Then it meets images
+# that another program has prepared.
+
+# %%
+guess = tl.guess(
+    "Twice the image size: every detail is there, only larger. Accuracy",
+    ["rises", "stays the same", "falls a little", "falls a lot"],
+)
+
+# %% tags=["nbval-ignore-output"]
+from torchvision.transforms import v2
+
+BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
+WEIGHTS = "default"  # or a file
+DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
+LIMIT = None  # or a number of training images, 100 or more
+
+backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
+pets = tl.data.load(DATA, model=backbone, train=LIMIT).plain()
+
+# %% tags=["nbval-ignore-output"]
+
+
+def prepare(size, mean, std):
+    """Return the steps of a transform, for a size and a normalisation."""
+    steps = [v2.Resize(size), v2.CenterCrop(size), v2.ToImage()]
+    floats = v2.ToDtype(torch.float32, scale=True)
+    return [*steps, floats, v2.Normalize(mean, std)]
+
+
+own = pets.preprocessing
+size, mean, std = own.size, own.mean, own.std
+swap = v2.Lambda(lambda image: image.flip(0))
+mistakes = {
+    "none": own.evaluation(),
+    "no normalising": v2.Compose(prepare(size, [0] * 3, [1] * 3)),
+    "red and blue swapped": v2.Compose([*prepare(size, mean, std), swap]),
+    "half the image size": v2.Compose(prepare(size // 2, mean, std)),
+    "twice the image size": v2.Compose(prepare(size * 2, mean, std)),
+}
+
+# %% tags=["nbval-ignore-output"]
+val = pets.take(val=min(400, len(pets.val))).val
+train_x = tl.features.extract(backbone, pets.train)
+found = {name: [] for name in mistakes}
+val_x = {
+    name: tl.features.extract(backbone, val.with_transform(transform))
+    for name, transform in mistakes.items()
+}
+for seed in runtime.seeds(10):
+    order = torch.randperm(
+        len(train_x.y), generator=torch.Generator().manual_seed(seed)
+    )
+    few = tl.features.Features(*(part[order[:200]] for part in train_x))
+    head = tl.features.fit_probe(few, seed=seed)
+    for name in mistakes:
+        found[name].append(head.evaluate(val_x[name]).accuracy)
+
+# %% tags=["nbval-ignore-output"]
+tl.plots.runs(
+    {name: {200: values} for name, values in found.items()},
+    chance=1 / len(pets.classes),
+    title="Without its own preprocessing, a network loses accuracy",
+)
+losses = {}
+for name in list(mistakes)[1:]:
+    pairs = zip(found[name], found["none"], strict=True)
+    losses[name] = tl.experiments.Difference(tuple(a - b for a, b in pairs))
+    print(f"{name}: {losses[name]}")
+guess.compare(f"{losses['twice the image size'].mean:+.3f}")
+tl.claim(
+    "no normalising, and both wrong sizes, cost over five points",
+    not MINI
+    or all(
+        loss.mean + loss.margin < -0.05
+        for name, loss in losses.items()
+        if name != "red and blue swapped"
+    ),
+)
+
+# %% [markdown]
+# A network that averages over positions before its head takes images of any size, and no error says that they are not the size
+# it knows. It has learned how large an eye is, in pixels. The doctor compares a few images with what the weights say.
+
+
+# %% tags=["nbval-ignore-output"]
+def examine(transform, model, images):
+    """Return what the doctor says about images prepared like this."""
+    loader = torch.utils.data.DataLoader(
+        images.with_transform(transform), batch_size=50, shuffle=True
+    )
+    return tl.examine(model, data=loader)
+
+
+model = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
+few = pets.take(train=100).train
+wrong = examine(mistakes["twice the image size"], model, few)
+repaired = examine(mistakes["none"], model, few)
+tl.claim(
+    "the doctor sees the wrong size, and nothing after the repair",
+    bool(wrong.named("input-size")) and not repaired.named("input-size"),
+)
+wrong
+
+# %% [markdown]
+# ## Choose
+#
+# ### Your turn
+#
+# Write a function of a table like `published`, of a number of parameters and of billions of multiply-adds. It returns the
+# name with the best published accuracy among those that are within both limits, and `None` if there is none.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def choose(table, parameters, multiply_adds):
+#     fits = [
+#         name
+#         for name, row in table.items()
+#         if row["parameters"] <= parameters
+#         and row["multiply-adds"] <= multiply_adds
+#     ]
+#     return max(fits, key=lambda n: table[n]["accuracy"], default=None)
+# ```
+# </details>
+
+# %%
+choose = (
+    ...
+)  # a function: def choose(table, parameters, multiply_adds): ...
+tl.check("3.4/choose", choose)
+
+# %% [markdown]
+# Use it on `published`: which set of weights would you take for a phone, which for a server? Then measure the candidates
+# where they will run, and compare them on your own validation set: the accuracy on ImageNet is only a hint.
+#
+# ## Your own images
+#
+# Set `FOLDER` to a folder with one subfolder per class, and `BACKBONE` to the network that you chose. Head, preprocessing
+# and stages come with its name. The test set is read once, here.
+
+# %% tags=["nbval-ignore-output"]
+import tempfile
+from pathlib import Path
+
+FOLDER = None  # or "~/my-images"
+
+place = FOLDER or tl.data.export_folder(
+    pets.take(train=100, val=100, test=400),
+    Path(tempfile.mkdtemp()) / "my-pets",
+)
+mine = tl.data.from_folder(place, model=backbone)
+model = tl.models.create(BACKBONE, len(mine.classes), weights=WEIGHTS)
+result = tl.recipes.linear_probe(model.to(runtime.device), mine)
+print(f"validation: {result.val}\ntest, once: {result.test}")
+
+file = Path("runs") / "my-choice.safetensors"
+tl.predict.save_checkpoint(file, model, mine.classes)
+loaded, about = tl.predict.load_checkpoint(file)
+image = mine.test.sources[0]
+answer = tl.predict.predict_files(loaded, about["classes"], [image])[0]
+print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
+
+# %% [markdown]
+# ## Take-away
+#
+# - Look at the Pareto front first: most sets of weights are beaten by another one on accuracy and cost.
+# - Multiply-adds are not seconds: measure time where the network will run, after a warm-up, with a spread.
+# - Training holds activations, far more than weights. A frozen backbone spares them.
+# - Weights belong with their own preprocessing. Another image size costs accuracy, and no error says so.
+#
+# <details><summary>A friend times a network on a GPU at a fraction of a millisecond, whatever the batch. What happened?</summary>
+#
+# The clock was read before the GPU was done. Synchronise before each reading.
+# </details>
+#
+# <details><summary>Your GPU has no memory left in training. Which three settings help, and which doesn't?</summary>
+#
+# Smaller batches, smaller images, or a frozen backbone: all hold fewer activations. A smaller head doesn't help: weights
+# are the small part.
+# </details>
+#
+# <details><summary>Two architectures differ by two points on ImageNet. Is the better one the better architecture?</summary>
+#
+# Not necessarily: the weights may come from different recipes. ResNet-50's two sets differ by more than that.
+# </details>
+#
+# **Read on:** [torchvision's models](https://docs.pytorch.org/vision/stable/models.html);
+# [Kornblith and others](https://arxiv.org/abs/1805.08974), *Do better ImageNet models transfer better?*;
+# [He and others](https://arxiv.org/abs/1512.03385), ResNet; [Tan and Le](https://arxiv.org/abs/1905.11946), EfficientNet;
+# [Dosovitskiy and others](https://arxiv.org/abs/2010.11929), ViT; [Liu and others](https://arxiv.org/abs/2201.03545),
+# ConvNeXt. Next: 3.5, timm.
