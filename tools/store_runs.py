@@ -18,7 +18,7 @@ import torch
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.lessons import experiments
-from tlcourse.lessons.experiments import Probe, Trained
+from tlcourse.lessons.experiments import Probe, Trained, WithNewStatistics
 from tlcourse.runtime import best_precision
 
 SEEDS = tuple(range(1000, 1005))  # others than the lessons' own
@@ -89,7 +89,7 @@ def new_statistics(name):
     ways = {"fine-tuned": moving, "statistics kept": kept}
     styles = unseen_styles()
     splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
-    return splits, {way: _beyond.WithNewStatistics(trained, styles) for way, trained in ways.items()}, (100,)
+    return splits, {way: WithNewStatistics(trained, styles) for way, trained in ways.items()}, (100,)
 
 
 def adapters(name):

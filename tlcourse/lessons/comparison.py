@@ -154,6 +154,21 @@ class Runs:
         again = None if live is None else live.by_size()
         plots.runs(self.by_size(), live=again, chance=chance, title=title, **labels)
 
+    def plot_against(self, cost: Mapping[str, float], *, xlabel: str, title: str, live: "Runs | None" = None) -> None:
+        """Draw the accuracy of each way against a cost, on a log scale: every run a dot, the mean a bar."""
+        figure, ax = plt.subplots(figsize=(6.4, 3.4), dpi=110, layout="constrained")
+        for name, x in cost.items():
+            shade = plots.COLOURS.get(name, "black")
+            values = list(self.accuracies(name).values())
+            again = [row["accuracy"] for row in (live.rows if live else ()) if row["way"] == name]
+            ax.plot([x] * len(values), values, "o", color=shade, alpha=0.35, mew=0)
+            ax.plot(x, np.mean(values), "_", color=shade, ms=26, mew=2.5)
+            ax.plot([x] * len(again), again, "D", color=shade, mfc="white", ms=7, zorder=4)
+            ax.annotate(name, (x, max(values)), (0, 7), textcoords="offset points", ha="center", color=shade)
+        ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel="validation accuracy", xmargin=0.15)
+        ax.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+
     def table(self) -> Table:
         """Return mean and standard deviation of each way and number of images."""
         table = Table()

@@ -19,6 +19,7 @@ from tlcourse.atomic_write import atomic_write
 from tlcourse.data import ImageSet, Loaders, Splits
 from tlcourse.evaluation import Evaluation, evaluate
 from tlcourse.features import Features, extract, fit_probe, stage_features
+from tlcourse.lessons.batch_statistics import WithNewStatistics
 from tlcourse.lessons.comparison import Difference, Runs, plot_differences
 from tlcourse.models import create, param_groups
 from tlcourse.runtime import best_precision, get_runtime
@@ -27,19 +28,8 @@ from tlcourse.train import fit, schedules
 
 STORED = Path(__file__).with_name("runs")
 COLUMNS = ("data", "way", "images", "seed", "accuracy", "loss", "seconds")
-__all__ = [
-    "SCHEDULES",
-    "Difference",
-    "Probe",
-    "Runs",
-    "Trained",
-    "add",
-    "compare",
-    "describe",
-    "machine",
-    "plot_differences",
-    "stored",
-]
+__all__ = ["SCHEDULES", "Difference", "Probe", "Runs", "Trained", "WithNewStatistics"]
+__all__ += ["add", "compare", "describe", "machine", "plot_differences", "stored"]
 
 SCHEDULES = {
     "one-cycle": partial(schedules.one_cycle, warmup=0.2),
