@@ -154,7 +154,9 @@ class Runs:
         again = None if live is None else live.by_size()
         plots.runs(self.by_size(), live=again, chance=chance, title=title, **labels)
 
-    def plot_against(self, cost: Mapping[str, float], *, xlabel: str, title: str, live: "Runs | None" = None) -> None:
+    def plot_against(
+        self, cost: Mapping[str, float], *, title: str, live: "Runs | None" = None, xlabel: str = "trained parameters"
+    ) -> None:
         """Draw the accuracy of each way against a cost, on a log scale: every run a dot, the mean a bar."""
         figure, ax = plt.subplots(figsize=(6.4, 3.4), dpi=110, layout="constrained")
         for name, x in cost.items():
