@@ -1,6 +1,7 @@
 """Comparisons: paired differences, no test image read, stored runs that can be repeated, settings that must agree."""
 
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,8 @@ from scipy import stats
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.lessons import experiments
-from tlcourse.lessons.experiments import Difference, Probe, Runs, Trained, compare
+from tlcourse.lessons.batch_statistics import new_statistics
+from tlcourse.lessons.experiments import Difference, Probe, Runs, Trained, WithNewStatistics, compare
 from tlcourse.table import Table
 
 
@@ -64,6 +66,37 @@ def test_differences_are_drawn_with_live_ones_over_them():
     diamonds = [line.get_xdata() for line in ax.lines if line.get_marker() == "D"]
     assert [list(values) for values in diamonds] == [[0.25], []]
     plt.close()
+
+
+def test_runs_are_drawn_against_what_they_cost():
+    runs = runs_of([0.8, 0.82]) + runs_of([0.9, 0.92], "rank 1")
+    runs.plot_against({"frozen": 500, "rank 1": 16_000}, title="rank 1 is better", live=runs_of([0.85], "rank 1"))
+    (ax,) = plt.gcf().axes
+    assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.texts] == ["frozen", "rank 1"]
+    diamonds = [list(line.get_ydata()) for line in ax.lines if line.get_marker() == "D"]
+    assert diamonds == [[], [0.85]]
+    plt.close()
+
+
+def test_new_statistics_are_those_of_the_images_and_the_model_stays(pets):
+    model, images = tl.models.create("tl_resnet", 2), pets.plain().val
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    renewed = new_statistics(model, images)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert not renewed.training
+    seen = model.conv1(torch.stack([image for image, _ in images]))
+    assert torch.allclose(renewed.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-3)
+    assert torch.allclose(renewed.bn1.running_var, seen.var((0, 2, 3)), rtol=0.02)
+    assert renewed.conv1.weight.equal(model.conv1.weight)
+
+
+def test_a_way_is_measured_with_old_and_new_statistics_on_other_images(pets):
+    way = WithNewStatistics(Trained(1e-3, 1), (replace(pets.plain(), name="a style"),))
+    found = way(pets, 20, 0)
+    assert list(found) == [f"{name}{new}" for name in ("toypets", "unseen styles") for new in ("", ", new statistics")]
+    assert [one.n for one in found.values()] == [40, 40, 80, 80]  # at home, the test set is not read
+    assert experiments.describe(way).startswith("WithNewStatistics(way=Trained(lr=0.001")
 
 
 def test_a_probe_reads_the_stage_that_is_asked_for(pets):

@@ -46,7 +46,7 @@ class WithNewStatistics:
     def __call__(self, splits: Splits, images: int, seed: int) -> dict[str, Evaluation]:
         """Train once, measure four times."""
         model, _ = self.way.fit(splits, images, seed)
-        home = splits.plain().take(train=UNLABELLED, seed=seed)
+        home = splits.plain().take(train=min(UNLABELLED, len(splits.train)), seed=seed)
         found: dict[str, list[Evaluation]] = {}
         for place, name in ((home, splits.name), *((style, "unseen styles") for style in self.styles)):
             for kind, measured in ((name, model), (f"{name}, {NEW}", new_statistics(model, place.train, seed=seed))):
