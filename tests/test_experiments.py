@@ -1,7 +1,9 @@
 """Comparisons: paired differences, no test image read, stored runs that can be repeated, settings that must agree."""
 
 import json
+from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import timm
@@ -11,7 +13,8 @@ from scipy import stats
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
 from tlcourse.lessons import experiments
-from tlcourse.lessons.experiments import Difference, Probe, Runs, Trained, compare
+from tlcourse.lessons.batch_statistics import new_statistics
+from tlcourse.lessons.experiments import Difference, Probe, Runs, Trained, WithNewStatistics, compare
 from tlcourse.table import Table
 
 
@@ -49,6 +52,60 @@ def test_pairs_have_the_same_seed():
         (runs_of([0.5], "a") + runs_of([0.5], "a", images=80)).accuracies("a")
     with pytest.raises(ValueError, match="way: a, b"):
         runs.accuracies("c")
+
+
+def test_a_way_is_measured_in_two_places():
+    runs = runs_of([0.8, 0.9], data="new") + runs_of([0.7, 0.6], data="old", first_seed=0)
+    assert runs.shift("frozen", "new", "old").values == pytest.approx((0.1, 0.3))
+
+
+def test_differences_are_drawn_with_live_ones_over_them():
+    found = {"a": Difference((0.1, 0.2, 0.3)), "b": Difference((0.0, -0.1))}
+    experiments.plot_differences(found, title="a is above 0", live={"a": Difference((0.25,))})
+    (ax,) = plt.gcf().axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    diamonds = [line.get_xdata() for line in ax.lines if line.get_marker() == "D"]
+    assert [list(values) for values in diamonds] == [[0.25], []]
+    plt.close()
+
+
+def test_runs_are_drawn_against_what_they_cost():
+    runs = runs_of([0.8, 0.82]) + runs_of([0.9, 0.92], "rank 1")
+    runs.plot_against({"frozen": 500, "rank 1": 16_000}, title="rank 1 is better", live=runs_of([0.85], "rank 1"))
+    (ax,) = plt.gcf().axes
+    assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.texts] == ["frozen", "rank 1"]
+    diamonds = [list(line.get_ydata()) for line in ax.lines if line.get_marker() == "D"]
+    assert diamonds == [[], [0.85]]
+    plt.close()
+
+
+def test_new_statistics_are_those_of_the_images_and_the_model_stays(pets):
+    model, images = tl.models.create("tl_resnet", 2), pets.plain().val
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    renewed = new_statistics(model, images)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert not renewed.training
+    seen = model.conv1(torch.stack([image for image, _ in images]))
+    assert torch.allclose(renewed.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-3)
+    assert torch.allclose(renewed.bn1.running_var, seen.var((0, 2, 3)), rtol=0.02)
+    assert renewed.conv1.weight.equal(model.conv1.weight)
+
+
+def test_a_way_is_measured_with_old_and_new_statistics_on_other_images(pets):
+    way = WithNewStatistics(Trained(1e-3, 1), (replace(pets.plain(), name="a style"),))
+    found = way(pets, 20, 0)
+    assert list(found) == [f"{name}{new}" for name in ("toypets", "unseen styles") for new in ("", ", new statistics")]
+    assert [one.n for one in found.values()] == [40, 40, 80, 80]  # at home, the test set is not read
+    assert experiments.describe(way).startswith("WithNewStatistics(way=Trained(lr=0.001")
+
+
+def test_a_probe_reads_the_stage_that_is_asked_for(pets):
+    model = tl.models.create("tl_resnet")
+    few = pets.plain().take(train=20, seed=3)
+    train, val = (tl.features.stage_features(model, part)["layer2"] for part in (few.train, few.val))
+    by_hand = tl.features.fit_probe(train, seed=3).evaluate(val)
+    assert torch.allclose(Probe(model, "layer2")(pets, 20, 3).logits, by_hand.logits, atol=1e-4)
 
 
 def test_runs_agree_where_repeats_would_lie():

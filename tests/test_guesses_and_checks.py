@@ -353,6 +353,34 @@ def automatic():
     return model, torch.export.export(model, (torch.zeros(8, 3, 64, 64),), dynamic_shapes=shapes)
 
 
+def low_rank_count(layer, rank):
+    return rank * (layer.weight.shape[0] + layer.weight[0].numel())
+
+
+def by_the_layers_own_numbers(layer, rank):
+    if isinstance(layer, nn.Linear):
+        return rank * (layer.in_features + layer.out_features)
+    inputs = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+    return rank * (layer.out_channels + inputs)
+
+
+def mean_of(a, b, types=True, without="", weight=0.5):
+    mean = {name: weight * a[name] + (1 - weight) * b[name] for name in a if not (without and without in name)}
+    return {name: tensor.to(a[name].dtype) for name, tensor in mean.items()} if types else mean
+
+
+def floats_alone(a, b):
+    return {name: (a[name] + b[name]) / 2 if a[name].is_floating_point() else b[name] for name in a}
+
+
+def parameters_alone(a, b):
+    return {name: a[name] if "running" in name or "num" in name else (a[name] + b[name]) / 2 for name in a}
+
+
+def in_place(a, b):
+    return {name: tensor.add_(b[name]).div_(2) if tensor.is_floating_point() else tensor for name, tensor in a.items()}
+
+
 RIGHT = {
     "0/set": ["validation", "val", " Validation set ", "the validation images.", "pets.val"],
     "3.1/hook": [hooked, in_pieces],
@@ -373,6 +401,8 @@ RIGHT = {
     "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
     "3.6b/one-limit": [pruned(), masked],
     "3.6b/any-batch": [exported(), automatic()],
+    "3.7/low-rank": [low_rank_count, by_the_layers_own_numbers],
+    "3.7/mean": [mean_of, floats_alone],
 }
 WRONG = {
     "0/set": [
@@ -510,6 +540,22 @@ WRONG = {
         (exported(batch=False, many=8), "refuses 1 images"),
         (exported(training=True), "evaluation mode"),
         ((exported()[0], exported()[1].module()), "Give what"),
+    ],
+    "3.7/low-rank": [
+        (lambda layer, rank: layer.weight.numel(), "rank 1 it gives 210, and 37"),
+        (lambda layer, rank: rank * sum(layer.weight.shape[:2]), "Conv2d(8, 20, kernel_size=(3, 3)"),
+        (lambda layer, rank: low_rank_count(layer, 1), "rank 6"),
+        (lambda layer, rank: rank * (layer.in_channels + layer.out_channels), "in_channels"),
+        (64, "Give a function"),
+    ],
+    "3.7/mean": [
+        (lambda a, b: mean_of(a, b, types=False), "num_batches_tracked is torch.float32"),
+        (lambda a, b: mean_of(a, b, without="running"), "other names"),
+        (lambda a, b: mean_of(a, b, weight=1.0), "is not the mean"),
+        (parameters_alone, "Statistics of batch norms"),
+        (in_place, "Make new tensors"),
+        (lambda a, b: None, "other names"),
+        ({}, "Give a function"),
     ],
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
@@ -38,6 +39,23 @@ class Difference:
         return found + ("" if self.clear else ": no difference that these runs can show")
 
     __repr__ = __str__
+
+
+def plot_differences(
+    found: Mapping[str, Difference], *, title: str, live: Mapping[str, Difference] | None = None
+) -> None:
+    """Draw a row for each difference: a grey dot for each seed, the mean with its interval, `live` as diamonds."""
+    figure, ax = plt.subplots(figsize=(6.4, 0.36 * len(found) + 1.1), dpi=110, layout="constrained")
+    for i, (name, one) in enumerate(found.items()):
+        ax.plot(one.values, [i] * len(one.values), "o", color="0.72", ms=4, mew=0)
+        ax.errorbar(one.mean, i, xerr=one.margin, fmt="|", ms=13, mew=2, color="black", capsize=4)
+        again = live[name].values if live and name in live else ()
+        ax.plot(again, [i] * len(again), "D", color="black", mfc="white", ms=7, zorder=4)
+    ax.axvline(0, color="0.46", lw=0.8)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set(ylim=(len(found) - 0.5, -0.6), xlabel="difference of accuracy, with its 95 % interval")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,6 +103,11 @@ class Runs:
             raise ValueError(f"{way!r} and {other!r} have {len(seeds)} seeds in common. An interval needs two or more.")
         return Difference(tuple(first[seed] - second[seed] for seed in seeds))
 
+    def shift(self, way: str, data: str, other: str) -> Difference:
+        """Return the accuracy of a way on the image set `data` minus that on the set `other`, seed by seed."""
+        first, second = (self.only(data=name).accuracies(way) for name in (data, other))
+        return Difference(tuple(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())))
+
     def winners(self) -> dict[str, dict[int, list[str]]]:
         """Return image set -> number of images -> the best way, and the ways that are not clearly worse."""
         found: dict[str, dict[int, list[str]]] = {}
@@ -130,6 +153,23 @@ class Runs:
         """Draw every run as a dot and the means as lines or bars; `live` runs are drawn over them as open diamonds."""
         again = None if live is None else live.by_size()
         plots.runs(self.by_size(), live=again, chance=chance, title=title, **labels)
+
+    def plot_against(
+        self, cost: Mapping[str, float], *, title: str, live: "Runs | None" = None, xlabel: str = "trained parameters"
+    ) -> None:
+        """Draw the accuracy of each way against a cost, on a log scale: every run a dot, the mean a bar."""
+        figure, ax = plt.subplots(figsize=(6.4, 3.4), dpi=110, layout="constrained")
+        for name, x in cost.items():
+            shade = plots.COLOURS.get(name, "black")
+            values = list(self.accuracies(name).values())
+            again = [row["accuracy"] for row in (live.rows if live else ()) if row["way"] == name]
+            ax.plot([x] * len(values), values, "o", color=shade, alpha=0.35, mew=0)
+            ax.plot(x, np.mean(values), "_", color=shade, ms=26, mew=2.5)
+            ax.plot([x] * len(again), again, "D", color=shade, mfc="white", ms=7, zorder=4)
+            ax.annotate(name, (x, max(values)), (0, 7), textcoords="offset points", ha="center", color=shade)
+        ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel="validation accuracy", xmargin=0.15)
+        ax.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
 
     def table(self) -> Table:
         """Return mean and standard deviation of each way and number of images."""

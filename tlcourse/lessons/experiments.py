@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from tlcourse.atomic_write import atomic_write
 from tlcourse.data import ImageSet, Loaders, Splits
 from tlcourse.evaluation import Evaluation, evaluate
-from tlcourse.features import Features, extract, fit_probe
-from tlcourse.lessons.comparison import Difference, Runs
+from tlcourse.features import Features, extract, fit_probe, stage_features
+from tlcourse.lessons.batch_statistics import WithNewStatistics
+from tlcourse.lessons.comparison import Difference, Runs, plot_differences
 from tlcourse.models import create, param_groups
 from tlcourse.runtime import best_precision, get_runtime
 from tlcourse.table import Table
@@ -29,19 +30,8 @@ from tlcourse.train import fit, schedules
 
 STORED = Path(__file__).with_name("runs")
 COLUMNS = ("data", "way", "images", "seed", "accuracy", "loss", "seconds")
-__all__ = [
-    "SCHEDULES",
-    "Difference",
-    "DropPath",
-    "Probe",
-    "Runs",
-    "Trained",
-    "add",
-    "compare",
-    "describe",
-    "machine",
-    "stored",
-]
+__all__ = ["SCHEDULES", "Difference", "DropPath", "Probe", "Runs", "Trained", "WithNewStatistics"]
+__all__ += ["add", "compare", "describe", "machine", "plot_differences", "stored"]
 
 SCHEDULES = {
     "one-cycle": partial(schedules.one_cycle, warmup=0.2),
@@ -121,20 +111,24 @@ def add(name: str, runs: Runs, ways: Mapping[str, Way]) -> Path:
 
 @dataclass(frozen=True)
 class Probe:
-    """The way "frozen": a logistic regression on features, which are computed once for all runs."""
+    """The way "frozen": a logistic regression on features, of the last stage or another, computed once for all runs."""
 
     model: nn.Module = field(repr=False)
+    stage: str | None = field(default=None, repr=False)
     _known: dict[str, tuple] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, splits: Splits, images: int, seed: int) -> Evaluation:
         """Fit a probe on the features of `images` training images."""
         if self._known.get("parts", (None,))[0] is not splits:
             plain = splits.plain()
-            self._known["parts"] = (splits, extract(self.model, plain.train), extract(self.model, plain.val))
+            self._known["parts"] = (splits, self._features(plain.train), self._features(plain.val))
         _, train, val = self._known["parts"]
         positions = replace(splits, train=ImageSet(range(len(train.y)), train.y, splits.classes))
         rows = positions.take(train=images, seed=seed).train.sources
         return fit_probe(Features(train.x[rows], train.y[rows]), seed=seed).evaluate(val)
+
+    def _features(self, images: ImageSet) -> Features:
+        return stage_features(self.model, images)[self.stage] if self.stage else extract(self.model, images)
 
 
 @dataclass(frozen=True)
