@@ -1,4 +1,4 @@
-"""What lessons stand on: guesses, checks, claims and comparisons, and running a notebook from a clean kernel."""
+"""What lessons and exercises stand on: guesses, checks, hints, claims, comparisons, and running a notebook."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tlcourse.lessons.checks import check
 from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
 from tlcourse.lessons.guesses import guess
+from tlcourse.lessons.learner import hint, progress, solution
 
 if TYPE_CHECKING:
     from tlcourse.lessons import cost, experiments
@@ -28,7 +29,10 @@ __all__ = [
     "find",
     "find_all",
     "guess",
+    "hint",
+    "progress",
     "run_lesson",
+    "solution",
     "write",
 ]
 
