@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlcourse.lessons.checks import check
 from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
+from tlcourse.lessons.grading import add_check
 from tlcourse.lessons.guesses import guess
 from tlcourse.lessons.learner import hint, progress, solution
 
@@ -19,6 +20,7 @@ __all__ = [
     "ClaimError",
     "LessonResult",
     "Step",
+    "add_check",
     "check",
     "check_machine",
     "claim",

@@ -65,7 +65,7 @@ def _why_plateau(found: float, wanted: float, before: float, mode: str) -> str:
         return (
             "It stays although the loss has not got lower for three epochs in a row: look at `patience` and `min_lr`."
         )
-    return f"It is multiplied by {found / before:g}: look at `factor`."
+    return f"It is multiplied by {found / before:g}: look at `factor` and `min_lr`."
 
 
 @step("ex2/groups")
@@ -133,7 +133,7 @@ def warmup(function: Any) -> str:
                             f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.3g} at step "
                         )
                         raise NotRightError(
-                            f"{seen}{t}, and {b:.3g} is asked for. {_why_warmup(found, base, t, batches)}"
+                            f"{seen}{t}, and {b:.3g} is asked for. {_why_warmup(found, base, t, batches, factor)}"
                         )
                 optimizer.step()
                 scheduler.step()
@@ -143,7 +143,7 @@ def warmup(function: Any) -> str:
     )
 
 
-def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: int) -> str:
+def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: int, wanted: float) -> str:
     factors = [rate / own for rate, own in zip(found, base, strict=True)]
     if max(factors) - min(factors) > 1e-4 * max(factors):
         return "The groups do not keep their ratio: is a rate given where a factor of each group's own is meant?"
@@ -155,9 +155,9 @@ def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: in
         return "This is in the warm-up, which reaches the full rate at the last step of the first epoch."
     if t == batches:
         return "The fall begins here, and begins at the full rate. Does the warm-up end one step too early or too late?"
-    if factors[0] == 0:
-        return "The rate has come down too early: does the schedule count epochs, where it is stepped by batch?"
-    return "This is in the fall, which takes all the steps after the warm-up, and would reach zero after the last one."
+    if factors[0] < wanted:
+        return "The rate falls too fast: does the fall count epochs, where it is stepped by batch, or begin too early?"
+    return "The rate falls too slowly: the fall takes all steps after the warm-up, and would be at zero after the last."
 
 
 @step("ex2/late")
