@@ -125,20 +125,29 @@ def test_code_that_names_what_checks_are_made_of_is_left_to_a_person(submission)
     assert "Read these answers yourself" in result.error
 
 
-def test_a_kernel_that_dies_or_a_flood_of_output_or_memory(submission):
+def test_a_kernel_that_dies_keeps_what_was_right(submission):
     dies = submission(solved=("plateau",), replace={"import math": f"{SPAWN}\nimport os\nos._exit(0)"})
     result = grading.grade(dies)
     assert points(result)["plateau"] == 1
     assert "cell 5/13" in result.error
     assert left_behind() == []
-    greedy = {"import math": "import torch\ntorch.ones(2**30)", "import torch\nfrom": "import torch\nfrom"}
-    result = grading.grade(submission(solved=("plateau", "late"), replace=greedy), gigabytes=3)
+
+
+@pytest.mark.slow
+def test_greed_for_memory_costs_its_own_point_alone(submission):
+    greedy = submission(solved=("plateau", "late"), replace={"import math": "torch.ones(2**30)"})
+    result = grading.grade(greedy, gigabytes=3)
     assert points(result) == {"plateau": 1, "groups": 0, "warmup": 0, "late": 1, "gain": 0}
-    assert "memory" in next(one["message"] for one in result.steps if one["step"] == "ex2/warmup")
-    flood = {"import math": "while True: print('x' * 10**6)"}
-    result = grading.grade(submission(solved=("plateau",), replace=flood), timeout=60, gigabytes=1.5)
-    assert points(result)["plateau"] == 1
-    assert result.error
+    assert "memory" in result.steps[2]["message"]
+
+
+@pytest.mark.slow
+def test_a_flood_of_output_drowns_nobody(submission):
+    flood = submission(solved=("plateau",), replace={"import math": "while True: print('x' * 10**6)"})
+    start = time.perf_counter()
+    result = grading.grade(flood, timeout=60, gigabytes=1.5)
+    assert time.perf_counter() - start < 90
+    assert points(result) == {"plateau": 1, "groups": 0, "warmup": 0, "late": 0, "gain": 0}
     assert psutil.Process().memory_info().rss < 3 * 2**30
 
 
