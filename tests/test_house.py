@@ -41,7 +41,9 @@ STYLE_NAME = re.compile(r"""["'`](?:toypets-)?photo(?: val)?["'`]|photo/|: photo
 
 # `tl.` names in text and code, and paths of files.
 TL_NAME = re.compile(r"(?<![\w.])tl((?:\.[A-Za-z_]\w*)+)")
-FILE_PATH = re.compile(r"(?<![\w/.])(?:tlcourse|tools|benchmarks|tests|docs|sources|notebooks|exercises|solutions)/[\w./-]*\w\.[a-z]\w*")
+FILE_PATH = re.compile(
+    r"(?<![\w/.])(?:tlcourse|tools|benchmarks|tests|docs|sources|notebooks|exercises|solutions)/[\w./-]*\w\.[a-z]\w*"
+)
 
 
 def top(name: str) -> str:
