@@ -156,8 +156,22 @@ def own_scheduler(optimizer, epochs, batches):
     return OwnScheduler(optimizer, epochs, batches)
 
 
-def as_a_schedule(optimizer, epochs, batches):
-    return tl.train.Schedule(by_lambda(optimizer, epochs, batches), "step")
+def as_a_schedule(optimizer, epochs, batches, interval="step"):
+    return tl.train.Schedule(by_lambda(optimizer, epochs, batches), interval)
+
+
+def product(optimizer, epochs, batches):
+    """Step from each factor to the next one: MultiplicativeLR multiplies what is there."""
+    factor = by_lambda(SGD([torch.zeros(1)], lr=1.0), epochs, batches).lr_lambdas[0]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor(0)
+    return lr_scheduler.MultiplicativeLR(optimizer, lambda t: factor(t) / factor(t - 1) if factor(t - 1) else 0.0)
+
+
+def with_restarts(optimizer, epochs, batches):
+    warm = lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) / batches)
+    fall = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, epochs * batches - batches)
+    return lr_scheduler.SequentialLR(optimizer, [warm, fall], milestones=[batches])
 
 
 def one_rate_for_all(optimizer, epochs, batches):
@@ -248,7 +262,7 @@ TIE = "no difference shown"
 RIGHT = {
     "plateau": [plateau, plateau_by_hand, plateau_by_package, partial(plateau, optimizer=Adam, eps=0, mode="min")],
     "groups": [groups, one_group_per_tensor, groups_by_package, lambda m: AdamW(groups(m)), lambda m: tuple(groups(m))],
-    "warmup": [by_lambda, in_a_row, own_scheduler, as_a_schedule],
+    "warmup": [by_lambda, in_a_row, own_scheduler, as_a_schedule, product, with_restarts],
     "late": [late, late_by_lambda, late_by_package, late_rates_written],
     "gain": [
         (runs(), TIE),
@@ -325,6 +339,7 @@ WRONG = {
         (lambda o, e, b: lr_scheduler.LambdaLR(o, lambda t: 1.0), "no warm-up"),
         (lambda o, e, b: o, "where the scheduler is asked for"),
         (lambda o, e, b: None, "a NoneType stands"),
+        (partial(as_a_schedule, interval="epoch"), "stepped by epoch"),
         (OwnScheduler, "Give a function"),
         (lambda t: 1.0, "TypeError"),
     ],

@@ -118,7 +118,10 @@ def warmup(function: Any) -> str:
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
         steps = epochs * batches
         with quiet():
-            scheduler = scheduler_of(optimizer, function(optimizer, epochs, batches))
+            made = function(optimizer, epochs, batches)
+            if getattr(made, "interval", "step") == "epoch":
+                raise NotRightError("this Schedule says that it is stepped by epoch. The task asks for every batch.")
+            scheduler = scheduler_of(optimizer, made)
             if isinstance(scheduler, ReduceLROnPlateau):
                 raise NotRightError("ReduceLROnPlateau waits for a loss; this schedule depends on the step alone.")
             for t in range(steps):
