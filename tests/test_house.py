@@ -41,7 +41,9 @@ STYLE_NAME = re.compile(r"""["'`](?:toypets-)?photo(?: val)?["'`]|photo/|: photo
 
 # `tl.` names in text and code, and paths of files.
 TL_NAME = re.compile(r"(?<![\w.])tl((?:\.[A-Za-z_]\w*)+)")
-FILE_PATH = re.compile(r"(?<![\w/.])(?:tlcourse|tools|benchmarks|tests|docs|sources|notebooks)/[\w./-]*\w\.[a-z]\w*")
+FILE_PATH = re.compile(
+    r"(?<![\w/.])(?:tlcourse|tools|benchmarks|tests|docs|sources|notebooks|exercises|solutions)/[\w./-]*\w\.[a-z]\w*"
+)
 
 
 def top(name: str) -> str:
@@ -158,7 +160,7 @@ def test_the_package_and_its_core_stay_small() -> None:
     assert sum(lengths[name] for name in house.CORE) <= 2_100
     lessons = sum(length for name, length in lengths.items() if name.startswith("lessons/"))
     assert sum(lengths.values()) - lessons <= 10_350  # the plan is 10,000; never raise this
-    assert lessons <= 1_950
+    assert lessons <= 2_850
 
 
 def test_calls_are_counted_once_in_all_threads(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # What a name stands for is imported when it is first used: i
         train,
     )
     from tlcourse.doctor import examine
-    from tlcourse.lessons import check, claim, cost, experiments, guess
+    from tlcourse.lessons import check, claim, cost, experiments, guess, hint, progress, solution
     from tlcourse.runtime import get_runtime, setup
     from tlcourse.table import Table
 
@@ -41,19 +41,22 @@ __all__ = [
     "features",
     "get_runtime",
     "guess",
+    "hint",
     "lessons",
     "models",
     "plots",
     "predict",
     "preprocessing",
+    "progress",
     "recipes",
     "setup",
+    "solution",
     "synthetic",
     "train",
 ]
 
 _HOMES = {"Table": "table", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
-_HOMES |= dict.fromkeys(("check", "claim", "cost", "experiments", "guess"), "lessons")
+_HOMES |= dict.fromkeys(("check", "claim", "cost", "experiments", "guess", "hint", "progress", "solution"), "lessons")
 
 
 def __getattr__(name: str) -> Any:

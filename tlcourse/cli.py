@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlcourse.lessons import add_check
+
 if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `tlcourse --help` answers at once.
     from tlcourse.lessons import LessonResult, Step
 
@@ -21,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(prog="tlcourse", description="Transfer learning and fine-tuning, measured.")
     subcommands = parser.add_subparsers(title="subcommands", required=True)
-    for add in (_add_run, _add_train, _add_predict, _add_doctor):
+    for add in (_add_run, _add_train, _add_predict, _add_doctor, add_check):
         add(subcommands)
     arguments = parser.parse_args(argv)
     try:

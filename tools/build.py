@@ -5,8 +5,9 @@ python tools/build.py 3_2 3_3         build those sections
 python tools/build.py --check         say where a committed notebook differs from its source, executing nothing
 python tools/build.py --address URL   set https://HOST/OWNER/NAME everywhere, or `none`, executing nothing
 
-A source is a percent-format script in sources/lessons/. The build adds the header and executes from a clean kernel in
-the `mini` profile. It leaves out timings and live widgets, and refuses warnings and paths of the machine.
+A source is a percent-format script in sources/lessons/, or in sources/solutions/, which gives an exercise and its
+solution. The build adds the header and executes from a clean kernel in the `mini` profile. It leaves out timings and
+live widgets, and refuses warnings, paths of the machine, and a solution that its own checks refuse.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import _address
+import _exercises
 import jupytext
 import nbformat
 from nbformat import NotebookNode
@@ -39,7 +41,7 @@ ANYONES_HOME = re.compile(r"(?<![\w.~])(/(home|Users)/\w|/(root)/|[A-Za-z]:\\+(U
 def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     """Build, check or re-address; return 0 on success, 1 when a notebook is wrong, 2 on wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="SECTION", help="3_2 or 3_2_feature_extraction; default: all")
+    parser.add_argument("names", nargs="*", metavar="SECTION", help="3_2, ex2 or 3_2_feature_extraction; default: all")
     parser.add_argument("--check", action="store_true", help="compare the committed notebooks with their sources")
     parser.add_argument("--address", metavar="URL", help="set the repository's address everywhere; `none` unsets it")
     arguments = parser.parse_args(argv)
@@ -50,9 +52,11 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
         if arguments.check:
             found = [problem for source in sources for problem in check(root, source)]
             found += [] if arguments.names else _orphans(root, sources)
-            print("\n".join(found) or f"{len(sources)} notebooks match their sources.")
+            count = sum(len(_exercises.targets(root, source)) for source in sources)
+            print("\n".join(found) or f"{count} notebooks match their sources.")
             return 1 if found else 0
-        return max([build(root, source) for source in sources], default=0)
+        jobs = [(source, target) for source in sources for target in _exercises.targets(root, source)]
+        return max([build(root, *job) for job in jobs], default=0)
     except KeyboardInterrupt:
         print("build: interrupted; the notebook that was being built is as it was", file=sys.stderr)
         return 130
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
 
 def _sources(root: Path, names: Sequence[str]) -> list[Path]:
     """Return the sources whose names are, or begin with, the names given; all without names."""
-    every = sorted((root / "sources" / "lessons").glob("*.py"))
+    every = _exercises.sources(root)
     chosen = []
     for name in (name.replace(".", "_").removesuffix("_py") for name in names):
         fits = [source for source in every if source.stem == name or source.stem.startswith(f"{name}_")]
@@ -73,16 +77,13 @@ def _sources(root: Path, names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(chosen)) if names else every
 
 
-def _notebook(root: Path, source: Path) -> Path:
-    return root / "notebooks" / f"{source.stem}.ipynb"
-
-
-def assemble(root: Path, source: Path) -> NotebookNode:
+def assemble(root: Path, source: Path, target: Path | None = None) -> NotebookNode:
     """Return a source's notebook, with the header, not executed; everything in it follows from the text."""
-    script = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
+    target = target or _exercises.targets(root, source)[-1]
+    script = jupytext.reads(_exercises.shown(source.read_text(encoding="utf-8"), target), fmt="py:percent")
     cells = [cell for cell in script.cells if cell.source.strip()]
     opening = next((index for index, cell in enumerate(cells) if _ends_opening(cell)), len(cells))
-    header = _address.header(_address.current(root), f"notebooks/{source.stem}.ipynb")
+    header = _address.header(_address.current(root), target.relative_to(root).as_posix())
     seen: dict[str, int] = {}
     for cell in cells:
         tags = cell.metadata.get("tags", [])
@@ -103,13 +104,14 @@ def _ends_opening(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" or cell.source.startswith("## ")
 
 
-def build(root: Path, source: Path) -> int:
+def build(root: Path, source: Path, target: Path) -> int:
     """Build one notebook; return 1, and leave the old one as it was, when a cell fails or its output is unfit."""
     from tlcourse.cli import progress
     from tlcourse.lessons import claims_in, execute, write
 
-    target = _notebook(root, source)
-    nb = assemble(root, source)
+    if answers := _exercises.answers(source):
+        _exercises.answers_file(root, source).write_text(_exercises.answers_text(source), encoding="utf-8")
+    nb = assemble(root, source, target)
     with tempfile.TemporaryDirectory() as folder:
         environment = _environment(root, folder)
         show = progress(sys.stdout.isatty())
@@ -121,7 +123,7 @@ def build(root: Path, source: Path) -> int:
     nb.metadata["language_info"] = nbformat.from_dict({"name": "python"})  # The kernel added its version.
     nb.metadata["tlcourse"] = nbformat.from_dict({"outputs": _digest(nb)})
     found = [error] if error else [f"claim does not hold: {statement}" for statement in false]
-    found = found or list(_unfit(root, nb))
+    found = found or [*_unfit(root, nb), *_exercises.unsolved(nb, target, list(answers))]
     if found:
         print(f"{target.name} was NOT built:", *found, sep="\n")
         return 1
@@ -182,15 +184,21 @@ def _machine_path(root: Path, output: NotebookNode) -> str:
 
 
 def check(root: Path, source: Path) -> list[str]:
-    """Return what is wrong with a source's committed notebook; nothing is executed."""
-    target = _notebook(root, source)
+    """Return what is wrong with a source's committed notebooks; nothing is executed."""
+    file, wanted = _exercises.answers_file(root, source), _exercises.answers(source)
+    old = wanted and (not file.exists() or file.read_text(encoding="utf-8") != _exercises.answers_text(source))
+    found = [f"{file.name} differs from its source. Run python tools/build.py {source.stem}"] if old else []
+    return found + [line for target in _exercises.targets(root, source) for line in _check(root, source, target)]
+
+
+def _check(root: Path, source: Path, target: Path) -> list[str]:
     if not target.exists():
         return [f"{target.name} is missing. Run python tools/build.py {source.stem}"]
     committed = nbformat.reads(target.read_text(encoding="utf-8"), as_version=4)
     found = list(_unfit(root, committed))
     if not found and committed.metadata.get("tlcourse", {}).get("outputs") != _digest(committed):
         found = ["an output was changed after the build"]
-    wanted = assemble(root, source)
+    wanted = assemble(root, source, target)
     pairs = zip_longest(committed.cells, wanted.cells)
     differences = (_difference(number, *pair) for number, pair in enumerate(pairs, 1))
     # One cell too many makes all cells after it differ: the first difference is the one that tells.
@@ -214,9 +222,8 @@ def _difference(number: int, committed: NotebookNode | None, wanted: NotebookNod
 
 
 def _orphans(root: Path, sources: list[Path]) -> list[str]:
-    names = {source.stem for source in sources}
-    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
-    return [f"{path.name} has no source in sources/lessons/" for path in notebooks if path.stem not in names]
+    wanted = {target for source in sources for target in _exercises.targets(root, source)}
+    return [f"{path.name} has no source in sources/" for path in _exercises.notebooks(root) if path not in wanted]
 
 
 def set_address(root: Path, address: str) -> int:
@@ -227,9 +234,9 @@ def set_address(root: Path, address: str) -> int:
     # Everything is made before anything is written: a file that does not fit leaves the whole tree as it was.
     texts = _address.texts(root, address)
     notebooks = {}
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    for path in _exercises.notebooks(root):
         nb = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-        notebooks[path] = _address.with_header(nb, address, f"notebooks/{path.name}")
+        notebooks[path] = _address.with_header(nb, address, path.relative_to(root).as_posix())
     for path, text in texts.items():
         with atomic_write(path) as part:
             part.write_text(text, encoding="utf-8", newline="\n")

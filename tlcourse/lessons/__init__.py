@@ -1,11 +1,13 @@
-"""What lessons stand on: guesses, checks, claims and comparisons, and running a notebook from a clean kernel."""
+"""What lessons and exercises stand on: guesses, checks, hints, claims, comparisons, and running a notebook."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from tlcourse.lessons.checks import check
 from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
+from tlcourse.lessons.grading import add_check
 from tlcourse.lessons.guesses import guess
+from tlcourse.lessons.learner import hint, progress, solution
 
 if TYPE_CHECKING:
     from tlcourse.lessons import cost, experiments
@@ -18,6 +20,7 @@ __all__ = [
     "ClaimError",
     "LessonResult",
     "Step",
+    "add_check",
     "check",
     "check_machine",
     "claim",
@@ -28,7 +31,10 @@ __all__ = [
     "find",
     "find_all",
     "guess",
+    "hint",
+    "progress",
     "run_lesson",
+    "solution",
     "write",
 ]
 

@@ -1,15 +1,23 @@
 """Checks of a reader's answers: not yet, not right and why, or right and why it matters."""
 
+import hashlib
+import hmac
 import html
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tlcourse.lessons.claims import box
+from tlcourse.lessons.hints import HINTS
 
 # Okabe and Ito's sky blue, vermilion and bluish green, which colour-blind readers can tell apart.
 _STYLES = {"not yet": ("…", "#56B4E9"), "not right": ("✗", "#D55E00"), "right": ("✓", "#009E73")}
+_STYLES["hint"] = ("?", "#E69F00")
+CHECK_MIME = "application/vnd.tlcourse.check+json"
+# `tlcourse check` gives the kernel a key, with which verdicts are signed: text that looks like one earns no point.
+_KEY = os.environ.pop("TLCOURSE_CHECK_KEY", "")
 # What a step does with an answer: raise `NotRightError`, or return why the right answer matters.
 Step = Callable[[Any], str]
 STEPS: dict[str, Step] = {}
@@ -21,10 +29,12 @@ class NotRightError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found: `outcome` is "not yet", "not right" or "right"."""
+    """What a check found: `outcome` is "not yet", "not right" or "right"; a hint is shown in the same way."""
 
     outcome: str
     message: str
+    step: str = ""
+    proof: str = ""
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.message}"
@@ -32,7 +42,14 @@ class Verdict:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return box(*_STYLES[self.outcome], self.outcome, html.escape(self.message))
+        style = _STYLES.get(self.outcome, _STYLES["hint"])  # "hint 1 of 3"
+        return box(*style, self.outcome, html.escape(self.message))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object] | None:
+        if not self.proof:
+            return None
+        record = {"step": self.step, "outcome": self.outcome, "message": self.message, "proof": self.proof}
+        return {"text/plain": repr(self), "text/html": self._repr_html_(), CHECK_MIME: record}
 
 
 def step(name: str) -> Callable[[Step], Step]:
@@ -45,24 +62,71 @@ def step(name: str) -> Callable[[Step], Step]:
     return register
 
 
-def check(name: str, answer: Any) -> Verdict:
-    """Check an answer; `...` and None are no answer yet.
+def known(name: str = "") -> list[str]:
+    """Return the names of all steps, after making sure that there is one of this name.
 
     Raises:
         ValueError: there is no such step.
     """
-    from tlcourse.lessons import steps  # noqa: F401  (registers the steps of the lessons)
+    from tlcourse.lessons import ex2, steps  # noqa: F401  (they register their steps)
 
-    if name not in STEPS:
+    if name and name not in STEPS:
         raise ValueError(f"There is no step {name!r}. There are {', '.join(sorted(STEPS))}.")
+    return list(STEPS)
+
+
+def check(name: str, answer: Any) -> Verdict:
+    """Check an answer; `...`, None and a function without a body are no answer yet.
+
+    Raises:
+        ValueError: there is no such step.
+    """
+    from tlcourse.lessons import learner
+
+    known(name)
+    outcome, message = _judged(name, answer)
+    if outcome == "right":
+        learner.remember(name)
+    if name in HINTS and outcome == "right":
+        message += f'\n`tl.solution("{name}")` shows one answer, to set beside yours.'
+    elif name in HINTS:
+        message += f'\n`tl.hint("{name}")` gives a hint.'
+    return Verdict(outcome, message, name, sign(_KEY, name, outcome) if _KEY else "")
+
+
+def sign(key: str, name: str, outcome: str) -> str:
+    """Return the signature of a verdict."""
+    return hmac.new(key.encode(), f"{name} {outcome}".encode(), hashlib.sha256).hexdigest()
+
+
+def _judged(name: str, answer: Any) -> tuple[str, str]:
     if answer is ... or answer is None:
-        return Verdict("not yet", "replace the three dots with your answer, and run the cell again.")
+        return "not yet", "replace the three dots with your answer, and run the cell again."
+    if _has_no_body(answer):
+        return "not yet", "the function has no body yet. Replace its three dots, and run the cell again."
     try:
-        return Verdict("right", STEPS[name](answer))
+        return "right", STEPS[name](answer)
     except NotRightError as reason:
-        return Verdict("not right", str(reason))
+        return "not right", str(reason)
     except Exception as error:
-        return Verdict("not right", _failed(error))
+        return "not right", _failed(error)
+
+
+def _without_body(): ...
+
+
+def _with_docstring():
+    """Say what is to be written."""
+    ...
+
+
+def _has_no_body(answer: Any) -> bool:
+    """Whether a function is as an exercise gives it: a head, a docstring and three dots."""
+    code = getattr(answer, "__code__", None)
+    if code is None or code.co_name == "<lambda>":
+        return False
+    empty = {_without_body.__code__.co_code, _with_docstring.__code__.co_code}
+    return code.co_code in empty and set(code.co_consts) <= {None, answer.__doc__}
 
 
 def _failed(error: Exception) -> str:

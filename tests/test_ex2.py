@@ -1,0 +1,405 @@
+"""Exercise 2: right answers in any spelling are right; each usual mistake is refused, and named."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, lr_scheduler
+
+import tlcourse as tl
+from tlcourse.lessons.comparison import Runs
+from tlcourse.table import Table
+from tlcourse.train import schedules
+
+ORDER = ("fc", "layer4", "layer3", "layer2", "layer1", "stem")
+
+
+def plateau(model, *, lr=0.01, keep=("fc",), optimizer=AdamW, params=None, frozen=False, **options):
+    model.requires_grad_(False)
+    for name in keep:
+        getattr(model, name).requires_grad_(not frozen)
+    made = optimizer(params(model) if params else model.fc.parameters(), lr=lr)
+    return made, lr_scheduler.ReduceLROnPlateau(made, **({"factor": 0.5, "patience": 2} | options))
+
+
+class ByHand:
+    """A plateau scheduler of the learner's own."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.best, self.bad = optimizer, math.inf, 0
+
+    def step(self, loss):
+        self.bad = 0 if loss < self.best else self.bad + 1
+        self.best = min(self.best, loss)
+        if self.bad == 3:
+            self.bad = 0
+            for group in self.optimizer.param_groups:
+                group["lr"] *= 0.5
+
+
+def plateau_by_hand(model):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in ("fc.weight", "fc.bias")
+    optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    return optimizer, ByHand(optimizer)
+
+
+def plateau_by_package(model):
+    tl.models.freeze(model)
+    optimizer = Adam(tl.models.param_groups(model, 0.01))
+    return optimizer, tl.train.schedules.plateau(optimizer, factor=0.5, patience=2)
+
+
+def another_head(model):
+    _, scheduler = plateau(model)
+    return AdamW(nn.Linear(256, 2).parameters(), lr=0.01), scheduler
+
+
+def on_another_optimizer(model):
+    return plateau(model)[0], plateau(model)[1]
+
+
+def cosine_instead(model):
+    optimizer, _ = plateau(model)
+    return optimizer, lr_scheduler.CosineAnnealingLR(optimizer, 20)
+
+
+def groups(model, *, top=0.004, factor=0.5, leave=(), order=ORDER, frozen=(), twice=False):
+    model.requires_grad_(True)
+    found = []
+    for i, stage in enumerate(order):
+        names = ("conv1", "bn1") if stage == "stem" else (stage,)
+        params = [p for name in names if name not in leave for p in getattr(model, name).parameters()]
+        if params:
+            found.append({"params": params, "lr": top * factor**i})
+    for name in frozen:
+        getattr(model, name).requires_grad_(False)
+    if twice:
+        found[0]["params"].append(found[1]["params"][0])
+    return found
+
+
+def one_group_per_tensor(model):
+    for p in model.parameters():
+        p.requires_grad_(True)
+    depth = {"conv1": 5, "bn1": 5, "layer1": 4, "layer2": 3, "layer3": 2, "layer4": 1, "fc": 0}
+    return [{"params": [p], "lr": 0.004 / 2 ** depth[n.split(".")[0]]} for n, p in model.named_parameters()]
+
+
+def groups_by_package(model):
+    model.requires_grad_(True)
+    return tl.models.param_groups(model, 0.004, layer_decay=0.5)
+
+
+def the_chapters(model):
+    model.layer4.requires_grad_(True)
+    model.fc.requires_grad_(True)
+    return [{"params": model.layer4.parameters(), "lr": 0.002}, {"params": model.fc.parameters(), "lr": 0.004}]
+
+
+def without_rates(model):
+    return [{"params": group["params"]} for group in groups(model)]
+
+
+def bn_forgotten(model):
+    found = groups(model)
+    for group in found:
+        group["params"] = [p for p in group["params"] if p.ndim > 1]
+    return found
+
+
+def of_another_model(model):
+    return groups(tl.models.create("tl_resnet", 2, weights=None))
+
+
+def half_wave(done):
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def by_lambda(optimizer, epochs, batches, *, warm=None, start=1, total=None, bottom=0.0, shift=0):
+    warm, total = batches if warm is None else warm, epochs * batches if total is None else total
+
+    def factor(t):
+        if t < warm:
+            return (t + start) / warm
+        return bottom + (1 - bottom) * half_wave(min((t + shift - warm) / (total - warm), 1))
+
+    return lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def in_a_row(optimizer, epochs, batches, *, milestone=0, minimum=0.0, length=None, start=None):
+    fall = length or epochs * batches - batches
+    warm = lr_scheduler.LinearLR(optimizer, start or 1 / batches, total_iters=batches - 1)
+    down = lr_scheduler.CosineAnnealingLR(optimizer, fall, eta_min=minimum)
+    return lr_scheduler.SequentialLR(optimizer, [warm, down], milestones=[batches + milestone])
+
+
+class OwnScheduler:
+    """Neither PyTorch's nor the package's."""
+
+    def __init__(self, optimizer, epochs, batches):
+        self.optimizer, self.base = optimizer, [g["lr"] for g in optimizer.param_groups]
+        self.t, self.batches, self.total = -1, batches, epochs * batches
+        self.step()
+
+    def step(self):
+        self.t += 1
+        b = self.batches
+        factor = (self.t + 1) / b if self.t < b else half_wave((self.t - b) / (self.total - b))
+        for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = rate * factor
+
+
+def own_scheduler(optimizer, epochs, batches):
+    return OwnScheduler(optimizer, epochs, batches)
+
+
+def as_a_schedule(optimizer, epochs, batches, interval="step"):
+    return tl.train.Schedule(by_lambda(optimizer, epochs, batches), interval)
+
+
+def product(optimizer, epochs, batches):
+    """Step from each factor to the next one: MultiplicativeLR multiplies what is there."""
+    factor = by_lambda(SGD([torch.zeros(1)], lr=1.0), epochs, batches).lr_lambdas[0]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor(0)
+    return lr_scheduler.MultiplicativeLR(optimizer, lambda t: factor(t) / factor(t - 1) if factor(t - 1) else 0.0)
+
+
+def with_restarts(optimizer, epochs, batches):
+    warm = lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) / batches)
+    fall = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, epochs * batches - batches)
+    return lr_scheduler.SequentialLR(optimizer, [warm, fall], milestones=[batches])
+
+
+def one_rate_for_all(optimizer, epochs, batches):
+    for group in optimizer.param_groups:
+        group["lr"] = 0.004
+    return by_lambda(optimizer, epochs, batches)
+
+
+def one_cycle(optimizer, epochs, batches):
+    return lr_scheduler.OneCycleLR(optimizer, 0.004, total_steps=epochs * batches)
+
+
+def elsewhere(optimizer, epochs, batches):
+    return by_lambda(SGD([torch.zeros(1)], lr=0.1), epochs, batches)
+
+
+def late(optimizer, parameters, rate, steps, *, reset=True, unfreeze=True, join=True, length=None, minimum=0.0):
+    for parameter in parameters:
+        parameter.requires_grad_(unfreeze)
+    if join:
+        optimizer.add_param_group({"params": parameters, "lr": rate})
+    for group in optimizer.param_groups:
+        if reset:
+            group["lr"] = group.setdefault("initial_lr", group["lr"])
+    return lr_scheduler.CosineAnnealingLR(optimizer, length or steps, eta_min=minimum)
+
+
+def late_by_lambda(optimizer, parameters, rate, steps):
+    for p in parameters:
+        p.requires_grad = True
+        optimizer.add_param_group({"params": [p], "lr": rate})
+    return lr_scheduler.LambdaLR(optimizer, lambda t: half_wave(t / steps))
+
+
+def late_by_package(optimizer, parameters, rate, steps):
+    [p.requires_grad_(True) for p in parameters]
+    optimizer.add_param_group({"params": parameters, "lr": rate})
+    return schedules.cosine(optimizer, steps)
+
+
+def late_rates_written(optimizer, parameters, rate, steps):
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer.param_groups[0]["lr"] = 0.01
+    optimizer.add_param_group({"params": parameters, "lr": rate, "initial_lr": rate})
+    return lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+
+def late_scheduler_first(optimizer, parameters, rate, steps):
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda t: half_wave(t / steps))
+    late(optimizer, parameters, rate, steps, reset=False)
+    return scheduler
+
+
+def late_forgets(optimizer, *given):
+    optimizer.state.clear()
+    return late(optimizer, *given)
+
+
+def late_in_a_new_one(optimizer, parameters, rate, steps):
+    new = Adam([{"params": optimizer.param_groups[0]["params"], "lr": 0.01}], lr=0.01)
+    return late(new, parameters, rate, steps)
+
+
+def late_one_rate(optimizer, parameters, rate, steps):
+    return late_by_lambda(optimizer, parameters, 0.01, steps)
+
+
+def late_returns_nothing(*given):
+    late(*given)
+    return None
+
+
+def runs(gains=(0.0, 0.04, -0.03, 0.02, -0.01), *, ways=("constant", "scheduled"), other=0, images=40, same=False):
+    rows = Table()
+    for seed, gain in enumerate(gains):
+        for way, more in zip(ways, (0.0, gain), strict=True):
+            moved = seed + (other if way == "scheduled" else 0)
+            size = images if way == "scheduled" else 40
+            row = {"data": "toypets", "way": way, "images": size, "seed": moved, "accuracy": 0.7 + more}
+            rows.append(row | {"loss": 0.6 if same else 0.6 - more / 2, "seconds": 1.0})
+    return Runs(rows)
+
+
+UP, DOWN = (0.05, 0.06, 0.04, 0.05, 0.06), (-0.05, -0.06, -0.04, -0.05, -0.06)
+TIE = "no difference shown"
+
+RIGHT = {
+    "plateau": [plateau, plateau_by_hand, plateau_by_package, partial(plateau, optimizer=Adam, eps=0, mode="min")],
+    "groups": [groups, one_group_per_tensor, groups_by_package, lambda m: AdamW(groups(m)), lambda m: tuple(groups(m))],
+    "warmup": [by_lambda, in_a_row, own_scheduler, as_a_schedule, product, with_restarts],
+    "late": [late, late_by_lambda, late_by_package, late_rates_written],
+    "gain": [
+        (runs(), TIE),
+        (runs(UP), "better"),
+        [runs(DOWN), " Worse "],
+        (runs((*UP, *UP)), "better"),
+        (runs((0.03, -0.01, 0.05, 0.0, 0.01, 0.02)), TIE),
+    ],
+}
+WRONG = {
+    "plateau": [
+        (partial(plateau, mode="max"), "look at `mode`"),
+        (partial(plateau, factor=0.1), "multiplied by 0.1"),
+        (partial(plateau, patience=3), "three epochs in a row"),
+        (partial(plateau, patience=1), "too early"),
+        (partial(plateau, patience=10), "three epochs in a row"),
+        (partial(plateau, min_lr=0.004), "`min_lr`"),
+        (partial(plateau, lr=0.001), "0.01 is asked for"),
+        (partial(plateau, keep=("fc", "layer4")), "layer4.0.bn1.bias and 14 other"),
+        (partial(plateau, keep=("layer4",), params=lambda m: m.layer4.parameters()), "below the head"),
+        (partial(plateau, keep=("fc",), frozen=True), "takes no gradients"),
+        (partial(plateau, params=lambda m: [m.fc.weight]), "fc.bias is in no group"),
+        (another_head, "another model"),
+        (on_another_optimizer, "another optimizer"),
+        (cosine_instead, "never looks at the loss"),
+        (lambda model: plateau(model)[0], "two things"),
+        (lambda model: plateau(model)[::-1], "where the optimizer is asked for"),
+        (lambda model: 0.01, "two things"),
+        (lambda: None, "TypeError"),
+        (nn.Linear(2, 2), "Give a function"),
+    ],
+    "groups": [
+        (the_chapters, "conv1.weight is in no group"),
+        (partial(groups, leave=("bn1",)), "bn1.weight is in no group"),
+        (partial(groups, leave=("conv1", "bn1")), "conv1.weight is in no group, and 2 others"),
+        (partial(groups, leave=("fc",)), "fc.weight is in no group"),
+        (partial(groups, order=ORDER[::-1]), "rise towards the stem"),
+        (partial(groups, factor=1.0), "conv1.weight has the rate 0.004"),
+        (partial(groups, top=0.008), "0.000125 is asked for"),
+        (partial(groups, top=0.002), "0.000125 is asked for"),
+        (partial(groups, factor=0.1), "0.000125 is asked for"),
+        (partial(groups, frozen=("layer2",)), "layer2.0.conv1.weight is in a group and still frozen"),
+        (partial(groups, frozen=("bn1",)), "still frozen"),
+        (partial(groups, twice=True), "PyTorch refuses these groups"),
+        (without_rates, "group 0 has no `lr`"),
+        (bn_forgotten, "bn1.weight is in no group"),
+        (of_another_model, "another model"),
+        (lambda model: model.parameters(), "no list of groups"),
+        (lambda model: model, "returns a TLResNet"),
+        (lambda model: [], "no list of groups"),
+        ("groups", "Give a function"),
+    ],
+    "warmup": [
+        (partial(by_lambda, start=0), "first step at rate zero"),
+        (partial(by_lambda, warm=0), "no warm-up"),
+        (partial(by_lambda, warm=1), "no warm-up"),
+        (partial(by_lambda, warm=10), "in the warm-up"),
+        (lambda o, e, b: by_lambda(o, 1, e, warm=1), "no warm-up"),
+        (
+            lambda o, e, b: by_lambda(o, e, b, total=b + e),
+            "does the fall count epochs",
+        ),
+        (partial(by_lambda, shift=1), "begins at the full rate"),
+        (partial(by_lambda, bottom=0.1), "falls too slowly"),
+        (partial(in_a_row, minimum=1e-5), "keep their ratio"),
+        (partial(in_a_row, milestone=1), "falls too slowly"),
+        (partial(in_a_row, length=1000), "falls too slowly"),
+        (partial(in_a_row, start=0.01), "in the warm-up"),
+        (one_cycle, "keep their ratio"),
+        (one_rate_for_all, "keep their ratio"),
+        (elsewhere, "another optimizer"),
+        (lambda o, e, b: lr_scheduler.CosineAnnealingLR(o, e * b), "no warm-up"),
+        (lambda o, e, b: lr_scheduler.ReduceLROnPlateau(o), "waits for a loss"),
+        (lambda o, e, b: lr_scheduler.LambdaLR(o, lambda t: 1.0), "no warm-up"),
+        (lambda o, e, b: o, "where the scheduler is asked for"),
+        (lambda o, e, b: None, "a NoneType stands"),
+        (partial(as_a_schedule, interval="epoch"), "stepped by epoch"),
+        (OwnScheduler, "Give a function"),
+        (lambda t: 1.0, "TypeError"),
+    ],
+    "late": [
+        (partial(late, reset=False), "There the last schedule stopped"),
+        (partial(late, unfreeze=False), "still frozen"),
+        (partial(late, join=False), "layer4.0.conv1.weight is in no group"),
+        (partial(late, length=5), "fall is not"),
+        (partial(late, length=100), "fall is not"),
+        (partial(late, minimum=1e-4), "fall is not"),
+        (lambda o, p, r, s: late(o, p[:3], r, s), "still frozen"),
+        (lambda o, p, r, s: late(o, p, 0.01, s), "the rate that it was built with"),
+        (lambda o, p, r, s: late(o, p, r / 10, s), "the rate that it was built with"),
+        (lambda o, p, r, s: late_by_lambda(o, p, r, 2 * s), "fall is not"),
+        (late_scheduler_first, "ValueError"),
+        (late_forgets, "moments are gone"),
+        (late_in_a_new_one, "another optimizer"),
+        (late_one_rate, "layer4.0.conv1.weight has a rate of 0.01"),
+        (late_returns_nothing, "a NoneType stands"),
+        (lambda o, p, r, s: late(o, p, r, s) and o, "where the scheduler is asked for"),
+        (lambda o, p, r, s: late(o, [*p, *o.param_groups[0]["params"]], r, s), "ValueError"),
+        (3, "Give a function"),
+    ],
+    "gain": [
+        ((runs(), "better"), "holds zero"),
+        ((runs(), "worse"), "holds zero"),
+        ((runs(UP), TIE), "leaves out zero"),
+        ((runs(UP), "worse"), "'better'"),
+        ((runs(DOWN), "better"), "'worse'"),
+        ((runs(UP[:3]), "better"), "3 seeds"),
+        ((runs(other=5), TIE), "cannot be paired"),
+        ((runs(ways=("constant", "cosine")), TIE), "no runs named 'scheduled'"),
+        ((runs(images=200), TIE), "different images"),
+        ((runs((0.0,) * 5, same=True), TIE), "did not reach the training"),
+        ((runs(), "maybe"), "Choose among"),
+        ((runs(UP), 0.05), "Choose among"),
+        ((0.05, "better"), "Give what"),
+        (runs(), "two things"),
+        ("better", "two things"),
+    ],
+}
+right = [(step, answer) for step, answers in RIGHT.items() for answer in answers]
+wrong = [(step, *pair) for step, pairs in WRONG.items() for pair in pairs]
+
+
+def test_the_bank_is_large_enough():
+    assert all(len(answers) >= 3 for answers in RIGHT.values())
+    assert all(len(pairs) >= 10 for pairs in WRONG.values())
+
+
+@pytest.mark.parametrize(("step", "answer"), right)
+def test_right_answers_are_right_whatever_their_spelling(step, answer):
+    verdict = tl.check(f"ex2/{step}", answer)
+    assert verdict.outcome == "right", verdict
+    assert f'tl.solution("ex2/{step}")' in verdict.message
+
+
+@pytest.mark.parametrize(("step", "answer", "reason"), wrong)
+def test_wrong_answers_are_refused_and_named(step, answer, reason):
+    verdict = tl.check(f"ex2/{step}", answer)
+    assert verdict.outcome == "not right", verdict
+    assert reason in verdict.message
+    assert f'tl.hint("ex2/{step}")' in verdict.message

@@ -1,0 +1,62 @@
+"""What the steps of exercises do with an answer: take it apart, and refuse what is of another kind."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlcourse.lessons.checks import NotRightError
+
+
+def need_function(function: Any, of: str) -> None:
+    """Refuse what is no function."""
+    if not callable(function) or isinstance(function, nn.Module | type):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function of {of}.")
+
+
+def pair(answer: Any, what: str = "the optimizer and the scheduler") -> tuple[Any, Any]:
+    """Return the two parts of an answer."""
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        raise NotRightError(f"there is one {type(answer).__name__} where two things are asked for: {what}.")
+    return tuple(answer)
+
+
+def scheduler_of(optimizer: Any, scheduler: Any) -> Any:
+    """Return the scheduler that an answer holds, if it moves this optimizer."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # a Schedule of the package, or PyTorch's own
+    if not callable(getattr(scheduler, "step", None)) or isinstance(scheduler, torch.optim.Optimizer):
+        raise NotRightError(f"a {type(scheduler).__name__} stands where the scheduler is asked for.")
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise NotRightError("the scheduler moves another optimizer than the one that trains.")
+    return scheduler
+
+
+def rates_by_name(model: nn.Module, optimizer: Any) -> dict[str, float]:
+    """Return the rate of each parameter that an optimizer holds, by name."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise NotRightError(f"a {type(optimizer).__name__} stands where the optimizer is asked for.")
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise NotRightError("the optimizer holds a parameter of another model than the one that it is given.")
+            rates[names[id(parameter)]] = float(group["lr"])
+    return rates
+
+
+def half_wave(done: float) -> float:
+    """Return the factor of half a cosine wave, of which a part is done."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out PyTorch's warnings of steps without gradients, and of schedulers in a row."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,241 @@
+"""The steps of exercise 2, "Schedule the learning rate": each looks at the rates that an optimizer really has."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+
+from tlcourse import models
+from tlcourse.lessons.answers import half_wave, need_function, pair, quiet, rates_by_name, scheduler_of
+from tlcourse.lessons.checks import NotRightError, step
+from tlcourse.lessons.steps import STEPS_OF_LESSONS  # noqa: F401  (the lessons' steps come first)
+
+STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")  # the stem is conv1 and bn1
+# A loss that gets lower, stays for three epochs, gets lower again, twice nearly stays, and then stays for long.
+LOSSES = (1.0, 0.9, 0.8, 0.85, 0.8, 0.83, 0.7, 0.75, 0.75, 0.6, 0.5, 0.6, 0.55, *[0.5] * 12)
+CONCLUSIONS = {"better", "worse", "no difference shown"}
+
+
+@step("ex2/plateau")
+def plateau(function: Any) -> str:
+    """A function of a model: the head alone trains, at a rate that is halved where the validation loss stays."""
+    need_function(function, "a model")
+    model = models.create("tl_resnet", 2, weights=None)
+    optimizer, scheduler = pair(function(model))
+    train = {name for name, p in model.named_parameters() if p.requires_grad}
+    if extra := [name for name in train if not name.startswith("fc.")]:
+        raise NotRightError(f"{min(extra)} and {len(extra) - 1} other parameters below the head take gradients.")
+    if missing := sorted({"fc.weight", "fc.bias"} - train):
+        raise NotRightError(f"{missing[0]} takes no gradients, so the head would not learn.")
+    rates = rates_by_name(model, optimizer)
+    if missing := sorted({"fc.weight", "fc.bias"} - rates.keys()):
+        raise NotRightError(f"{missing[0]} is in no group of the optimizer: it would never move.")
+    if not math.isclose(rates["fc.weight"], 0.01, rel_tol=1e-6):
+        raise NotRightError(f"the head starts with a rate of {rates['fc.weight']:g}, and 0.01 is asked for.")
+    scheduler = scheduler_of(optimizer, scheduler)
+    if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+        raise NotRightError(f"a {type(scheduler).__name__} never looks at the loss. ReduceLROnPlateau does.")
+    best, bad, wanted, before = math.inf, 0, 0.01, 0.01
+    for epoch, loss in enumerate(LOSSES, 1):
+        best, bad = (loss, 0) if loss < best else (best, bad + 1)
+        wanted, bad = (wanted / 2, 0) if bad > 2 else (wanted, bad)
+        scheduler.step(loss)
+        found = float(optimizer.param_groups[0]["lr"])
+        if not math.isclose(found, wanted, rel_tol=1e-6):
+            seen = (
+                f"the rate is {found:g} after epoch {epoch}, and {wanted:g} is asked for. The validation losses were "
+            )
+            seen += " ".join(f"{value:g}" for value in LOSSES[:epoch])
+            raise NotRightError(f"{seen}. {_why_plateau(found, wanted, before, getattr(scheduler, 'mode', ''))}")
+        before = wanted
+    return (
+        "a plateau scheduler needs no number of epochs, but it believes every number that it is given: in the "
+        "chapter's loop that is an accuracy that stays at zero, and the rate falls for no reason."
+    )
+
+
+def _why_plateau(found: float, wanted: float, before: float, mode: str) -> str:
+    if mode == "max":
+        return "It takes a lower loss for a worse one: look at `mode`."
+    if found < before and wanted == before:
+        return "It falls too early: two epochs without a lower loss are forgiven, so look at `patience`."
+    if found == before:
+        return (
+            "It stays although the loss has not got lower for three epochs in a row: look at `patience` and `min_lr`."
+        )
+    return f"It is multiplied by {found / before:g}: look at `factor` and `min_lr`."
+
+
+@step("ex2/groups")
+def groups(function: Any) -> str:
+    """A function of a frozen model: groups with all of its parameters, each stage at half the rate of the one above."""
+    need_function(function, "a model")
+    model = models.freeze(models.create("tl_resnet", 2, weights=None))
+    answer = function(model)
+    given = getattr(answer, "param_groups", answer)  # of an optimizer, too
+    if not hasattr(given, "__iter__"):
+        raise NotRightError(f"the function returns a {type(answer).__name__}. Return a list of groups.")
+    given = list(given)
+    if not given or not all(isinstance(group, dict) and "params" in group for group in given):
+        raise NotRightError("the function returns no list of groups. A group is a dictionary with `params` and `lr`.")
+    if without := [i for i, group in enumerate(given) if "lr" not in group]:
+        raise NotRightError(f"group {without[0]} has no `lr`, so it would get the optimizer's default.")
+    try:
+        optimizer = torch.optim.AdamW([dict(group) for group in given])
+    except (ValueError, TypeError) as error:
+        raise NotRightError(f"PyTorch refuses these groups: {error}.") from None
+    rates = rates_by_name(model, optimizer)
+    names = [name for name, _ in model.named_parameters()]
+    if missing := [name for name in names if name not in rates]:
+        raise NotRightError(
+            f"{missing[0]} is in no group, and {len(missing) - 1} others neither: they would never move, and no error "
+            "would say so. The task asks for all layers."
+        )
+    if still := [name for name, p in model.named_parameters() if not p.requires_grad]:
+        raise NotRightError(f"{still[0]} is in a group and still frozen: it takes no gradients.")
+    for name in names:
+        stage = name.split(".")[0].replace("bn1", "conv1")
+        wanted = 0.004 / 2 ** (len(STAGES) - 1 - STAGES.index(stage))
+        if not math.isclose(rates[name], wanted, rel_tol=1e-6):
+            way = " The rates rise towards the stem; they are to fall." if rates[names[0]] > rates["fc.weight"] else ""
+            raise NotRightError(f"{name} has the rate {rates[name]:g}, and {wanted:g} is asked for.{way}")
+    return (
+        "every parameter is in a group, and has the rate of its stage. The chapter's solution calls this stage "
+        "'fine-tune all layers', but its optimizer holds layer4 and fc only."
+    )
+
+
+@step("ex2/warmup")
+def warmup(function: Any) -> str:
+    """A function of optimizer, epochs and batches: one epoch of warm-up, then half a cosine wave, for every group."""
+    need_function(function, "an optimizer, epochs and batches")
+    base = (0.004, 0.001, 0.000125)
+    for epochs, batches in ((5, 7), (3, 20), (2, 3)):
+        parameters = [nn.Parameter(torch.zeros(1)) for _ in base]
+        groups = [{"params": [p], "lr": rate} for p, rate in zip(parameters, base, strict=True)]
+        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+        steps = epochs * batches
+        with quiet():
+            made = function(optimizer, epochs, batches)
+            if getattr(made, "interval", "step") == "epoch":
+                raise NotRightError("this Schedule says that it is stepped by epoch. The task asks for every batch.")
+            scheduler = scheduler_of(optimizer, made)
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise NotRightError("ReduceLROnPlateau waits for a loss; this schedule depends on the step alone.")
+            for t in range(steps):
+                factor = (t + 1) / batches if t < batches else half_wave((t - batches) / (steps - batches))
+                found = [float(group["lr"]) for group in optimizer.param_groups]
+                if len(found) != len(base):
+                    raise NotRightError(f"the optimizer has {len(found)} groups now, and it had {len(base)}.")
+                wanted = [rate * factor for rate in base]
+                for group, (a, b) in enumerate(zip(found, wanted, strict=True)):
+                    if not math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-9):
+                        seen = (
+                            f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.3g} at step "
+                        )
+                        raise NotRightError(
+                            f"{seen}{t}, and {b:.3g} is asked for. {_why_warmup(found, base, t, batches, factor)}"
+                        )
+                optimizer.step()
+                scheduler.step()
+    return (
+        "the factor is the same for every group, so discriminative rates keep their ratio. A minimum given as a rate, "
+        "or one highest rate for all, would change it."
+    )
+
+
+def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: int, wanted: float) -> str:
+    factors = [rate / own for rate, own in zip(found, base, strict=True)]
+    if max(factors) - min(factors) > 1e-4 * max(factors):
+        return "The groups do not keep their ratio: is a rate given where a factor of each group's own is meant?"
+    if t == 0 and factors[0] == 0:
+        return "A first step at rate zero changes nothing: the warm-up starts at one part of `batches`."
+    if t == 0 and math.isclose(factors[0], 1.0):
+        return "It starts at the full rate: there is no warm-up."
+    if t < batches:
+        return "This is in the warm-up, which reaches the full rate at the last step of the first epoch."
+    if t == batches:
+        return "The fall begins here, and begins at the full rate. Does the warm-up end one step too early or too late?"
+    if factors[0] < wanted:
+        return "The rate falls too fast: does the fall count epochs, where it is stepped by batch, or begin too early?"
+    return "The rate falls too slowly: the fall takes all steps after the warm-up, and would be at zero after the last."
+
+
+@step("ex2/late")
+def late(function: Any) -> str:
+    """A function of a used optimizer, parameters, rate and steps: they join, and a new cosine moves all groups."""
+    need_function(function, "an optimizer, parameters, a rate and steps")
+    for used, steps, rate in ((6, 8, 0.002), (10, 12, 0.001)):
+        model = models.freeze(models.create("tl_resnet", 2, weights=None))
+        optimizer = torch.optim.Adam(model.fc.parameters(), lr=0.01)
+        with quiet():
+            old = CosineAnnealingLR(optimizer, 10)
+            for _ in range(used):
+                model.fc(torch.ones(2, model.fc.in_features)).sum().backward()
+                optimizer.step()
+                old.step()
+            moments = optimizer.state[model.fc.bias]["exp_avg"].clone()
+            joins = list(model.layer4.parameters())
+            scheduler = scheduler_of(optimizer, function(optimizer, joins, rate, steps))
+            names = [n for n, _ in model.named_parameters() if n.startswith(("layer4.", "fc."))]
+            if not all(p.requires_grad for p in joins):
+                raise NotRightError("parameters of layer4 are still frozen: they take no gradients.")
+            if not moments.equal(optimizer.state[model.fc.bias].get("exp_avg", torch.zeros(0))):
+                raise NotRightError("the head's moments are gone, or a step was made.")
+            for t in range(steps):
+                rates = rates_by_name(model, optimizer)
+                if missing := [name for name in names if name not in rates]:
+                    raise NotRightError(f"{missing[0]} is in no group of the optimizer that the function was given.")
+                for name in names:
+                    base = 0.01 if name.startswith("fc.") else rate
+                    wanted = base * half_wave(t / steps)
+                    if not math.isclose(rates[name], wanted, rel_tol=1e-4, abs_tol=1e-9):
+                        why = _why_late(t, name, rates[name], 0.01 * half_wave(used / 10))
+                        seen = f"at step {t} of {steps}, {name} has a rate of {rates[name]:.3g}, and {wanted:.3g} "
+                        raise NotRightError(f"{seen}is asked for. {why}")
+                optimizer.step()
+                scheduler.step()
+    return (
+        "a schedule belongs to the groups that the optimizer has when it is built, and some of PyTorch's start where "
+        "the last one stopped, not at the base rate. Look at the rates before you train."
+    )
+
+
+def _why_late(t: int, name: str, found: float, stopped: float) -> str:
+    if t == 0 and name.startswith("fc.") and math.isclose(found, stopped, rel_tol=1e-3, abs_tol=1e-9):
+        return "There the last schedule stopped. The rate that the head was built with is its group's `initial_lr`."
+    if t == 0:
+        return "Each group starts from the rate that it was built with: look at `lr` and `initial_lr` of the groups."
+    return "The start is right and the fall is not: half a cosine wave takes all groups to zero in `steps` steps."
+
+
+@step("ex2/gain")
+def gain(answer: Any) -> str:
+    """Runs of a constant and a scheduled rate, and the conclusion that their paired difference supports."""
+    from tlcourse.lessons.comparison import Runs
+
+    runs, conclusion = pair(answer, "the runs and your conclusion")
+    if not isinstance(runs, Runs):
+        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
+    ways = {row["way"] for row in runs.rows}
+    if missing := {"constant", "scheduled"} - ways:
+        raise NotRightError(f"there are no runs named {min(missing)!r}: there are {', '.join(sorted(ways))}.")
+    if len({(row["data"], row["images"]) for row in runs.rows}) > 1:
+        raise NotRightError("the runs have different images: compare both ways with the same number of images.")
+    first, second = ({r["seed"]: r for r in runs.rows if r["way"] == way} for way in ("scheduled", "constant"))
+    if first.keys() != second.keys():
+        raise NotRightError("the two ways ran with different seeds, so they cannot be paired.")
+    if len(first) < 5:
+        raise NotRightError(f"there are {len(first)} seeds. Run five or more: one run says nothing about chance.")
+    if all((r["accuracy"], r["loss"]) == (second[s]["accuracy"], second[s]["loss"]) for s, r in first.items()):
+        raise NotRightError("both ways gave the same loss for every seed: the schedule did not reach the training.")
+    found = runs.difference("scheduled", "constant")
+    if str(conclusion).strip().lower() not in CONCLUSIONS:
+        raise NotRightError(f"the conclusion is {conclusion!r}. Choose among {', '.join(sorted(CONCLUSIONS))}.")
+    wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"
+    if str(conclusion).strip().lower() != wanted:
+        why = "leaves out zero" if found.clear else "holds zero"
+        raise NotRightError(f"you say {conclusion!r}, and the runs say {found}. The interval {why}: {wanted!r}.")
+    return f"the conclusion is what your runs support: {found}. More seeds would show smaller differences."
