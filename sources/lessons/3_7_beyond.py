@@ -319,7 +319,7 @@ if MINI:
 # %% [markdown]
 # On the toy pets, no adapter is shown to be worse than training all layers, and each beats the head alone. The margins say
 # how large a difference these runs could have shown. Rates were tuned for each way, on other seeds. Adapters wanted
-# higher ones than fine-tuning, and failed at three times the rate of rank 4 above. So tune yours.
+# higher ones than fine-tuning, and those of higher rank failed at three times the rate above. So tune yours.
 #
 # **From the chapter.** In its table, training the head alone is fast because fewer parameters train, and takes little memory
 # because no gradients are computed. Adapters train few parameters, too. Are they fast, and do they take little memory?
