@@ -525,6 +525,7 @@ WRONG = {
         (lambda *given: surest(*given, descending=False), "lowest confidence"),
         (of_all_images, "for a share of 0.8"),
         (lambda p, labels, share: surest(p, labels, 1.0), "for a share of 0.8"),
+        (lambda p, labels, share: surest(p[:200], labels[:200], 160 / 200), "for a share of"),
         (lambda p, labels, share: surest(p, labels, share).repeat(2), "one number"),
         (0.9, "Give a function"),
     ],

@@ -38,7 +38,7 @@ rows = range(0, len(pets.train), len(pets.train) // 10)[:10]
 tl.plots.images(
     [pets.train.raw(i) for i in rows],
     [pets.classes[pets.train.labels[i]] for i in rows],
-    title="Each class comes in many views and lights",
+    title="Each class comes in many views, colours and backgrounds",
 )
 
 # %% [markdown]
@@ -75,15 +75,14 @@ try:
     tl.data.from_folder(messy)
 except ValueError as error:
     guess.compare(str(error).splitlines()[1].strip())
-report = tl.doctor.diagnose(messy)
-report
+folder_report = tl.doctor.diagnose(messy)
+folder_report
 
 # %% [markdown]
-# Only the cut-off file makes itself felt. The others train without a word, and the leaked test image makes the test
-# result too good. The doctor finds all four. `tlcourse doctor FOLDER` gives the same report in a terminal.
+# Only the cut-off file raises an error. The others raise none, and the leaked test image makes the test result too good. The doctor finds all four. `tlcourse doctor FOLDER` gives the same report in a terminal.
 #
 # After the repair come the real images: copies, sizes, balance, and the **split**. Training, validation and test set are
-# there already. Later you'll adjust how sure the model is, on images that have served for nothing before. So a quarter
+# there already. Later you'll adjust how sure the model is, on images that nothing has used yet. So a quarter
 # of the training images is **set aside**.
 
 # %%
@@ -93,7 +92,7 @@ FAULTS = "same-image", "two-labels", "unreadable", "tiny-images"
 again = tl.doctor.diagnose(messy)
 tl.claim(
     "the doctor finds the four faults, and none of them after the repair",
-    all(report.named(fault) for fault in FAULTS)
+    all(folder_report.named(fault) for fault in FAULTS)
     and not any(again.named(fault) for fault in FAULTS),
 )
 
@@ -121,7 +120,8 @@ clean
 #
 # **From the chapter.** Its training loop is commented out, and the accuracies that it prints are computed from the
 # number of the epoch. They look like a good run, but no image was seen. A test for this, in your own code too: shuffle
-# the training labels. A measured accuracy falls to guessing. A number that stays was not measured.
+# the training labels. A measured accuracy falls to guessing. A number that doesn't change wasn't computed from the images,
+# or something leaks.
 
 # %% tags=["nbval-ignore-output"]
 import numpy as np
@@ -182,13 +182,13 @@ groups = [
     {"params": network.blocks.parameters(), "lr": 1e-4},
     {"params": network.classifier.parameters(), "lr": 1e-3},
 ]
-optimizer = torch.optim.AdamW(groups)
+theirs = torch.optim.AdamW(groups)
 total = tl.models.count(network.parameters())
-held = [p for group in optimizer.param_groups for p in group["params"]]
+held = [p for group in theirs.param_groups for p in group["params"]]
 count = tl.models.count(held)
 print(f"the optimizer holds {count:,} of {total:,}")
 guess.compare(f"{1 - count / total:.1%}")
-report = tl.examine(network, optimizer)
+report = tl.examine(network, theirs)
 report
 
 # %%
@@ -199,7 +199,7 @@ from torch.nn import functional as F
 old = copy.deepcopy(network.state_dict())
 scores = network.train()(torch.randn(8, 3, 64, 64))
 F.cross_entropy(scores, torch.arange(8) % 2).backward()
-optimizer.step()
+theirs.step()
 kinds = {"weights": network.named_parameters()}
 kinds["statistics"] = network.named_buffers()
 for kind, tensors in kinds.items():
@@ -215,7 +215,7 @@ tl.claim(
 )
 
 # %% [markdown]
-# The doctor counts `bn1` to the stem, and `bn2` to `conv_head`. Their weights never move, their statistics do, and
+# The doctor counts `bn1` as part of the stem, and `bn2` as part of `conv_head`. Their weights never move, their statistics do, and
 # no error says so. The repair takes every group from the model itself. What the mistake costs in accuracy can't be shown
 # here: the course carries no weights for this network.
 #
@@ -223,7 +223,8 @@ tl.claim(
 #
 # Phase one trains the head on a frozen backbone. Phase two trains all layers, with rates that fall towards the input,
 # as in 3.3. In both phases, the rates fall along a cosine. For the toy pets, the rate of phase two was chosen on
-# validation images, with other seeds. The epoch that does best on the validation set is kept.
+# validation images, with other seeds. The epoch that does best on the validation set is kept. `fit_gradual` replaces the
+# optimizer's groups by those of each phase, which it reads from the model.
 
 # %%
 guess = tl.guess(
@@ -254,7 +255,7 @@ if MINI:
     tl.claim("phase two adds", two > one + 0.05, f"{two - one:+.3f}")
 
 # %% [markdown]
-# The second number is the best of several epochs, so part of it is luck. And it is one run: that fine-tuning beats a frozen
+# The second number is the best of more epochs than the first, so part of it is luck. And it is one run: that fine-tuning beats a frozen
 # backbone on toy pets was shown with ten in 3.3.
 #
 # ## The test set, once
@@ -285,8 +286,8 @@ def loss(t, found):
     return F.cross_entropy(found.logits / t, found.labels).item()
 
 
-beside = replace(clean, val=aside).loaders().val
-found = tl.train.evaluate(model, beside)
+aside_loader = replace(clean, val=aside).loaders().val
+found = tl.train.evaluate(model, aside_loader)
 T = minimize_scalar(loss, bounds=(0.1, 10), args=found).x
 test = tl.train.evaluate(model, loaders.test)
 p = test.probabilities
@@ -319,9 +320,9 @@ if MINI:
     tl.claim("scaling gains little here", abs(gain) < 0.02, f"{gain:+.4f}")
 
 # %% [markdown]
-# Each point is an eighth of the test images. Compare the gap between "sure" and "right" with the interval of the accuracy. The loss tells whether scaling helps on
-# new images. On the toy pets it doesn't: the network is nearly calibrated, and from so few images $T$ is rough. A network
-# with a large $T$ gains more.
+# Each point is an eighth of the test images. Compare the gap between "sure" and "right" with the interval of the accuracy. On
+# the toy pets the gap is smaller, so this test can't say whether the network is too sure, and the loss hardly changes.
+# From so few images $T$ is rough. A network with a large $T$ gains more.
 #
 # ## Answer only when sure
 #
@@ -384,7 +385,7 @@ def grad_cam(model, layer, image):
 
 # %% tags=["nbval-ignore-output"]
 layer = model.features if hasattr(model, "features") else model.layer4
-title = "Confident mistakes, and where they come from"
+title = "The most confident mistakes, and where the last stage responds"
 with new_figure(7, 3.4, title=title, nrows=2, ncols=5, dpi=80) as axes:
     for (above, below), i in zip(axes.T, test.worst(5), strict=False):
         image = clean.test[i][0]
@@ -399,7 +400,8 @@ with new_figure(7, 3.4, title=title, nrows=2, ncols=5, dpi=80) as axes:
         ax.axis("off")
 
 # %% [markdown]
-# What do they have in common? On real images, some confident mistakes turn out to be wrong labels. The heat shows where
+# What do they have in common? Five are too few to prove anything, but they are an idea of what to collect. On real images, some
+# confident mistakes turn out to be wrong labels. The heat shows where
 # the last stage responds, at a coarse scale. It doesn't prove why.
 #
 # ## Tests of behaviour
@@ -433,8 +435,9 @@ if MINI:
     tl.claim("darker images flip the most answers", found["darker"] > most)
 
 # %% [markdown]
-# Training has shown the network mirrored images and crops, but no dark ones. If your users take images in the evening, add
-# them to the augmentation: `clean.preprocessing.training(colour=0.4)` makes such a transform.
+# A likely reason: training has shown the network mirrored images and crops, but few dark ones. If your users take images in
+# the evening, add them to the augmentation: `clean.train.with_transform(clean.preprocessing.training(colour=0.4))`. If you
+# change the model after you have seen the test set, you need new test images for the next result.
 #
 # ## One file to hand over
 #
@@ -458,15 +461,15 @@ with torch.no_grad():
         parameter /= T
 file = Path("runs") / "pets.safetensors"
 tl.predict.save_checkpoint(file, final, clean.classes, temperature=T)
-files = {"weights": final.state_dict(), "model": final}
-files["resume"] = files["weights"] | {"optimizer": optimizer.state_dict()}
-files["surprise"] = Surprise()
+saved = {"weights": final.state_dict(), "model": final}
+saved["resume"] = saved["weights"] | {"optimizer": optimizer.state_dict()}
+saved["surprise"] = Surprise()
 
 # %%
 import pickle
 
 refused = []
-for name, thing in files.items():
+for name, thing in saved.items():
     torch.save(thing, f"runs/{name}.pt")
     try:
         torch.load(f"runs/{name}.pt")
