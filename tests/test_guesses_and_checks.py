@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 import tlcourse as tl
 from tlcourse.lessons import checks, guesses
@@ -332,6 +333,13 @@ def pruned(limit="all", keep=1.0, least=2, in_place=True, exact=True):
     return answer
 
 
+def by_torch(model, share):
+    layers = [(module, "weight") for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=share)
+    for layer in layers:
+        prune.remove(*layer)
+
+
 def masked(model, share):
     layers = [p for n, p in model.named_parameters() if p.ndim > 1]
     every = torch.cat([w.data.abs().ravel() for w in layers]).sort().values
@@ -339,10 +347,10 @@ def masked(model, share):
         w.data *= w.data.abs() > every[int(share * len(every))]
 
 
-def exported(batch=True, training=False, many=2):
+def exported(batch=True, training=False, many=2, **limits):
     model = tl.models.create("tl_resnet", 2, weights=None).eval()
     images = torch.zeros(many, 3, 64, 64)
-    shapes = [{0: torch.export.Dim("batch")}] if batch else None
+    shapes = [{0: torch.export.Dim("batch", **limits)}] if batch else None
     made = copy.deepcopy(model).train(training)
     return model, torch.export.export(made, (images,), dynamic_shapes=shapes)
 
@@ -399,7 +407,7 @@ RIGHT = {
     "3.4/choose": [best_within, best_in_a_loop],
     "3.5/features": [partial(timm.create_model, num_classes=0), reset],
     "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
-    "3.6b/one-limit": [pruned(), masked],
+    "3.6b/one-limit": [pruned(), masked, by_torch],
     "3.6b/any-batch": [exported(), automatic()],
     "3.7/low-rank": [low_rank_count, by_the_layers_own_numbers],
     "3.7/mean": [mean_of, floats_alone],
@@ -539,6 +547,7 @@ WRONG = {
     ],
     "3.6b/any-batch": [
         (exported(batch=False, many=8), "refuses 1 images"),
+        (exported(max=16), "refuses 65 images"),
         (exported(training=True), "evaluation mode"),
         ((exported()[0], exported()[1].module()), "Give what"),
     ],

@@ -154,6 +154,7 @@ if quantization:
 
 # %% tags=["nbval-ignore-output"]
 import copy
+import zlib
 
 half = copy.deepcopy(TEACHER).half()
 file = save(half.state_dict())
@@ -175,7 +176,8 @@ table
 
 # %%
 guess = tl.guess(
-    "How few bits per weight are enough?", ["eight", "six", "four", "two"]
+    "How few bits per weight keep nearly all answers?",
+    ["eight", "six", "four", "two"],
 )
 
 
@@ -208,12 +210,12 @@ for bits in (8, 6, 5, 4, 3, 2):
     small = to_int8(TEACHER.state_dict(), bits)
     loaded.load_state_dict(to_float(small))
     same[f"{bits} bits"] = [variants.same(variants.logits(loaded))]
-title = "Few bits are enough, down to a cliff"
+title = "With four bits or fewer, answers change"
 tl.plots.bars(same, xlabel="share of the same answers", title=title)
 guess.compare(" ".join(f"{bits} {x:.2f}," for bits, (x,) in same.items()))
 ratio = variants["original"].megabytes / variants["int8 file"].megabytes
 tl.claim(
-    "int8 weights: a quarter of the size, and hardly an answer changes",
+    "int8 weights: a quarter of the size, and almost no answers change",
     ratio > 3.8 and same["8 bits"][0] >= 0.98,
     f"{ratio:.2f} times smaller, same answers {same['8 bits'][0]:.3f}",
 )
@@ -233,8 +235,8 @@ if quantization:
 
     engine = torch.backends.quantized.engine
     mapping = quantization.get_default_qconfig_mapping(engine)
-    seen = few.plain().train
-    seen = torch.stack([seen[i][0] for i in range(100)])
+    order = torch.randperm(len(few.train))[:100].tolist()  # every class
+    seen = torch.stack([few.plain().train[i][0] for i in order])
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         watched = quantize_fx.prepare_fx(
             copy.deepcopy(TEACHER), mapping, (image,)
@@ -263,10 +265,8 @@ guess = tl.guess(
     ["space and time", "space", "time", "neither"],
 )
 
+
 # %% tags=["nbval-ignore-output"]
-import zlib
-
-
 def prune(model, share):
     """Set the smallest weights of each layer to zero."""
     with torch.no_grad():
@@ -282,12 +282,11 @@ prune(pruned, 0.5)
 full, file = (save(m.state_dict()) for m in (TEACHER, pruned))
 zipped, zipped_full = len(zlib.compress(file)), len(zlib.compress(full))
 table = variants.add("half zeros, zipped", pruned, zipped)
-speed = variants["half zeros, zipped"].speed
-guess.compare(f"{len(full) - len(file)} bytes, {speed:.2f} times faster")
-print(f"zipped: {zipped / zipped_full:.0%} of the zipped original")
+guess.compare(f"{len(full) - len(file)} bytes; the table has the time")
 tl.claim(
-    "zeros shrink the zipped file alone",
+    "zeros shrink only the zipped file",
     len(file) == len(full) and zipped < 0.65 * zipped_full,
+    f"{zipped / zipped_full:.0%} of the zipped original",
 )
 table
 
@@ -296,8 +295,8 @@ table
 #
 # ### Your turn
 #
-# `prune` takes the same share from every layer. Write `answer(model, share)` with one limit for all layers together, so that
-# layers with many small weights lose more. Leave tensors with fewer than two dimensions as they are.
+# `prune` takes the same share from every layer. Write `answer(model, share)`, which changes the model in place, with one limit for all layers
+# together, so that layers with many small weights lose more. Leave tensors with fewer than two dimensions as they are.
 #
 # <details><summary>Solution</summary>
 #
@@ -353,7 +352,7 @@ variants.add("half the channels", thin, len(save(thin.state_dict())))
 
 # %% [markdown]
 # File and time shrink without any special software, and you can quantise the result. But no name stands for this network
-# any more: who loads the weights needs the code that made it narrow.
+# any more: whoever loads the weights needs the code that made it narrow, or an exported program, as below.
 #
 # ## Distillation
 #
@@ -423,8 +422,7 @@ if MINI:
 # ## All variants
 
 # %% tags=["nbval-ignore-output"]
-least = min(variants, key=lambda name: variants[name].megabytes)
-variants.plot(title=f"Int8 changes hardly an answer; smallest: {least}")
+variants.plot(title="Int8 keeps the accuracy at a quarter of the size")
 variants.table()
 
 # %% [markdown]
@@ -444,20 +442,24 @@ guess = tl.guess(
 
 # %% tags=["nbval-ignore-output"]
 model = copy.deepcopy(TEACHER).train()
-batches = variants.images.split(8)
-example = (batches[0].clone(),)  # the file holds it, so no view of more
+images, answers = variants.images, variants.answers.clone()
+example = (images[:8].clone(),)  # the file holds it: no view of more
 wrong = torch.export.export(model, example).module()
+orders = {"one class per batch": torch.arange(len(images))}
+orders["mixed"] = torch.randperm(len(images))
+found = {}
 with torch.inference_mode():
-    bad = torch.cat([wrong(batch) for batch in batches])
-    alone = torch.cat([batches[0][:1], batches[-1][1:]])  # other company
-    change = (wrong(alone)[0] - wrong(batches[0])[0]).abs().max().item()
-same = variants.same(bad)
-guess.compare(f"same answers {same:.2f}; a logit moves by {change:.2f}")
+    for name, order in orders.items():
+        for rows in order.split(8):
+            answers[rows] = wrong(images[rows])
+        found[name] = round(variants.same(answers), 2)
+guess.compare(f"same answers {found}")
 report = tl.examine(model, evaluating=True)
 report
 
 # %% [markdown]
-# Batch norm uses the statistics of the batch, so an image's answer depends on the images beside it. An exported program
+# Batch norm uses the statistics of the batch, so an image's answer depends on the images beside it. With mixed batches few
+# answers change, and a quick test can miss the fault. With one class per batch, as in a folder read in order, it is severe. An exported program
 # can't be put right afterwards: its `eval()` refuses. Set the mode before, and compare with the original on real images.
 
 # %% tags=["nbval-ignore-output"]
@@ -469,18 +471,15 @@ model.eval().load_state_dict(TEACHER.state_dict())
 torch.export.save(torch.export.export(model, example), path)
 program = torch.export.load(path).module()
 with torch.inference_mode():
-    good = torch.cat([program(batch) for batch in batches])
+    good = torch.cat([program(batch) for batch in images.split(8)])
 gap = (good - variants.answers).abs().max().item()
 print(f"{path.stat().st_size / 1e6:.1f} MB, largest difference {gap:.1e}")
-tl.claim(
-    "exported in evaluation mode, the file answers as the original does",
-    gap < 1e-3,
-)
+tl.claim("exported in evaluation mode, the file is right", gap < 1e-3)
 tl.claim(
     "the doctor finds the wrong mode, and nothing of it after the repair",
     bool(report.named("training-mode"))
     and not tl.examine(model, evaluating=True).named("training-mode"),
-    f"in training mode, same answers {same:.2f}",
+    f"in training mode, same answers {found}",
 )
 
 # %% [markdown]
@@ -523,7 +522,6 @@ tl.predict.save_checkpoint(path, small, mine.classes)
 loaded, about = tl.predict.load_checkpoint(path)
 
 test = mine.loaders().test
-print(f"{path.stat().st_size / 1e6:.1f} MB")
 print(f"test, once: {tl.evaluation.evaluate(loaded, test)}")
 first = mine.test.sources[0]
 found = tl.predict.predict_files(loaded, about["classes"], [first])[0]
@@ -533,8 +531,8 @@ print(f"one image: {found.label}, {found.probability:.2f}")
 # ## Take-away
 #
 # - Size and time are two things: measure both, and the share of the same answers.
-# - Eight bits per weight are enough for the file. Speed needs integer arithmetic as well.
-# - Zeros save nothing in a plain file. Removed channels save space and time, and need some training.
+# - Eight bits per weight are enough for the file. To compute faster with them needs integer arithmetic as well.
+# - Zeros save nothing in a plain file. Removed channels save space and time.
 # - A student learns from a teacher's answers for images that nobody labelled.
 # - Export in evaluation mode, and compare the file's answers with the original's on real images.
 #
