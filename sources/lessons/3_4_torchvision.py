@@ -100,8 +100,8 @@ tl.plots.tradeoff(
 # ## Weight versions
 #
 # The same architecture can have several sets of weights. `weights="DEFAULT"` is what torchvision recommends, `weights=None`
-# gives random numbers, without a warning. Sets with `SWAG` in their name are more accurate than the default: they have seen
-# far more images, and some want larger ones.
+# gives random numbers, without a warning. Where the default is not a `SWAG` set, the `SWAG` sets are more accurate: they have
+# seen far more images, and some want larger ones. Read `weights.meta["license"]` before you use them, where it is given.
 
 # %%
 guess = tl.guess(
@@ -415,7 +415,9 @@ if MINI:
     )
 
 # %% [markdown]
-# Swapped colours make no difference that these runs can show: these classes differ in shape. A network that averages over positions before its head takes images of any size, and no error says that they are not the size
+# Swapped colours cost far less than the other three mistakes here. Where classes differ in colour, they may cost more.
+#
+# A network that averages over positions before its head takes images of any size, and no error says that they are not the size
 # it knows. It has learned how large an eye is, in pixels. The doctor compares a few images with what the weights say.
 
 

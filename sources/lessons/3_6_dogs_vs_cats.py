@@ -64,7 +64,9 @@ from PIL import Image
 
 messy = Path("runs") / "messy"
 shutil.rmtree(messy, ignore_errors=True)
-tl.data.export_folder(pets.take(train=40, val=10, test=10), messy)
+counts = zip((40, 10, 10), (pets.train, pets.val, pets.test), strict=True)
+counts = [min(most, len(part)) for most, part in counts]
+tl.data.export_folder(pets.take(*counts), messy)
 cats, dogs = (messy / "train" / name for name in pets.classes[:2])
 shutil.copy(messy / "test" / cats.name / "0000.png", cats / "leak.png")
 shutil.copy(cats / "0000.png", dogs / "both.png")
@@ -102,7 +104,7 @@ from dataclasses import replace
 import torch
 
 pairs = tl.data.find_duplicates(pets, within=True)
-copies = {pair.first[1] for pair in pairs if pair.first[0] == "train"}
+copies = {i for p in pairs for s, i in (p.first, p.second) if s == "train"}
 sizes = {pets.val.raw(i).size for i in range(len(pets.val))}
 print(f"{len(pairs)} copies; sizes from {min(sizes)} to {max(sizes)}")
 mixer = torch.Generator().manual_seed(runtime.seed)
@@ -486,8 +488,8 @@ tl.claim(
 # One way is enough for use: the state dict, if the names of the classes and the preprocessing come with it. `save_checkpoint`
 # writes them in a format that holds no code. To go on training after a stop, see `tl.train.Checkpoints`.
 #
-# Whoever gets the file can use it with timm or torchvision alone: the first lines below load it, the next ones classify a
-# batch. Only `tl_resnet` needs `import tlcourse` as well, so that timm knows it. For one image, or all in a folder, there
+# The weights load in timm or torchvision alone: the first lines below do it, the next ones classify a batch. Classes and
+# preprocessing are JSON in the file's header, which `tl.predict` reads for you. Only `tl_resnet` needs `import tlcourse` as well, so that timm knows it. For one image, or all in a folder, there
 # are `predict_files` and, in a terminal, `tlcourse predict FILE FOLDER`.
 
 # %% tags=["nbval-ignore-output"]
