@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import parametrize
 
 import tlcourse as tl
 
@@ -101,6 +102,21 @@ def test_training_memory_in_closed_form():
     found = tl.cost.training_memory(model, 2, batch_size=10)
     assert found["gradients"] == 4 * 101 * 5
     assert found["activations"] == 4 * 10 * 100
+
+
+def test_what_is_kept_once_does_not_grow_with_the_batch():
+    """A weight that is made in the forward pass, as by an adapter, is kept once, whatever the batch."""
+    layer = nn.Linear(12, 100, bias=False)
+    parametrize.register_parametrization(layer, "weight", _Doubled())
+    model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(100, 5))
+    found = [tl.cost.training_memory(model, 2, batch_size=size)["activations"] for size in (2, 10, 11)]
+    assert found[2] - found[1] == 4 * (12 + 100)
+    assert found[1] - found[0] == 8 * 4 * (12 + 100)
+
+
+class _Doubled(nn.Module):
+    def forward(self, weight):
+        return weight * weight
 
 
 def test_measuring_memory_leaves_the_model_as_it_was():

@@ -121,7 +121,6 @@ old_total = sum(p.numel() for p in network.parameters())
 for parameter in network.parameters():
     parameter.requires_grad = False
 network.fc = nn.Linear(network.fc.in_features, 2)  # a new layer trains
-
 total = sum(p.numel() for p in network.parameters())
 trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
 guess.compare(f"{trainable:,} of {total:,}, or {trainable / total:.3%}")
@@ -297,7 +296,6 @@ import tempfile
 from pathlib import Path
 
 FOLDER = None  # or "~/my-images"
-
 place = FOLDER or tl.data.export_folder(
     pets.take(train=100, val=100, test=400),
     Path(tempfile.mkdtemp()) / "my-pets",

@@ -112,10 +112,8 @@ guess = tl.guess(
 # %%
 from PIL import Image
 
-V1, V2 = (
-    tv.ResNet50_Weights.IMAGENET1K_V1,
-    tv.ResNet50_Weights.IMAGENET1K_V2,
-)
+SETS = tv.ResNet50_Weights
+V1, V2 = SETS.IMAGENET1K_V1, SETS.IMAGENET1K_V2
 for weights in (V1, V2):
     accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
     steps = weights.transforms()
@@ -126,7 +124,7 @@ for weights in (V1, V2):
     print("    recipe:", weights.meta["recipe"])
 tops = [w.meta["_metrics"]["ImageNet-1K"]["acc@1"] for w in (V1, V2)]
 guess.compare(f"{tops[1] - tops[0]:.1f} points, with the same architecture")
-print("DEFAULT is", tv.ResNet50_Weights.DEFAULT.name)
+print("DEFAULT is", SETS.DEFAULT.name)
 print("first classes:", V2.meta["categories"][:3])
 print("min_size:", V2.meta["min_size"])
 ready = V2.transforms()(Image.new("RGB", (300, 250)))
@@ -351,7 +349,6 @@ BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
 WEIGHTS = "default"  # or a file
 DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
 LIMIT = None  # or a number of training images, 100 or more
-
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT).plain()
 
@@ -483,7 +480,6 @@ import tempfile
 from pathlib import Path
 
 FOLDER = None  # or "~/my-images"
-
 place = FOLDER or tl.data.export_folder(
     pets.take(train=100, val=100, test=400),
     Path(tempfile.mkdtemp()) / "my-pets",
@@ -492,7 +488,6 @@ mine = tl.data.from_folder(place, model=backbone)
 model = tl.models.create(BACKBONE, len(mine.classes), weights=WEIGHTS)
 result = tl.recipes.linear_probe(model.to(runtime.device), mine)
 print(f"validation: {result.val}\ntest, once: {result.test}")
-
 file = Path("runs") / "my-choice.safetensors"
 tl.predict.save_checkpoint(file, model, mine.classes)
 loaded, about = tl.predict.load_checkpoint(file)

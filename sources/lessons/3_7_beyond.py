@@ -28,7 +28,6 @@ DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
 LIMIT = None  # or a number of training images, 100 or more
 MINI = runtime.profile == "mini"
 STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
-
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT)
 away = tuple(tl.data.load(s, model=backbone).plain() for s in STYLES)
@@ -97,7 +96,6 @@ seeds = runtime.seeds(1 if MINI else 5)
 compare = tl.experiments.compare
 renewed = compare(ways, pets, sizes=[100], seeds=seeds)
 stored = tl.experiments.stored("new_statistics") if MINI else renewed
-
 start = time.perf_counter()
 new_statistics(backbone, away[0].train, runtime.device)
 print(f"new statistics cost {time.perf_counter() - start:.1f} s")
@@ -132,8 +130,8 @@ if MINI:
 # - Statistics that were **kept** are constants that the weights learned around. New ones are a change that no weight has
 #   seen, and the accuracy falls at home, where the images are like those of training. Away, gain and loss come together.
 #
-# The cost is one pass over images without labels. Take these as they will come in use. If they were all cats, the new
-# statistics would hide a part of what makes a cat different.
+# The cost is one pass over images without labels. Take these as they will come in use: all cats would give statistics that
+# hide what makes a cat different.
 #
 # ## Which layer, without training
 #
@@ -171,15 +169,12 @@ guess = tl.guess(
 )
 
 # %% tags=["nbval-ignore-output"]
-SETS = ("toypets", "landuse", "surfaces", "radiographs", "digits")
 probed, picks, chance = {}, {}, {}
-for name in SETS:
+for name in ("toypets", "landuse", "surfaces", "radiographs", "digits"):
     part = tl.data.load(name, model=backbone, train=300).plain()
     few = part.take(train=100, seed=runtime.seed).train
     stages = tl.features.stage_features(backbone, few)
-    start = time.perf_counter()
     score = {stage: logme(x, y) for stage, (x, y) in stages.items()}
-    took = 1000 * (time.perf_counter() - start) / len(score)
     picks[name] = max(score, key=score.get)
     chance[f"{name}: {picks[name]}"] = 1 / len(part.classes)
     if MINI:
@@ -202,8 +197,6 @@ guess.compare(f"in {len(worse)}: {'; '.join(worse) or 'none'}")
 for kind, each in (("the last stage", last), ("LogME's pick", lost)):
     mean = sum(one.mean for one in each.values()) / len(each)
     print(f"{kind:14} minus the best, mean over sets: {mean:+.3f}")
-fit = 1000 * probes.table()[0]["seconds"]
-print(f"one stage: LogME {took:.0f} ms, a probe {fit:.0f} ms ({name})")
 if MINI:
     tl.claim("LogME's pick loses little", mean > -0.015, f"{mean:+.3f}")
 title = "Later stages are better; to the right, LogME's picks"
@@ -232,9 +225,7 @@ from dataclasses import dataclass, replace
 from torch.nn.utils import parametrize
 
 
-class LowRank(nn.Module):
-    """A weight with a change of low rank."""
-
+class LowRank(nn.Module):  # a weight with a change of low rank
     def __init__(self, weight, rank):
         super().__init__()
         rows, columns = weight.flatten(1).shape
@@ -243,7 +234,6 @@ class LowRank(nn.Module):
         self.b = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
 
     def forward(self, weight):
-        """Return the changed weight."""
         return weight + (self.b @ self.a).view_as(weight)
 
 
@@ -307,9 +297,9 @@ does = "fall behind" if gap.mean < -gap.margin else "keep up with"
 title = f"Adapters {does} training all layers"
 runs.plot_against(trained, title=title, live=live)
 for name in list(TRIED)[:3]:
-    print(f"{name}: {trained[name]:,} trained")
-    print(f"  minus head alone {runs.difference(name, 'frozen')}")
-    print(f"  minus all layers {runs.difference(name, 'fine-tuned')}")
+    print(f"{name}, {trained[name]:,} trained, minus")
+    for other in ("frozen", "fine-tuned"):
+        print(f"    {other:10} {runs.difference(name, other)}")
 guess.compare(f"rank 4 gains {gain.mean:.3f} over the head alone")
 if MINI:
     better, agree = gain.mean > gain.margin, live.agree_with(adapted)
@@ -330,32 +320,24 @@ guess = tl.guess(
     ["a tenth", "a third", "more than half"],
 )
 
-
 # %% tags=["nbval-ignore-output"]
-def step_cost(model, images, labels):
-    """Return a step's activations and optimizer in MB, and its seconds."""
-    kept, start = {}, time.perf_counter()
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.update({t.data_ptr(): t.nbytes}) or t, lambda t: t
-    ):
-        scores = tl.models.train_mode(model)(images)
-        loss = nn.functional.cross_entropy(scores, labels)
-    loss.backward()
-    seconds = time.perf_counter() - start
-    weights = [p for p in model.parameters() if p.grad is not None]
-    own = {p.data_ptr() for p in model.parameters()}
-    activations = sum(kept[k] for k in kept.keys() - own)
-    return activations / 1e6, 12 * tl.models.count(weights) / 1e6, seconds
-
-
-# %% tags=["nbval-ignore-output"]
-loader, memory = pets.plain().loaders(16).train, {}
-batch = [part.to(runtime.device) for part in next(iter(loader))]
+size, memory = pets.preprocessing.size, {}
+loader = pets.plain().loaders(16).train
+images, labels = (part.to(runtime.device) for part in next(iter(loader)))
 for name, model in models.items():
-    steps = [step_cost(model, *batch) for _ in range(5)]
-    memory[name] = sum(steps[-1][:2])
-    kept = "activations {:5.1f} MB, optimizer {:4.1f} MB".format(*steps[-1])
-    print(f"{name:11} {kept}, {1000 * min(s for *_, s in steps):3.0f} ms")
+    held = tl.cost.training_memory(model, size, batch_size=16)
+    kept = held["activations"], held["gradients"] + held["optimizer"]
+    memory[name] = sum(kept)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        scores = tl.models.train_mode(model)(images)
+        nn.functional.cross_entropy(scores, labels).backward()
+        seconds.append(time.perf_counter() - start)
+    print(f"{name:11} activations {kept[0] / 1e6:5.1f} MB,", end=" ")
+    print(
+        f"optimizer {kept[1] / 1e6:4.1f} MB, {1000 * min(seconds):3.0f} ms"
+    )
 share = memory["rank 4"] / memory["fine-tuned"]
 guess.compare(f"{share:.0%}")
 tl.claim("adapters save less than half of a step's memory", share > 0.5)
@@ -386,8 +368,8 @@ tl.check("3.7/low-rank", answer)
 #
 # ## The trap: a head that stays random
 #
-# Freeze everything, add adapters, train what takes gradients. It looks complete, and one line is missing: the head is
-# new and random, and it was frozen with the rest.
+# Freeze everything, add adapters, train what takes gradients. One line is missing: the new, random head was frozen with the
+# rest.
 
 # %%
 guess = tl.guess(
@@ -410,8 +392,7 @@ report
 
 # %% [markdown]
 # Here the mistake costs nothing that these runs can show: the adapters can bend the features until they fit a random head.
-# That is why nobody notices it. Don't rely on it with more classes or smaller adapters, where we measured
-# nothing: the repair is one line.
+# That is why nobody notices it. With more classes we measured nothing: the repair is one line.
 #
 # ## A backbone that has seen no labels
 #
@@ -421,8 +402,6 @@ report
 # nothing in `mini`.
 
 # %% tags=["nbval-ignore-output"]
-from tlcourse.runtime import OfflineError
-
 OTHER = "vit_small_patch14_dinov2.lvd142m"
 if MINI:
     print(f"{OTHER}: not in mini, its weights have to be downloaded")
@@ -432,7 +411,7 @@ else:
         way, part = tl.experiments.Probe(model), pets.for_model(model)
         other = compare({OTHER: way}, part, sizes=[100], seeds=seeds)
         print(runs + other, (runs + other).difference(OTHER, "frozen"))
-    except OfflineError as reason:
+    except tl.runtime.OfflineError as reason:
         print(reason)
 
 # %% [markdown]
@@ -480,8 +459,7 @@ tl.claim("soup helps at home, half way back away", both <= {*gains})
 # Half way back helps on unseen styles and costs nothing. A soup helps a little at home, for three trainings. Probe first
 # and mirror show no gain, and one smaller than the number after ± could not have been seen. Neighbours lose to the probe.
 #
-# An interval leaves out zero by bad luck now and then, and there are several here. Take a single find as a reason to
-# repeat it on your images.
+# With so many intervals, one may leave out zero by chance. Take a single find as a reason to repeat it on your images.
 #
 # ### Your turn
 #
@@ -513,7 +491,6 @@ import tempfile
 from pathlib import Path
 
 FOLDER = None  # or "~/my-images"
-
 few, new = pets.take(100, 100, 400), Path(tempfile.mkdtemp()) / "my-pets"
 place = FOLDER or tl.data.export_folder(few, new)
 mine = tl.data.from_folder(place, model=backbone)
@@ -537,7 +514,7 @@ print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
 #
 # - If statistics moved in fine-tuning, new ones from images without labels help on unseen styles. If they
 #   were kept, new ones hurt at home.
-# - LogME picks a stage in milliseconds. So does the rule "the last one", and here that was about as good.
+# - LogME picks a stage without a probe. So does the rule "the last one", and here that was about as good.
 # - Adapters train few parameters and keep up with training all layers, but a training step is no
 #   faster, and takes more than half of the memory.
 # - Of five refinements, two gave something here. Say how small a gain your runs could have shown before you say "no

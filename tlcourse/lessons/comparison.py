@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
@@ -45,17 +44,15 @@ def plot_differences(
     found: Mapping[str, Difference], *, title: str, live: Mapping[str, Difference] | None = None
 ) -> None:
     """Draw a row for each difference: a grey dot for each seed, the mean with its interval, `live` as diamonds."""
-    figure, ax = plt.subplots(figsize=(6.4, 0.36 * len(found) + 1.1), dpi=110, layout="constrained")
-    for i, (name, one) in enumerate(found.items()):
-        ax.plot(one.values, [i] * len(one.values), "o", color="0.72", ms=4, mew=0)
-        ax.errorbar(one.mean, i, xerr=one.margin, fmt="|", ms=13, mew=2, color="black", capsize=4)
-        again = live[name].values if live and name in live else ()
-        ax.plot(again, [i] * len(again), "D", color="black", mfc="white", ms=7, zorder=4)
-    ax.axvline(0, color="0.46", lw=0.8)
-    ax.set_yticks(range(len(found)), list(found))
-    ax.set(ylim=(len(found) - 0.5, -0.6), xlabel="difference of accuracy, with its 95 % interval")
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    with plots.new_figure(6.4, 0.36 * len(found) + 1.1, title=title) as ((ax,),):
+        for i, (name, one) in enumerate(found.items()):
+            ax.plot(one.values, [i] * len(one.values), "o", color="0.72", ms=4, mew=0)
+            ax.errorbar(one.mean, i, xerr=one.margin, fmt="|", ms=13, mew=2, color=plots.BLACK, capsize=4)
+            again = live[name].values if live and name in live else ()
+            ax.plot(again, [i] * len(again), "D", color=plots.BLACK, mfc="white", ms=7, zorder=4)
+        ax.axvline(0, color=plots.GREY, lw=0.8)
+        ax.set_yticks(range(len(found)), list(found))
+        ax.set(ylim=(len(found) - 0.5, -0.6), xlabel="difference of accuracy, with its 95 % interval")
 
 
 @dataclass(frozen=True, repr=False)
@@ -158,18 +155,16 @@ class Runs:
         self, cost: Mapping[str, float], *, title: str, live: "Runs | None" = None, xlabel: str = "trained parameters"
     ) -> None:
         """Draw the accuracy of each way against a cost, on a log scale: every run a dot, the mean a bar."""
-        figure, ax = plt.subplots(figsize=(6.4, 3.4), dpi=110, layout="constrained")
-        for name, x in cost.items():
-            shade = plots.COLOURS.get(name, "black")
-            values = list(self.accuracies(name).values())
-            again = [row["accuracy"] for row in (live.rows if live else ()) if row["way"] == name]
-            ax.plot([x] * len(values), values, "o", color=shade, alpha=0.35, mew=0)
-            ax.plot(x, np.mean(values), "_", color=shade, ms=26, mew=2.5)
-            ax.plot([x] * len(again), again, "D", color=shade, mfc="white", ms=7, zorder=4)
-            ax.annotate(name, (x, max(values)), (0, 7), textcoords="offset points", ha="center", color=shade)
-        ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel="validation accuracy", xmargin=0.15)
-        ax.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        with plots.new_figure(6.4, 3.4, title=title) as ((ax,),):
+            for name, x in cost.items():
+                shade = plots.COLOURS.get(name, plots.BLACK)
+                values = list(self.accuracies(name).values())
+                again = [row["accuracy"] for row in (live.rows if live else ()) if row["way"] == name]
+                ax.plot([x] * len(values), values, "o", color=shade, alpha=0.35, mew=0)
+                ax.plot(x, np.mean(values), "_", color=shade, ms=26, mew=2.5)
+                ax.plot([x] * len(again), again, "D", color=shade, mfc="white", ms=7, zorder=4)
+                ax.annotate(name, (x, max(values)), (0, 7), textcoords="offset points", ha="center", color=shade)
+            ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel="validation accuracy", xmargin=0.15)
 
     def table(self) -> Table:
         """Return mean and standard deviation of each way and number of images."""

@@ -65,11 +65,18 @@ def seconds(
 def training_memory(model: nn.Module, size: int, *, batch_size: int = 32) -> dict[str, int]:
     """Return the bytes that a training step with Adam holds: weights, gradients, optimizer, activations.
 
-    Activations are what the forward pass keeps for the backward pass. They are counted on two images, and grow with the
-    batch. Work space and the images themselves are not in it. The model is left as it was.
+    Activations are what the forward pass keeps for the backward pass. They are counted on two and on three images: the
+    difference grows with the batch. Work space is not in it. The model is left as it was.
     """
     weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    two, three = (_kept_for_backward(model, _images(model, images, size)) for images in (2, 3))
+    activations = two + (batch_size - 2) * (three - two)
+    return {"weights": weights, "gradients": trained, "optimizer": MOMENTS * trained, "activations": activations}
+
+
+def _kept_for_backward(model: nn.Module, images: torch.Tensor) -> int:
+    """Return the bytes that a forward pass in training mode keeps, without the model's own tensors."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -81,10 +88,9 @@ def training_memory(model: nn.Module, size: int, *, batch_size: int = 32) -> dic
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with no_side_effects(model), torch.enable_grad(), hooks:
-        outputs = train_mode(model)(_images(model, 2, size))
+        outputs = train_mode(model)(images)
     del outputs  # until here they hold the graph, and so every storage: no address was used twice
-    activations = sum(kept.values()) * batch_size // 2
-    return {"weights": weights, "gradients": trained, "optimizer": MOMENTS * trained, "activations": activations}
+    return sum(kept.values())
 
 
 def measure(

@@ -4,7 +4,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.ticker import LogLocator
 from torch import nn
@@ -109,20 +108,18 @@ class Variants(dict[str, Variant]):
 
     def plot(self, *, title: str) -> None:
         """Draw accuracy with its interval against size and against time; `title` is the message."""
-        figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True, dpi=110, layout="constrained")
-        for i, (name, row) in enumerate(self.items()):
-            low, high = row.result.interval
-            error = [[row.accuracy - low], [high - row.accuracy]]
-            look = {"color": (*plots.OTHERS, "grey")[i % 5], "fmt": "o^sDvPX"[i % 7], "ms": 7, "lw": 1, "capsize": 2}
-            for ax, x in zip(axes, (row.megabytes, row.ms), strict=True):
-                ax.errorbar(x, row.accuracy, error, label=name, **look)
-        for ax, label in zip(axes, ("file, MB", "time for one image, ms"), strict=True):
-            ax.set(xscale="log", xlabel=f"{label} (log scale)")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter("")
-            ax.spines[["top", "right"]].set_visible(False)
-        axes[0].set_ylabel("validation accuracy")
-        axes[1].legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=9, frameon=False)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        plt.show()
+        with plots.new_figure(8, 3.8, title=title, ncols=2, sharey=True) as (axes,):
+            for i, (name, row) in enumerate(self.items()):
+                low, high = row.result.interval
+                error = [[row.accuracy - low], [high - row.accuracy]]
+                shade = (*plots.OTHERS, plots.GREY)[i % 5]
+                look = {"color": shade, "fmt": plots.MARKERS[i % len(plots.MARKERS)], "ms": 7, "lw": 1, "capsize": 2}
+                for ax, x in zip(axes, (row.megabytes, row.ms), strict=True):
+                    ax.errorbar(x, row.accuracy, error, label=name, **look)
+            for ax, label in zip(axes, ("file, MB", "time for one image, ms"), strict=True):
+                ax.set(xscale="log", xlabel=f"{label} (log scale)")
+                ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+                ax.xaxis.set_major_formatter("{x:g}")
+                ax.xaxis.set_minor_formatter("")
+            axes[0].set_ylabel("validation accuracy")
+            axes[1].legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=9)
