@@ -47,6 +47,11 @@ def network() -> nn.Module:
     )
 
 
+def same(a, b) -> bool:
+    """Whether two runs ended with the same weights."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 def seed_everything() -> None:
     """Fix every random number that a run here draws."""
     for seed in (torch.manual_seed, np.random.seed, random.seed):

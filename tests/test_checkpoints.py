@@ -2,16 +2,16 @@
 
 import dataclasses
 import os
-import random
-import shutil
 import signal
+import subprocess
 import sys
-import time
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import resumable
 import torch
+from resumable import same
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -20,10 +20,6 @@ import tlcourse as tl
 from tlcourse.train import Checkpoints
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be killed")
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class KilledError(Exception):
@@ -311,79 +307,20 @@ def test_bad_settings():
 # Killed.
 
 
-def in_a_process(function, *args, wait=None, kill_at=None):
-    """Run a function in a forked process, kill it after `wait` seconds, and return how it ended."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if kill_at is not None:
-                _kill_at(*kill_at)
-            function(*args)
-            status = 0
-        finally:
-            os._exit(status)
-    if wait is not None:
-        time.sleep(wait)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _kill_at(module, name, call):
-    """Die inside the given call of a function of a module: half of a save is done."""
-    usual, count = getattr(module, name), [0]
-
-    def dying(*args, **options):
-        count[0] += 1
-        if count[0] == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return usual(*args, **options)
-
-    setattr(module, name, dying)
-
-
-def to_the_end(folder, result):
-    torch.set_num_threads(1)
-    weights, _ = resumable.train(Checkpoints(folder, every=1))
-    torch.save(weights, result)
+def killed(*arguments):
+    """Run killed.py in a fresh process; what it asserts must hold."""
+    command = [sys.executable, Path(__file__).with_name("killed.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @FORKS
 def test_fifty_kills_at_random_moments(tmp_path):
-    """Each process is killed within the time of a few steps, a good part of which are spent in saving."""
-    torch.set_num_threads(1)
-    expected, _ = resumable.train(None)
-    rng, kills, saving, reached = random.Random(0), 0, 0, 0
-    result = tmp_path / "result.pt"
-    while not result.exists():
-        # Once there were fifty, the run may come to its end.
-        ended = in_a_process(to_the_end, tmp_path / "run", result, wait=rng.uniform(0.02, 0.2) if kills < 50 else None)
-        kills += ended == -signal.SIGKILL
-        saving += any((tmp_path / "run").glob(".step-*.part"))
-        newest = max((int(file.name[5:14]) for file in Checkpoints(tmp_path / "run").files()), default=0)
-        assert newest >= reached  # nothing that was saved is lost
-        reached = newest
-        if result.exists() and kills < 50:  # it was too quick: from the beginning
-            assert same(torch.load(result), expected)
-            result.unlink()
-            shutil.rmtree(tmp_path / "run")
-            reached = 0
-    assert kills == 50
-    assert same(torch.load(result), expected)
-    print(f"\n{kills} kills, {saving} of them during a save")
+    killed(tmp_path)
 
 
 @FORKS
-@pytest.mark.parametrize(
-    "moment", [(torch, "save"), (os, "fsync"), (os, "replace")], ids=["writing", "flushing", "renaming"]
-)
+@pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "os.replace"])
 @pytest.mark.parametrize("call", [1, 10])
 def test_killed_inside_a_save(tmp_path, moment, call):
-    expected, _ = resumable.train(None)
-    result = tmp_path / "result.pt"
-    ended = in_a_process(to_the_end, tmp_path / "run", result, kill_at=(*moment, call))
-    assert ended == -signal.SIGKILL
-    assert in_a_process(to_the_end, tmp_path / "run", result) == 0
-    assert same(torch.load(result), expected)
-    assert not list((tmp_path / "run").glob(".step-*.part"))
+    killed(tmp_path, moment, call)
