@@ -68,7 +68,7 @@ def known(name: str = "") -> list[str]:
     Raises:
         ValueError: there is no such step.
     """
-    from tlcourse.lessons import ex2, steps  # noqa: F401  (they register their steps)
+    from tlcourse.lessons import exercises, steps  # noqa: F401  (they register their steps)
 
     if name and name not in STEPS:
         raise ValueError(f"There is no step {name!r}. There are {', '.join(sorted(STEPS))}.")

@@ -8,9 +8,8 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from tlcourse import models
-from tlcourse.lessons.answers import half_wave, need_function, pair, quiet, rates_by_name, scheduler_of
 from tlcourse.lessons.checks import NotRightError, step
-from tlcourse.lessons.steps import STEPS_OF_LESSONS  # noqa: F401  (the lessons' steps come first)
+from tlcourse.lessons.exercises.answers import half_wave, need_function, pair, quiet, rates_by_name, scheduler_of
 
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")  # the stem is conv1 and bn1
 # A loss that gets lower, stays for three epochs, gets lower again, twice nearly stays, and then stays for long.

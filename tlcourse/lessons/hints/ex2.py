@@ -1,4 +1,4 @@
-"""Hints for the steps of exercises: three for each, every one stronger than the one before."""
+"""Hints for exercise 2, "Schedule the learning rate"."""
 
 HINTS = {
     "ex2/plateau": (

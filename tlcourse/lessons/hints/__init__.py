@@ -1,0 +1,5 @@
+"""Hints for the steps of exercises: three for each, every one stronger than the one before."""
+
+from tlcourse.lessons.hints import ex2
+
+HINTS = ex2.HINTS
