@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.utils import prune
+from torchvision import transforms
 
 import tlcourse as tl
 from tlcourse.lessons import checks, guesses
@@ -309,6 +310,63 @@ def by_numpy(probabilities, labels, share):
     return float((probabilities.numpy().argmax(1) == labels.numpy())[order].mean())
 
 
+def limit(probabilities, labels, wanted, *, lowest=True, none=1.1, strict=False, by=0.0):
+    confidence, predicted = probabilities.max(1)
+    right = (predicted == labels).float()
+    for value in confidence.sort(descending=not lowest).values:
+        if right[confidence > value if strict else confidence >= value].mean() >= wanted:
+            return value.item() + by
+    return none
+
+
+def limit_by_cumulation(probabilities, labels, wanted):
+    confidence = np.concatenate([[1.5], np.sort(probabilities.numpy().max(1))[::-1]])
+    order = np.argsort(-probabilities.numpy().max(1), kind="stable")
+    right = np.cumsum((probabilities.numpy().argmax(1) == labels.numpy())[order]) / np.arange(1, len(labels) + 1)
+    return confidence[np.flatnonzero(np.concatenate([[True], right >= wanted]))[-1]]
+
+
+def where_it_first_fails(probabilities, labels, wanted):
+    confidence, predicted = probabilities.max(1)
+    order = confidence.argsort(descending=True)
+    right = (predicted == labels)[order].float().cumsum(0) / torch.arange(1, len(labels) + 1)
+    stays = int((right >= wanted).int().cumprod(0).sum())
+    return confidence[order][stays - 1] if stays else 2
+
+
+def of_the_right_ones(probabilities, labels, wanted):
+    confidence, predicted = probabilities.max(1)
+    return confidence[predicted == labels].quantile(1 - min(wanted, 1))
+
+
+def from_config(name, **changes):
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    return timm.data.create_transform(**(config | changes))
+
+
+def by_the_model(name):
+    return timm.data.create_transform(**timm.data.resolve_model_data_config(timm.create_model(name)))
+
+
+def by_the_package(name):
+    return tl.preprocessing.get_preprocessing(timm.create_model(name)).evaluation()
+
+
+def written_out(name):
+    c = timm.get_pretrained_cfg(name)
+    steps = [
+        transforms.Resize(math.floor(c.input_size[-1] / c.crop_pct), transforms.InterpolationMode(c.interpolation)),
+        transforms.CenterCrop(c.input_size[-1]),
+        transforms.ToTensor(),
+        transforms.Normalize(c.mean, c.std),
+    ]
+    return transforms.Compose(steps)
+
+
+def of_imagenet(name):
+    return from_config(name, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
 def of_all_images(probabilities, labels, share):
     right = probabilities.argmax(1) == labels
     return right[probabilities.amax(1).argsort(descending=True)[: round(share * len(labels))]].sum().item() / len(
@@ -406,6 +464,8 @@ RIGHT = {
     ],
     "3.4/choose": [best_within, best_in_a_loop],
     "3.5/features": [partial(timm.create_model, num_classes=0), reset],
+    "3.5/transform": [from_config, by_the_model, by_the_package, written_out],
+    "3.6/limit": [limit, limit_by_cumulation, lambda *given: torch.tensor(limit(*given))],
     "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
     "3.6b/one-limit": [pruned(), masked, by_torch],
     "3.6b/any-batch": [exported(), automatic()],
@@ -528,6 +588,28 @@ WRONG = {
         (lambda name: timm.create_model("tl_resnet", num_classes=0), "Its features are 512"),
         (lambda name: name, "Return the network"),
         (timm.create_model("resnet10t"), "Give a function"),
+    ],
+    "3.5/transform": [
+        (of_imagenet, "Its weights want {'mean': (0.5, 0.5, 0.5)"),
+        (lambda name: from_config(name, input_size=(3, 224, 224)), "(3, 176, 176)"),
+        (lambda name: from_config(name, is_training=True), "a transform for training"),
+        (lambda name: from_config(name, crop_pct=0.6), "crop_pct"),
+        (lambda name: timm.data.create_transform(224), "a deviation of"),
+        (lambda name: transforms.Resize((224, 224)), "gives a Image, not a tensor"),
+        (timm.get_pretrained_cfg, "Return the transform"),
+        (from_config("resnet18"), "cannot use this answer"),
+        ({"mean": 0.5}, "Give a function"),
+    ],
+    "3.6/limit": [
+        (lambda *given: limit(*given, lowest=False), "A lower limit reaches the accuracy too"),
+        (where_it_first_fails, "A lower limit reaches the accuracy too"),
+        (lambda p, labels, wanted: wanted, "A lower limit"),
+        (lambda p, labels, wanted: 0.0, "too few"),
+        (of_the_right_ones, "too few"),
+        (lambda *given: limit(*given, none=0.0), "with 1.01 wanted"),
+        (lambda *given: limit(*given, by=1e-3), "A lower limit"),
+        (lambda p, labels, wanted: p.amax(1), "Return one number"),
+        (0.9, "Give a function"),
     ],
     "3.6/surest": [
         (lambda *given: surest(*given, descending=False), "lowest confidence"),

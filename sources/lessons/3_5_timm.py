@@ -192,6 +192,26 @@ print(f"image sizes from {sizes[0]} to {sizes[-1]} pixels")
 # %% [markdown]
 # So the usual numbers are a guess that fails for many networks, most ViTs among them. 3.4 measured what that costs.
 #
+# ### Your turn: the right transform
+#
+# Write a function of a name that returns the transform which the default weights of this network want at evaluation. It
+# takes a PIL image. Leave out the weights themselves: their configuration comes with timm.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(name):
+#     config = timm.get_pretrained_cfg(name).to_dict()
+#     config = timm.data.resolve_data_config(pretrained_cfg=config)
+#     return timm.data.create_transform(**config)
+# ```
+# </details>
+
+# %%
+answer = ...  # a function: def answer(name): ...
+tl.check("3.5/transform", answer)
+
+# %% [markdown]
 # ## The trap: a new head, and an old optimizer
 #
 # `reset_classifier` replaces the head of a network that you have. You freeze the backbone, build the optimizer, and then

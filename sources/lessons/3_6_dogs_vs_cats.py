@@ -79,7 +79,7 @@ folder_report = tl.doctor.diagnose(messy)
 folder_report
 
 # %% [markdown]
-# Only the cut-off file raises an error. The others raise none, and the leaked test image makes the test result too good. The doctor finds all four. `tlcourse doctor FOLDER` gives the same report in a terminal.
+# Only the cut-off file raises an error. The others raise none, and the leaked test image makes the test result too good. The doctor finds all four. Run `tl.doctor.diagnose(FOLDER)` on yours, or `tlcourse doctor FOLDER` in a terminal.
 #
 # After the repair come the real images: copies, sizes, balance, and the **split**. Training, validation and test set are
 # there already. Later you'll adjust how sure the model is, on images that nothing has used yet. So a quarter
@@ -311,7 +311,6 @@ if MINI:
 # %% [markdown]
 # Each point is an eighth of the test images. Compare the gap between "sure" and "right" with the interval of the accuracy. On
 # the toy pets the gap is smaller, so this test can't say whether the network is too sure, and the loss hardly changes.
-# From so few images $T$ is rough. A network with a large $T$ gains more.
 #
 # ## Answer only when sure
 #
@@ -346,8 +345,30 @@ if MINI:
     tl.claim("the surest four fifths are more accurate", better, title)
 
 # %% [markdown]
-# In use you need a limit for the confidence, not a share. Take it from the images that were set aside.
+# ### Your turn: a limit
 #
+# In use you need a limit for the confidence, found on images that were set aside. Write a function of probabilities, labels and the
+# accuracy that is wanted. It returns the lowest limit at which the images with at least that confidence reach the accuracy,
+# or a limit above one if there is none.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(probabilities, labels, wanted):
+#     confidence, predicted = probabilities.max(1)
+#     right = (predicted == labels).float()
+#     for limit in confidence.sort().values:
+#         if right[confidence >= limit].mean() >= wanted:
+#             return limit.item()
+#     return 1.1
+# ```
+# </details>
+
+# %%
+answer = ...  # a function: def limit(probabilities, labels, wanted): ...
+tl.check("3.6/limit", answer)
+
+# %% [markdown]
 # ## The most confident mistakes
 #
 # **Grad-CAM** shows where in the image an answer comes from. It takes the outputs of the last stage, weights each channel
@@ -371,9 +392,7 @@ def grad_cam(model, layer, image):
 # %% tags=["nbval-ignore-output"]
 layer = model.features if hasattr(model, "features") else model.layer4
 title = "The most confident mistakes, and where the last stage responds"
-with tl.plots.new_figure(
-    7, 3.4, title=title, nrows=2, ncols=5, dpi=80
-) as axes:
+with tl.plots.new_figure(7, 3.4, title=title, nrows=2, ncols=5) as axes:
     for (above, below), i in zip(axes.T, test.worst(5), strict=False):
         image = clean.test[i][0]
         heat = grad_cam(model, layer, image.to(runtime.device))
@@ -383,11 +402,12 @@ with tl.plots.new_figure(
         below.imshow(heat, cmap="magma", alpha=0.6)
         said = clean.classes[test.predicted[i]]
         above.set_title(f"✗ {said}, {p[i].max():.0%}", color=BLACK)
+        below.set_title(f"true: {clean.classes[test.labels[i]]}")
     for ax in axes.flat:
         ax.axis("off")
 
 # %% [markdown]
-# What do they have in common? Five are too few to prove anything, but they are an idea of what to collect. On real images, some
+# What do they have in common? Five prove nothing, but they suggest what to collect. On real images, some
 # confident mistakes turn out to be wrong labels. The heat shows where
 # the last stage responds, at a coarse scale. It doesn't prove why.
 #
@@ -428,30 +448,26 @@ if MINI:
 #
 # ## One file to hand over
 #
-# Where scaling lowers the loss on new images, $T$ can go into the file: scores are linear in the head, so divide its weight and
-# bias by $T$. Here it hardly does, so the file keeps the scores as they are.
+# The file keeps the scores as they are: here, scaling hardly lowers the loss.
 #
 # **From the chapter.** It saves in three ways: the state dict, a checkpoint with optimizer and epoch, and the whole model.
 # The last is a pickle, and a pickle can run code when it is loaded.
 
 
 # %% tags=["nbval-ignore-output"]
+import pickle
+
+
 class Surprise:
     def __reduce__(self):  # says what to call when the file is loaded
         return print, ("this line ran while a file was loaded",)
 
 
-file = Path("runs") / "pets.safetensors"
+file, refused = Path("runs") / "pets.safetensors", []
 tl.predict.save_checkpoint(file, model, clean.classes)
 saved = {"weights": model.state_dict(), "model": model}
 saved["resume"] = saved["weights"] | {"optimizer": optimizer.state_dict()}
-saved["surprise"] = Surprise()
-
-# %%
-import pickle
-
-refused = []
-for name, thing in saved.items():
+for name, thing in (saved | {"surprise": Surprise()}).items():
     torch.save(thing, f"runs/{name}.pt")
     try:
         torch.load(f"runs/{name}.pt")

@@ -61,14 +61,12 @@ for stage in tl.models.stages(TEACHER):
 # %%
 titles = "share of the weights", "share of the multiplications"
 title = "A stage's share of the weights is not its share of the work"
-with tl.plots.new_figure(7, 2.6, title=title, ncols=2, sharey=True) as (
-    axes,
-):
-    for ax, name, values in zip(axes, titles, (weights, work), strict=True):
+with tl.plots.new_figure(7, 2.6, title=title, ncols=2, sharey=True) as axs:
+    for ax, name, values in zip(*axs, titles, (weights, work), strict=True):
         shares = [x / sum(values.values()) for x in values.values()]
         ax.barh(list(values), shares, color=tl.plots.GREY)
         ax.set(xlabel=name, xlim=(0, 1))
-    axes[0].invert_yaxis()
+    axs[0][0].invert_yaxis()
 last = list(work)[-2]
 guess.compare(f"{last} does {work[last] / sum(work.values()):.0%}")
 
@@ -94,11 +92,8 @@ from safetensors.torch import load, save
 from tlcourse.lessons.variants import Variants, latency
 from torch.utils import benchmark
 
-timer = benchmark.Timer(
-    "TEACHER(image)",
-    globals=globals(),
-    num_threads=1,
-    timer=time.thread_time,
+timer = benchmark.Timer(  # on one thread
+    "TEACHER(image)", globals=globals(), timer=time.thread_time
 )
 with torch.inference_mode():
     found = timer.blocked_autorange(min_run_time=0.3)
@@ -332,6 +327,10 @@ def half_the_channels(model, splits):
 again = tl.experiments.Trained(
     lr=LR, passes=5, weights=None, model=BACKBONE, start=half_the_channels
 )
+raw = copy.deepcopy(TEACHER)
+half_the_channels(raw, pets)
+kept = variants.same(variants.logits(raw.eval()))
+print(f"before training, {kept:.0%} of the answers are the same")
 thin = again.fit(pets, LABELLED, runtime.seed)[0].cpu().eval()
 variants.add("half the channels", thin, len(save(thin.state_dict())))
 

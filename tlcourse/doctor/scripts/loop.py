@@ -34,7 +34,8 @@ def frozen_bn(script: Script) -> Findings:
     if not has_bn and WITHOUT_BATCH_NORM.search(text):
         return
     for call in script.named("train"):
-        trains = MODELS.match(owner(call)) and constant(argument(call, "mode", 0)) is not False
+        mode = argument(call, "mode", 0)
+        trains = MODELS.match(owner(call)) and (mode is None or constant(mode) is True)
         if trains and isinstance(script.parents[call], ast.Expr) and not _eval_follows(script, call):
             evidence = f"{quoted(call)}, and no `.eval()` for the frozen part before the batches"
             found = wrong if has_bn and not UNFREEZING.search(text) else suspicious
@@ -48,6 +49,8 @@ def evaluation_mode(script: Script) -> Findings:
     for call in script.calls:
         loop = script.loop(call, "batches")
         if loop is None or loop in seen or not MODELS.match(dotted(call)) or not _without_gradients(script, call):
+            continue
+        if isinstance(script.parents[call], ast.Expr):  # nothing is measured: a pass for new batch-norm statistics
             continue
         earlier = [one for one in script.inside(script.scopes[call]) if one.lineno <= call.lineno]
         evals = [one.lineno for one in earlier if last(one) in ("eval", "evaluation_mode")]

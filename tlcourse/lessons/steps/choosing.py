@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
 
 from tlcourse.lessons.checks import NotRightError, step
 
@@ -72,6 +73,37 @@ def features(function: Any) -> str:
     return "the same line works for every network of timm, so you can exchange the backbone in one place."
 
 
+@step("3.5/transform")
+def transform(function: Any) -> str:
+    """A function of a name: the transform at evaluation that the default weights of this network want."""
+    import timm
+
+    if not callable(function) or isinstance(function, nn.Module):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function of a name.")
+    image = torch.rand(3, 13, 17, generator=torch.Generator().manual_seed(0))
+    image = to_pil_image(image).resize((340, 260))  # blobs of colour
+    for name in ("vit_tiny_patch16_224", "resnet10t", "tl_resnet", "resnet18"):
+        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        wanted = timm.data.create_transform(**config)(image)
+        made = function(name)
+        if not callable(made):
+            raise NotRightError(f"for {name} it returns a {type(made).__name__}. Return the transform.")
+        found = made(image)
+        if not isinstance(found, torch.Tensor):
+            raise NotRightError(f"for {name} the transform gives a {type(found).__name__}, not a tensor.")
+        if found.shape != wanted.shape:
+            shapes = f"{tuple(found.shape)}, and its weights want {tuple(wanted.shape)}"
+            raise NotRightError(f"for {name} an image becomes {shapes}. The configuration holds the size.")
+        if not torch.equal(found, made(image)):
+            raise NotRightError(f"for {name} the same image gives two results: this is a transform for training.")
+        if not torch.allclose(found, wanted, atol=0.02):
+            seen = f"for {name} the result has a mean of {found.mean():.2f} and a deviation of {found.std():.2f}, "
+            seen += f"and not {wanted.mean():.2f} and {wanted.std():.2f}"
+            wants = {key: config[key] for key in ("mean", "std", "crop_pct", "interpolation")}
+            raise NotRightError(f"{seen}. Its weights want {wants}.")
+    return "the transform comes with the weights, so another network needs no other line of your code."
+
+
 @step("3.6/surest")
 def surest(function: Any) -> str:
     """A function that gives the accuracy on the share of images with the highest confidence."""
@@ -93,3 +125,28 @@ def surest(function: Any) -> str:
                 raise NotRightError("these are the images with the lowest confidence. Sort the other way.")
             raise NotRightError(f"for a share of {share:g} it gives {float(found):.3f}; {wanted:.3f} is asked for.")
     return "with it you can say how many images a person has to look at for the accuracy that you need."
+
+
+@step("3.6/limit")
+def limit(function: Any) -> str:
+    """A function that gives the lowest limit at which the answered images reach an accuracy; above one if none does."""
+    if not callable(function):
+        raise NotRightError(f"the answer is a {type(function).__name__}. Give a function.")
+    for images, wanted in ((200, 0.903), (80, 0.971), (120, 0.0), (300, 0.857), (40, 1.01)):
+        generator = torch.Generator().manual_seed(images)
+        probabilities = (2 * torch.randn(images, 3, generator=generator)).softmax(1)
+        confidence, predicted = probabilities.max(1)
+        right = torch.rand(images, generator=generator) < confidence
+        labels = torch.where(right, predicted, (predicted + 1) % 3)
+        answers = [confidence >= limit for limit in confidence]
+        most = max((int(a.sum()) for a in answers if right[a].float().mean() >= wanted), default=0)
+        found = function(probabilities.clone(), labels.clone(), wanted)
+        if not isinstance(found, int | float) and getattr(found, "shape", None) != ():
+            raise NotRightError(f"it returns {type(found).__name__}. Return one number.")
+        answered = confidence >= float(found)
+        seen = f"with {wanted:g} wanted, the limit {float(found):.3f} answers {int(answered.sum())} of {images} images"
+        if answered.any() and (accuracy := right[answered].float().mean().item()) < wanted:
+            raise NotRightError(f"{seen}, and {accuracy:.3f} of them are right: too few.")
+        if answered.sum() < most:
+            raise NotRightError(f"{seen}. A lower limit reaches the accuracy too, and answers {most}.")
+    return "choose it on images that were set aside: on the images that chose it, the accuracy looks better than it is."
