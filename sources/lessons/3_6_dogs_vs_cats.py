@@ -230,10 +230,8 @@ phases = tl.train.plan(model, 2, lr=RATES[1], layer_decay=0.7, epochs=5)
 phases[0] = tl.train.Phase({"head": RATES[0]}, epochs=3, name="frozen")
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
 loaders = clean.loaders(16, seed=runtime.seed)
-cosine = tl.train.schedules.cosine
-history = tl.train.fit_gradual(
-    model, loaders, optimizer, phases, make_schedule=cosine
-)
+cosine = {"make_schedule": tl.train.schedules.cosine}
+history = tl.train.fit_gradual(model, loaders, optimizer, phases, **cosine)
 
 # %% tags=["nbval-ignore-output"]
 accuracies = history.column("val_accuracy")
@@ -392,7 +390,8 @@ def grad_cam(model, layer, image):
 # %% tags=["nbval-ignore-output"]
 layer = model.features if hasattr(model, "features") else model.layer4
 title = "The most confident mistakes, and where the last stage responds"
-with tl.plots.new_figure(7, 3.4, title=title, nrows=2, ncols=5) as axes:
+rows = {"nrows": 2, "ncols": 5, "dpi": 80}
+with tl.plots.new_figure(7, 3.4, title=title, **rows) as axes:
     for (above, below), i in zip(axes.T, test.worst(5), strict=False):
         image = clean.test[i][0]
         heat = grad_cam(model, layer, image.to(runtime.device))
