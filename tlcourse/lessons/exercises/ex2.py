@@ -9,12 +9,19 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
-from tlcourse.lessons.exercises.answers import half_wave, need_function, pair, quiet, rates_by_name, scheduler_of
+from tlcourse.lessons.exercises.answers import (
+    conclusion,
+    half_wave,
+    need_function,
+    pair,
+    quiet,
+    rates_by_name,
+    scheduler_of,
+)
 
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")  # the stem is conv1 and bn1
 # A loss that gets lower, stays for three epochs, gets lower again, twice nearly stays, and then stays for long.
 LOSSES = (1.0, 0.9, 0.8, 0.85, 0.8, 0.83, 0.7, 0.75, 0.75, 0.6, 0.5, 0.6, 0.55, *[0.5] * 12)
-CONCLUSIONS = {"better", "worse", "no difference shown"}
 
 
 @step("ex2/plateau")
@@ -213,28 +220,4 @@ def _why_late(t: int, name: str, found: float, stopped: float) -> str:
 @step("ex2/gain")
 def gain(answer: Any) -> str:
     """Runs of a constant and a scheduled rate, and the conclusion that their paired difference supports."""
-    from tlcourse.lessons.comparison import Runs
-
-    runs, conclusion = pair(answer, "the runs and your conclusion")
-    if not isinstance(runs, Runs):
-        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
-    ways = {row["way"] for row in runs.rows}
-    if missing := {"constant", "scheduled"} - ways:
-        raise NotRightError(f"there are no runs named {min(missing)!r}: there are {', '.join(sorted(ways))}.")
-    if len({(row["data"], row["images"]) for row in runs.rows}) > 1:
-        raise NotRightError("the runs have different images: compare both ways with the same number of images.")
-    first, second = ({r["seed"]: r for r in runs.rows if r["way"] == way} for way in ("scheduled", "constant"))
-    if first.keys() != second.keys():
-        raise NotRightError("the two ways ran with different seeds, so they cannot be paired.")
-    if len(first) < 5:
-        raise NotRightError(f"there are {len(first)} seeds. Run five or more: one run says nothing about chance.")
-    if all((r["accuracy"], r["loss"]) == (second[s]["accuracy"], second[s]["loss"]) for s, r in first.items()):
-        raise NotRightError("both ways gave the same loss for every seed: the schedule did not reach the training.")
-    found = runs.difference("scheduled", "constant")
-    if str(conclusion).strip().lower() not in CONCLUSIONS:
-        raise NotRightError(f"the conclusion is {conclusion!r}. Choose among {', '.join(sorted(CONCLUSIONS))}.")
-    wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"
-    if str(conclusion).strip().lower() != wanted:
-        why = "leaves out zero" if found.clear else "holds zero"
-        raise NotRightError(f"you say {conclusion!r}, and the runs say {found}. The interval {why}: {wanted!r}.")
-    return f"the conclusion is what your runs support: {found}. More seeds would show smaller differences."
+    return conclusion(answer, "scheduled", "constant", "the schedule did not reach the training")
