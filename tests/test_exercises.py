@@ -89,12 +89,12 @@ def test_a_solution_that_its_checks_refuse_is_not_built():
 def test_the_solution_on_request_is_right_by_itself(source, capsys):
     """With the notebook's imports. Answers that are no function need its data: its notebook was run with them."""
     imports = re.findall(r"^(?:import|from) .+$", source.read_text(encoding="utf-8"), re.M)
+    space = {"tl": tl}
     for step in _exercises.answers(source):
         tl.solution(step)
         text = capsys.readouterr().out
         if functions := re.findall(r"^def (\w+)", text, re.M):
-            space = {"tl": tl}
-            exec("\n".join([*imports, text]), space)
+            exec("\n".join([*imports, text]), space)  # with what the steps before it have left
             assert tl.check(step, space[functions[-1]]).outcome == "right"
 
 

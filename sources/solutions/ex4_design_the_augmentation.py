@@ -184,7 +184,8 @@ tl.check("ex4/letters", letter_transform)
 # because it works on floats between zero and one.
 
 # %%
-MEAN, STD = land.preprocessing.mean, land.preprocessing.std
+wants = tl.preprocessing.get_preprocessing(tl.models.create("tl_resnet", 4))
+MEAN, STD = wants.mean, wants.std
 
 
 def evaluation():
