@@ -57,7 +57,7 @@ def case_b(splits, seed):
     loaders = replace(few, train=train, val=val).loaders(16, seed=seed)
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     optimizer = torch.optim.AdamW(model.fc.parameters(), lr=0.01)
-    return model, loaders, optimizer, {"epochs": 6}
+    return model, loaders, optimizer, {"epochs": 5}
 
 
 def case_c(splits, seed):
@@ -65,7 +65,7 @@ def case_c(splits, seed):
     few = splits.plain().take(train=30, val=40, seed=seed)
     model = tl.models.create("tl_resnet", 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
-    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 8}
+    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 6}
 
 
 # %%
@@ -81,7 +81,7 @@ def case_d(splits, seed):
     loaders = replace(splits, train=train, val=val).loaders(8, seed=seed)
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     optimizer = torch.optim.AdamW(model.fc.parameters(), lr=0.01)
-    return model, loaders, optimizer, {"epochs": 8}
+    return model, loaders, optimizer, {"epochs": 6}
 
 
 # %%
@@ -91,7 +91,7 @@ def case_e(splits, seed):
     model = tl.models.create("tl_resnet", 2, weights=None)
     model = tl.models.freeze(model)
     optimizer = torch.optim.AdamW(model.fc.parameters(), lr=0.01)
-    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 6}
+    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 5}
 
 
 def case_f(splits, seed):
@@ -124,38 +124,31 @@ for name, case in cases.items():
     reports[name] = tl.examine(model, optimizer, loaders, history=history)
 
 # %% tags=["nbval-ignore-output"]
-title = "Six failures, and each curve is a symptom: no curve names a cause"
-with tl.plots.new_figure(8, 4.8, title=title, nrows=2, ncols=3) as axes:
-    for ax, (name, history) in zip(
-        axes.flat, histories.items(), strict=True
-    ):
-        for part, shade in (("train", "GREY"), ("val", "BLACK")):
-            losses = history.column(f"{part}_loss")
-            shade = getattr(tl.plots, shade)
-            ax.plot(
-                history.column("epoch"), losses, "o-", ms=3, color=shade
-            )
-        last = history.epochs[-1]
-        accuracies = f"{last.train_accuracy:.2f}, {last.val_accuracy:.2f}"
-        ax.set_title(f"case {name}: last accuracies {accuracies}")
+TITLE = "Six broken set-ups: some curves look fine, and two look the same"
+with tl.plots.new_figure(8, 4.8, title=TITLE, nrows=2, ncols=3) as axes:
+    for ax, name in zip(axes.flat, cases, strict=True):
+        rows = histories[name]
+        epochs, last = rows.column("epoch"), rows.epochs[-1]
+        train, val = rows.column("train_loss"), rows.column("val_loss")
+        ax.plot(epochs, train, "o-", ms=3, color=tl.plots.GREY)
+        ax.plot(epochs, val, "o-", ms=3, color=tl.plots.BLACK)
         ax.axhline(np.log(2), color=tl.plots.GREY, lw=0.8, ls=":")
-        ax.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
+        accuracies = (
+            f"{last.train_accuracy:.2f} and {last.val_accuracy:.2f}"
+        )
+        ax.set_title(f"{name}: accuracies {accuracies}", color="black")
+        ax.set(xlabel="epoch", ylim=(0, 1.2 * max(*train, *val)))
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].text(
-        0.97,
-        0.95,
-        "grey: training\nblack: validation\ndotted: guessing",
-        transform=axes[0, 0].transAxes,
-        ha="right",
-        va="top",
-        fontsize=8,
-    )
+    axes[0, 0].set_ylabel("loss (nats)")
+    axes[1, 0].set_ylabel("loss (nats)")
 wrong = [name for name, report in reports.items() if not report]
 guess.compare(f"{len(wrong)} of {len(reports)}")
 
 # %% [markdown]
-# The dotted line is the loss of someone who gives both classes the same probability, the logarithm of two. Now read
-# the doctor's report of each case: change the letter and run the cell again.
+# Grey is training, black is validation; above each panel are the accuracies of the last epoch, in this order. The dotted line
+# is the loss of guessing, which gives both classes the same probability: the logarithm of two. The axes differ.
+#
+# Now read the doctor's report of each case: change the letter and run the cell again.
 
 # %% tags=["nbval-ignore-output"]
 CASE = "f"  # then the other five
@@ -205,8 +198,8 @@ tl.check("ex5/causes", answer)
 #
 # ### Step 2: case a
 #
-# Done means: in no epoch is the training loss more than half above that of guessing, in the last one it is at least a tenth
-# below, and new images are told apart better than by guessing.
+# Done means: in no epoch is the training loss more than twice that of guessing, in the last one it is at least a tenth below,
+# and the accuracy on new images is above guessing.
 
 
 # %%
@@ -216,7 +209,7 @@ def repaired_a(splits, seed):
     few = splits.plain().take(train=40, val=40, seed=seed)
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     optimizer = torch.optim.SGD(
-        model.fc.parameters(), lr=0.01, momentum=0.9
+        model.fc.parameters(), lr=0.03, momentum=0.9
     )
     return model, few.loaders(16, seed=seed), optimizer, {"epochs": 5}
     ### END SOLUTION
@@ -231,7 +224,8 @@ tl.check("ex5/case_a", repaired_a)
 # stronger head, or to look for another pre-training domain. Those are remedies for features that fit badly. First make sure
 # that there are features.
 #
-# Done means: the training loss ends at three quarters of that of guessing or lower, and new images are told apart.
+# Done means: the training loss ends at three quarters of that of guessing or lower, and the accuracy on new
+# images is above guessing.
 
 
 # %%
@@ -241,7 +235,7 @@ def repaired_e(splits, seed):
     few = splits.plain().take(train=40, val=40, seed=seed)
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     optimizer = torch.optim.AdamW(model.fc.parameters(), lr=0.01)
-    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 6}
+    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 5}
     ### END SOLUTION
 
 
@@ -255,7 +249,7 @@ tl.check("ex5/case_e", repaired_e)
 #
 # Done means, beside case c as it was: with every seed, the gap between validation and training loss in the last epoch is
 # smaller. In the mean, the validation loss ends no higher, and at most 0.15 above its lowest epoch. Accuracy on new images
-# is at most 0.05 lower.
+# is at most 0.08 lower.
 
 
 # %%
@@ -274,12 +268,13 @@ tl.check("ex5/case_c", repaired_c)
 # %% [markdown]
 # ## Repair what fails quietly
 #
-# These three raise no error, and one has the best validation accuracy of all. The checks look at what reaches the network: they
-# give your function images of one colour each, and follow every colour.
+# These three raise no error, and their losses stay in the usual range. So the checks look at what reaches the network and what
+# moves in it.
 #
 # ### Step 5: case b
 #
-# Compare its curve with that of case e: they look alike, and the causes have nothing in common.
+# Compare its curve with that of case e: they look alike, and the causes have nothing in common. Normalise as the weights were
+# trained. The check gives your function images of one colour each, and looks at what becomes of every colour.
 
 
 # %%
@@ -289,7 +284,7 @@ def repaired_b(splits, seed):
     few = splits.plain().take(train=40, val=40, seed=seed)
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     optimizer = torch.optim.AdamW(model.fc.parameters(), lr=0.01)
-    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 6}
+    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 5}
     ### END SOLUTION
 
 
@@ -298,7 +293,8 @@ tl.check("ex5/case_b", repaired_b)
 # %% [markdown]
 # ### Step 6: case d
 #
-# Keep the views if you like. No original may be on both sides, under whatever view.
+# Keep the views if you like. No original may be on both sides, under whatever view. The check again gives your function
+# images of one colour each, and follows the colours: crops and mirrors do not change them.
 
 
 # %%
@@ -318,7 +314,7 @@ def repaired_d(splits, seed):
     few = replace(splits, train=parts[0], val=parts[1])
     model = tl.models.freeze(tl.models.create("tl_resnet", 2))
     optimizer = torch.optim.AdamW(model.fc.parameters(), lr=0.01)
-    return model, few.loaders(8, seed=seed), optimizer, {"epochs": 8}
+    return model, few.loaders(8, seed=seed), optimizer, {"epochs": 6}
     ### END SOLUTION
 
 
@@ -351,8 +347,9 @@ tl.check("ex5/case_f", repaired_f)
 # %% [markdown]
 # ## Step 8: prove it
 #
-# Did the repairs of b and d help? `measure` fits a linear probe to the training images of a set-up. It measures the probe
-# twice: on the set-up's own validation images, and on fresh ones that no set-up has. The test set is not read.
+# Did the repairs of b and d help? `measure` fits a linear probe to the training images of a set-up, which takes a second
+# and needs images without augmentation. It measures the probe twice: on the set-up's own validation images, and on a hundred
+# fresh ones that are in no training set. The test set is not read.
 
 # %%
 guess = tl.guess(
@@ -363,7 +360,7 @@ guess = tl.guess(
 
 # %%
 def measure(make, splits, images, seed):
-    """Fit a probe as a case would; measure on its own and on fresh images."""
+    """Fit a probe; measure it on a case's own and on fresh images."""
     model, loaders, _, _ = make(splits, seed)
     fresh = splits.plain().take(val=100, seed=0).val
     parts = {"own": loaders.val.dataset, "fresh": fresh}
@@ -387,14 +384,11 @@ from functools import partial
 
 answer = ...  # a pair: the runs, and your conclusions
 ### BEGIN SOLUTION
-ways = {"b": case_b, "b repaired": repaired_b}
-ways |= {"d": case_d, "d repaired": repaired_d}
-runs = tl.experiments.compare(
-    {name: partial(measure, make) for name, make in ways.items()},
-    pets,
-    sizes=[40],
-    seeds=runtime.seeds(5),
-)
+makes = {"b": case_b, "b repaired": repaired_b}
+makes |= {"d": case_d, "d repaired": repaired_d}
+ways = {name: partial(measure, make) for name, make in makes.items()}
+seeds = runtime.seeds(5)
+runs = tl.experiments.compare(ways, pets, sizes=[40], seeds=seeds)
 conclusions = {}
 for data, case in (("own", "b"), ("own", "d"), ("fresh", "d")):
     found = runs.only(data=data).difference(f"{case} repaired", case)
@@ -424,7 +418,8 @@ if verdict.outcome == "right":
 
 # %% [markdown]
 # Each dot is one seed: accuracy on a set-up's own validation images minus that on fresh ones. An honest validation set lies
-# around zero. It has few originals here, so its dots scatter widely.
+# around zero. The repaired one has seven originals, so its dots scatter widely. All dots share the same fresh images: where these
+# are a little harder or easier than others, all dots move together.
 #
 # ## What you take with you
 #

@@ -69,7 +69,7 @@ def case_a(function: Any) -> str:
     seen = train_with_seeds(function, 40)
     for seed, run in zip(SEEDS, seen, strict=True):
         worst = max(run.train)
-        if not worst <= 1.5 * GUESSING:
+        if not worst <= 2 * GUESSING:
             raise NotRightError(
                 f"with seed {seed} the training loss is {worst:.3g} in epoch {run.train.index(worst) + 1}, and "
                 f"guessing has {GUESSING:.2f}. The highest rate is {run.rate:g}. The steps are still too long: a lower "
@@ -83,8 +83,8 @@ def case_a(function: Any) -> str:
     accuracy = _learned(seen)
     ends = " ".join(f"{run.train[-1]:.2f}" for run in seen)
     return (
-        f"in three seeds no epoch is far above guessing, and the training loss ends at {ends}; accuracy on new images "
-        f"is {accuracy:.2f}. A high accuracy alone would not have shown the fault: the losses do."
+        f"in three seeds no epoch is above twice guessing, and the training loss ends at {ends}; accuracy on new "
+        f"images is {accuracy:.2f}. An accuracy can look usual while losses explode: look at both."
     )
 
 
@@ -119,7 +119,7 @@ def _as_given(splits: data.Splits, seed: int) -> tuple[nn.Module, data.Loaders, 
     few = splits.plain().take(train=30, val=40, seed=seed)
     model = models.create("tl_resnet", 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
-    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 8}
+    return model, few.loaders(16, seed=seed), optimizer, {"epochs": 6}
 
 
 @lru_cache
@@ -151,7 +151,7 @@ def case_c(function: Any) -> str:
             "lowest, in the mean of three seeds. It still rises while the training loss falls: fewer epochs, a lower "
             "rate or fewer layers that train?"
         )
-    if accuracy < was - 0.05:
+    if accuracy < was - 0.08:
         raise NotRightError(
             f"the gap shrank, and accuracy on new images fell from {was:.2f} to {accuracy:.2f}. Part of the gap is "
             "gone because the network learns less: was the repair too strong?"

@@ -25,10 +25,7 @@ HINTS = {
             "useful rates lie far below one. Clipping the gradients to a small norm, an option of `fit`, also "
             "shortens steps."
         ),
-        (
-            "Take the function of case a as it is, and replace `lr=3` by a rate about three hundred times smaller: "
-            "`lr=0.01`."
-        ),
+        ("Take the function of case a as it is, and put a rate there that is a hundred times smaller: `lr=0.03`."),
     ),
     "ex5/case_e": (
         (
