@@ -430,6 +430,14 @@ def by_the_layers_own_numbers(layer, rank):
     return rank * (layer.out_channels + inputs)
 
 
+def squared_kernel(layer, rank):
+    return rank * sum((layer.weight.shape[0], layer.weight.shape[1] * getattr(layer, "kernel_size", [1])[0] ** 2))
+
+
+def with_counters(a, b, make):
+    return {name: make(tensor) if tensor.ndim == 0 else tensor for name, tensor in mean_of(a, b).items()}
+
+
 def mean_of(a, b, types=True, without="", weight=0.5):
     mean = {name: weight * a[name] + (1 - weight) * b[name] for name in a if not (without and without in name)}
     return {name: tensor.to(a[name].dtype) for name, tensor in mean.items()} if types else mean
@@ -635,12 +643,18 @@ WRONG = {
     ],
     "3.7/low-rank": [
         (lambda layer, rank: layer.weight.numel(), "rank 1 it gives 210, and 37"),
-        (lambda layer, rank: rank * sum(layer.weight.shape[:2]), "Conv2d(8, 20, kernel_size=(3, 3)"),
+        (lambda layer, rank: rank * sum(layer.weight.shape[:2]), "Conv2d(8, 20, kernel_size=(1, 3)"),
         (lambda layer, rank: low_rank_count(layer, 1), "rank 6"),
+        (lambda layer, rank: low_rank_count(layer, min(rank, *layer.weight.shape[:2])), "rank 9"),
+        (lambda layer, rank: str(low_rank_count(layer, rank)), "Return a number"),
+        (squared_kernel, "Conv2d(8, 20, kernel_size=(1, 3)"),
         (lambda layer, rank: rank * (layer.in_channels + layer.out_channels), "in_channels"),
         (64, "Give a function"),
     ],
     "3.7/mean": [
+        (lambda a, b: with_counters(a, b, lambda t: torch.full_like(t, -9)), "is -9, and it counts batches: 0 and 4"),
+        (lambda a, b: with_counters(a, b, lambda t: t.expand(7)), "is (7,) and was ()"),
+        (lambda a, b: {name: tensor[None] for name, tensor in mean_of(a, b).items()}, "and was"),
         (lambda a, b: mean_of(a, b, types=False), "num_batches_tracked is torch.float32"),
         (lambda a, b: mean_of(a, b, without="running"), "other names"),
         (lambda a, b: mean_of(a, b, weight=1.0), "is not the mean"),

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 3.7 Beyond the chapter
 #
-# The chapter knows two ways: train the head, or train more. This lesson tries well-known others on one task, with the
+# The chapter shows two ways: train the head, or train more. This lesson tries well-known others on one task, with the
 # cost beside the gain, and says which gave nothing.
 #
 # **You will be able to** adapt a network to a new style without labels, choose a layer without training, train a
@@ -86,8 +86,6 @@ def new_statistics(model, images, device):
 # Grey dots are stored runs, with rates that were tuned in 3.3. Diamonds are a run that your machine makes now.
 
 # %% tags=["nbval-ignore-output"]
-import time
-
 HOME, AWAY, NEW = pets.name, "unseen styles", ", new statistics"
 SAME = {"passes": 15, "weights": WEIGHTS, "model": BACKBONE}
 way = tl.experiments.Trained(lr=0.001, **SAME)
@@ -96,9 +94,6 @@ seeds = runtime.seeds(1 if MINI else 5)
 compare = tl.experiments.compare
 renewed = compare(ways, pets, sizes=[100], seeds=seeds)
 stored = tl.experiments.stored("new_statistics") if MINI else renewed
-start = time.perf_counter()
-new_statistics(backbone, away[0].train, runtime.device)
-print(f"new statistics cost {time.perf_counter() - start:.1f} s")
 
 # %% tags=["nbval-ignore-output"]
 NAMES = {"fine-tuned": "moved", "statistics kept": "kept"}
@@ -109,7 +104,6 @@ for way in stored.by_size():
         found[name] = stored.shift(way, data + NEW, data)
         if way in renewed.by_size():
             again[name] = renewed.shift(way, data + NEW, data)
-        print(f"{name:32} {found[name]}")
 gain, *_, loss = found.values()
 helps, hurts = gain.mean > gain.margin, -loss.mean > loss.margin
 does = "raise" if helps else "don't clearly raise"
@@ -123,14 +117,16 @@ if MINI:
     tl.claim("the run of this machine agrees with the stored ones", agree)
 
 # %% [markdown]
-# Gain and loss have one cause: weights work well with the normalisation that they were trained with.
+# A likely cause of both: weights work well with the normalisation that they were trained with. (Their
+# rates differ, too, and styles are pooled: a single one can gain more, or lose.)
 #
-# - Statistics that **moved** already describe the images at home, so new ones change nothing there. On an unseen style they
+# - Statistics that **moved** already describe the images at home, so new ones change nothing there. On unseen styles they
 #   bring back inputs with mean zero and deviation one, as in training.
 # - Statistics that were **kept** are constants that the weights learned around. New ones are a change that no weight has
-#   seen, and the accuracy falls at home, where the images are like those of training. Away, gain and loss come together.
+#   seen, and the accuracy falls at home, where the images are like those of training. On unseen styles, both
+#   effects act at once.
 #
-# The cost is one pass over images without labels. Take these as they will come in use: all cats would give statistics that
+# The cost is one pass over images without labels. Use images in the mix you expect: all cats would give statistics that
 # hide what makes a cat different.
 #
 # ## Which layer, without training
@@ -139,7 +135,7 @@ if MINI:
 # for several penalties. **LogME** ([You and others](https://arxiv.org/abs/2102.11005)) is a single number for features $F$
 # and labels $y$. It assumes $y = Fw$ plus noise, with random weights $w$, and computes the log of the probability
 # $p(y \mid F)$ of the labels. The variance of the weights, $1/\alpha$, and of the noise, $1/\beta$, are chosen to make it as
-# high as possible, by repeating two formulas until they settle.
+# high as possible: the loop below repeats two formulas until they settle.
 
 
 # %%
@@ -164,19 +160,24 @@ def logme(x, y, rounds=30):
 
 # %%
 guess = tl.guess(
-    "In how many of five image sets is LogME's stage worse than the best?",
-    ["in none", "in one or two", "in three or more"],
+    "LogME picks ten times, from other images each time. "
+    "In how many of five image sets is it always the best stage?",
+    ["in all", "in three or four", "in two or fewer"],
 )
 
 # %% tags=["nbval-ignore-output"]
+from collections import Counter
+
 probed, picks, chance = {}, {}, {}
 for name in ("toypets", "landuse", "surfaces", "radiographs", "digits"):
-    part = tl.data.load(name, model=backbone, train=300).plain()
-    few = part.take(train=100, seed=runtime.seed).train
-    stages = tl.features.stage_features(backbone, few)
-    score = {stage: logme(x, y) for stage, (x, y) in stages.items()}
-    picks[name] = max(score, key=score.get)
-    chance[f"{name}: {picks[name]}"] = 1 / len(part.classes)
+    part = tl.data.load(name, model=backbone, train=200).plain()
+    stages = tl.features.stage_features(backbone, part.train)
+    picks[name], chance[name] = Counter(), 1 / len(part.classes)
+    for seed in runtime.seeds(10):
+        mixer = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(part.train), generator=mixer)[:100]
+        score = {k: logme(x[rows], y[rows]) for k, (x, y) in stages.items()}
+        picks[name][max(score, key=score.get)] += 1
     if MINI:
         probed[name] = tl.experiments.stored("stages").only(data=name)
     else:
@@ -184,28 +185,28 @@ for name in ("toypets", "landuse", "surfaces", "radiographs", "digits"):
         probed[name] = compare(ways, part, sizes=[100], seeds=seeds)
 
 # %% tags=["nbval-ignore-output"]
-profile, lost, last = {}, {}, {}
+profile, lost, last, sure = {}, [], [], 0
 for name, probes in probed.items():
     mean = {row["way"]: row["accuracy"] for row in probes.table()}
-    best = max(mean, key=mean.get)
-    profile[f"{name}: {picks[name]}"] = mean
-    lost[name] = probes.difference(picks[name], best)
-    last[name] = probes.difference(list(mean)[-1], best)
-    print(f"{name:11} picks {picks[name]}, best is {best}")
-worse = [f"{name} {one}" for name, one in lost.items() if one.clear]
-guess.compare(f"in {len(worse)}: {'; '.join(worse) or 'none'}")
+    best, draws = max(mean, key=mean.get), picks[name].total()
+    profile[name], sure = mean, sure + (picks[name][best] == draws)
+    picked = sum(mean[k] * n for k, n in picks[name].items()) / draws
+    lost.append(picked - mean[best])
+    last.append(list(mean.values())[-1] - mean[best])
+    print(f"{name:11} best is {best}, picked: {dict(picks[name])}")
+guess.compare(f"in {sure}")
 for kind, each in (("the last stage", last), ("LogME's pick", lost)):
-    mean = sum(one.mean for one in each.values()) / len(each)
+    mean = sum(each) / len(each)
     print(f"{kind:14} minus the best, mean over sets: {mean:+.3f}")
 if MINI:
     tl.claim("LogME's pick loses little", mean > -0.015, f"{mean:+.3f}")
-title = "Later stages are better; to the right, LogME's picks"
+title = "Which stage serves best depends on the images"
 tl.plots.depth(profile, chance=chance, title=title)
 
 # %% [markdown]
-# Compare the two means: the rule "take the last stage" costs nothing, and loses about as little here. LogME is made for
-# choosing among many backbones, where there is no such rule. "Best" was chosen after seeing the
-# accuracies, so part of its lead is luck.
+# Compare the two means: the rule "take the last stage" costs nothing, and where LogME always picks the last stage, the two
+# are the same. LogME is made for choosing among many backbones, where there is no such rule. "Best" was chosen after
+# seeing the accuracies, so part of its lead is luck.
 #
 # ## Adapters: train a small part
 #
@@ -221,6 +222,7 @@ tl.plots.depth(profile, chance=chance, title=title)
 
 # %%
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch.nn.utils import parametrize
 
@@ -254,24 +256,26 @@ class Adapters:
                 parametrize.register_parametrization(conv, "weight", change)
 
 
-def norms_only(model, splits=None):
-    """Prepare a model: train its batch norms and the new head."""
+def norms(model, splits=None, train=True):
+    """Prepare a model: train its batch norms, or all but these."""
     for module in model.modules():
-        module.requires_grad_(isinstance(module, nn.BatchNorm2d))
+        module.requires_grad_(isinstance(module, nn.BatchNorm2d) == train)
     tl.models.head(model).requires_grad_(True)
 
 
 # %%
 guess = tl.guess(
-    "Adapters train few parameters. How much of the gain is left?",
-    ["none", "about half", "all of it"],
+    "Training all layers gains over the head alone. How much of that do "
+    "adapters give?",
+    ["less than half", "half or more", "all of it, or more"],
 )
 
 # %% tags=["nbval-ignore-output"]
 TRIED = {
-    "batch norms": (0.03, norms_only),
+    "batch norms": (0.03, norms),
     "rank 1": (0.003, Adapters(1)),
     "rank 4": (0.01, Adapters(4)),
+    "statistics kept": (0.0003, partial(norms, train=False)),
     "fine-tuned": (0.001, lambda model, splits=None: None),
 }
 models = {"frozen": tl.models.freeze(copy.deepcopy(backbone))}
@@ -292,35 +296,35 @@ trained = {}
 for name, model in models.items():
     part = [p for p in model.parameters() if p.requires_grad]
     trained[name] = tl.models.count(part)
-gap, gain = (runs.difference("rank 4", w) for w in ("fine-tuned", "frozen"))
-does = "fall behind" if gap.mean < -gap.margin else "keep up with"
-title = f"Adapters {does} training all layers"
+KEPT = "statistics kept"
+whole, gain = (runs.difference(w, "frozen") for w in (KEPT, "rank 4"))
+title = "Few trained parameters reach far above the head alone"
 runs.plot_against(trained, title=title, live=live)
 for name in list(TRIED)[:3]:
     print(f"{name}, {trained[name]:,} trained, minus")
-    for other in ("frozen", "fine-tuned"):
-        print(f"    {other:10} {runs.difference(name, other)}")
-guess.compare(f"rank 4 gains {gain.mean:.3f} over the head alone")
+    for other in ("frozen", KEPT, "fine-tuned"):
+        print(f"    {other:15} {runs.difference(name, other)}")
+guess.compare(f"rank 4: {gain.mean / whole.mean:.0%} of it")
 if MINI:
-    better, agree = gain.mean > gain.margin, live.agree_with(adapted)
-    tl.claim("adapters beat the head alone", better, str(gain))
-    tl.claim("the run of this machine with adapters agrees, too", agree)
+    tl.claim("rank 4 beats the head alone", gain.mean > gain.margin)
 
 # %% [markdown]
-# On the toy pets, no adapter is shown to be worse than training all layers, and each beats the head alone. The margins say
-# how large a difference these runs could have shown. Rates were tuned for each way, on other seeds. Adapters wanted
-# higher ones than fine-tuning, and those of higher rank failed at three times the rate above. So tune yours.
+# Each of them beats the head alone. Adapters leave batch norm's statistics as they are, so the fair comparison is with
+# training all layers while the statistics are kept. Where an interval there leaves out zero, it does so by little. Rates were tuned for each way, on other seeds.
 #
 # **From the chapter.** In its table, training the head alone is fast because fewer parameters train, and takes little memory
 # because no gradients are computed. Adapters train few parameters, too. Are they fast, and do they take little memory?
 
 # %%
 guess = tl.guess(
-    "A step that trains adapters: how much of full fine-tuning's memory?",
-    ["a tenth", "a third", "more than half"],
+    "With a small batch, how much of full fine-tuning's memory does a step "
+    "take that trains adapters?",
+    ["less than a quarter", "a quarter to a half", "more than half"],
 )
 
 # %% tags=["nbval-ignore-output"]
+import time
+
 size, memory = pets.preprocessing.size, {}
 loader = pets.plain().loaders(16).train
 images, labels = (part.to(runtime.device) for part in next(iter(loader)))
@@ -334,17 +338,17 @@ for name, model in models.items():
         scores = tl.models.train_mode(model)(images)
         nn.functional.cross_entropy(scores, labels).backward()
         seconds.append(time.perf_counter() - start)
-    print(f"{name:11} activations {kept[0] / 1e6:5.1f} MB,", end=" ")
+    print(f"{name:15} {kept[0] / 1e6:6.1f} MB activations,", end=" ")
     print(
-        f"optimizer {kept[1] / 1e6:4.1f} MB, {1000 * min(seconds):3.0f} ms"
+        f"{kept[1] / 1e6:4.1f} MB parameters, {1000 * min(seconds):3.0f} ms"
     )
 share = memory["rank 4"] / memory["fine-tuned"]
 guess.compare(f"{share:.0%}")
-tl.claim("adapters save less than half of a step's memory", share > 0.5)
+tl.claim("here, adapters save less than half of the memory", share > 0.5)
 
 # %% [markdown]
-# Few parameters don't make a step fast or small. The gradient of an early layer passes through all later ones, so their
-# activations are kept. The gradient of $W + BA$ is computed before those of $A$ and $B$, and the sum is kept, too.
+# The second number holds the gradients and Adam's moments of the parameters. Activations grow with the batch and these don't: with smaller batches,
+# adapters save a larger share. The gradient of an early layer passes through all later ones, so their activations are kept. The gradient of $W + BA$ is computed before those of $A$ and $B$, and the sum is kept, too.
 # Adapters save the optimizer's part: the gradient and two moments of each parameter. In a large language model that part
 # is large. They also save disk space: one small file for each task, beside one backbone.
 #
@@ -391,33 +395,31 @@ guess.compare(f"on toy pets, stored: frozen minus trained head {cost}")
 report
 
 # %% [markdown]
-# Here the mistake costs nothing that these runs can show: the adapters can bend the features until they fit a random head.
-# That is why nobody notices it. With more classes we measured nothing: the repair is one line.
+# Here the mistake costs nothing that these runs can show, so no accuracy gives it away. We didn't test more classes. Train
+# the head anyway: the repair is one line.
 #
 # ## A backbone that has seen no labels
 #
 # **Self-supervised** training needs no labels: it makes its task from the images. `DINOv2` ([Oquab and
 # others](https://arxiv.org/abs/2304.07193)) learns to give several crops of one image similar features. On top, we fit
-# the probe of 3.2, as on the backbone that was trained with labels. Its weights have to be downloaded, so this cell does
-# nothing in `mini`.
+# the probe of 3.2. Its weights have to be downloaded, so this cell does nothing in `mini`.
 
 # %% tags=["nbval-ignore-output"]
 OTHER = "vit_small_patch14_dinov2.lvd142m"
-if MINI:
-    print(f"{OTHER}: not in mini, its weights have to be downloaded")
-else:
-    try:
-        model = tl.models.create(OTHER, 2).to(runtime.device)
-        way, part = tl.experiments.Probe(model), pets.for_model(model)
-        other = compare({OTHER: way}, part, sizes=[100], seeds=seeds)
-        print(runs + other, (runs + other).difference(OTHER, "frozen"))
-    except tl.runtime.OfflineError as reason:
-        print(reason)
+try:
+    model = None if MINI else tl.models.create(OTHER, 2)
+except tl.runtime.OfflineError as reason:
+    model = print(reason)
+if model is not None:
+    way = tl.experiments.Probe(model.to(runtime.device))
+    part = pets.for_model(model)
+    other = compare({OTHER: way}, part, sizes=[100], seeds=seeds)
+    print((runs + other).difference(OTHER, "frozen"))
 
 # %% [markdown]
 # ## Five refinements, and what they gave here
 #
-# Each of these is reported to help somewhere. In stored runs on the toy pets, each is measured against the same run
+# Each is reported to help somewhere. In stored runs on the toy pets, each is measured against the same run
 # without it:
 #
 # - **probe first**: a fitted head before fine-tuning ([Kumar and others](https://arxiv.org/abs/2202.10054), lesson 3.3);
@@ -452,14 +454,12 @@ gains = [name for name, one in found.items() if one.mean > one.margin]
 guess.compare(", ".join(gains))
 title = f"{len(gains)} of {len(found)} differences show a gain"
 tl.experiments.plot_differences(found, title=title)
-both = {"soup, at home", f"half way back, {AWAY}"}
-tl.claim("soup helps at home, half way back away", both <= {*gains})
+tl.claim("a soup helps at home", "soup, at home" in gains)
 
 # %% [markdown]
-# Half way back helps on unseen styles and costs nothing. A soup helps a little at home, for three trainings. Probe first
-# and mirror show no gain, and one smaller than the number after ± could not have been seen. Neighbours lose to the probe.
-#
-# With so many intervals, one may leave out zero by chance. Take a single find as a reason to repeat it on your images.
+# A soup helps a little at home, for the cost of more trainings. Half way back, soup and mirror start from a fitted head. With so
+# many intervals, one that leaves out zero by little may be chance, as for half way back: repeat a single positive result on
+# your images. A gain smaller than the number after ± could not have been seen.
 #
 # ### Your turn
 #
@@ -514,11 +514,10 @@ print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
 #
 # - If statistics moved in fine-tuning, new ones from images without labels help on unseen styles. If they
 #   were kept, new ones hurt at home.
-# - LogME picks a stage without a probe. So does the rule "the last one", and here that was about as good.
-# - Adapters train few parameters and keep up with training all layers, but a training step is no
-#   faster, and takes more than half of the memory.
-# - Of five refinements, two gave something here. Say how small a gain your runs could have shown before you say "no
-#   effect".
+# - LogME picks a stage without a probe, and loses little here. So does the rule "the last one".
+# - Adapters train few parameters and beat the head alone. Most activations stay, and so does their memory.
+# - Of five refinements, the soup gave a clear gain here. Say how small a gain your runs could have shown before you say
+#   "no effect".
 #
 # <details><summary>Your network was fine-tuned with frozen batch norms. Should you give it new statistics?</summary>
 #
