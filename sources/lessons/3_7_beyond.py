@@ -200,8 +200,7 @@ for kind, each in (("the last stage", last), ("LogME's pick", lost)):
     print(f"{kind:14} minus the best, mean over sets: {mean:+.3f}")
 if MINI:
     tl.claim("LogME's pick loses little", mean > -0.015, f"{mean:+.3f}")
-title = "Which stage serves best depends on the images"
-tl.plots.depth(profile, chance=chance, title=title)
+tl.plots.depth(profile, chance=chance, title="Not always the last stage")
 
 # %% [markdown]
 # Compare the two means: the rule "take the last stage" costs nothing, and where LogME always picks the last stage, the two
