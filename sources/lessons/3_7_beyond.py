@@ -220,6 +220,7 @@ tl.plots.depth(profile, chance=chance, title="Not always the last stage")
 # Below, each convolution gets such an **adapter**. Beside it we train a still smaller part, the batch norms.
 
 # %%
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -322,8 +323,6 @@ guess = tl.guess(
 )
 
 # %% tags=["nbval-ignore-output"]
-import time
-
 size, memory = pets.preprocessing.size, {}
 loader = pets.plain().loaders(16).train
 images, labels = (part.to(runtime.device) for part in next(iter(loader)))
