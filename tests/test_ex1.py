@@ -1,188 +1,382 @@
 """Exercise 1: right answers in any spelling are right; each usual mistake is refused, and named."""
 
-import itertools
 import math
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 import tlcourse as tl
 from tlcourse.lessons.comparison import Runs
-from tlcourse.lessons.exercises import ex1
 from tlcourse.table import Table
 
-ORDER = ex1.STRATEGIES
-PARTS = {"features": ("fc",), "last stage": ("layer4", "fc"), "everything": None}
+WAYS = ("frozen", "last stage", "fine-tuned")
+SIZES = {"radiographs": 20, "landuse": 40, "surfaces": 80}
 
 
-def train(model, strategy, *, parts=PARTS, freeze=True):
-    if freeze:
-        model.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if parts[strategy] is None or name.split(".")[0] in parts[strategy]:
-            parameter.requires_grad_(True)
+def train(
+    model,
+    trains,
+    batches,
+    lr,
+    *,
+    freeze=True,
+    unfreeze=True,
+    mode="own",
+    params=None,
+    optimizer=torch.optim.AdamW,
+    rate=None,
+    zero=True,
+    sign=1,
+    first_only=False,
+    twice=False,
+):
+    for name, part in model.named_children():
+        if name in trains and unfreeze:
+            part.requires_grad_(True)
+        if name not in trains and freeze:
+            part.requires_grad_(False)
+        if mode == "own":
+            part.train(name in trains)
+    if mode != "own":
+        model.train(mode)
+    moving = [p for p in model.parameters() if p.requires_grad] if params is None else list(params(model))
+    made = optimizer(moving, lr=rate or lr)
+    for inputs, labels in batches:
+        for _ in range(1 + twice):
+            loss = sign * cross_entropy(model(inputs), labels)
+            if zero:
+                made.zero_grad()
+            loss.backward()
+            made.step()
+        if first_only:
+            return
 
 
-def train_by_package(model, strategy):
-    if strategy == "everything":
-        return tl.models.unfreeze(model)
-    return tl.models.freeze(model) if strategy == "features" else tl.models.unfreeze_from(model, "layer4")
+def train_by_package(model, trains, batches, lr):
+    stage = {"fc": "head", "layer4": "layer4", "layer3": "layer3", "conv1": "stem"}[trains[0]]
+    tl.models.unfreeze_from(model, stage)
+    optimizer = torch.optim.Adam(tl.models.param_groups(model, lr))
+    for x, y in batches:
+        tl.models.train_mode(model)
+        optimizer.zero_grad()
+        nn.CrossEntropyLoss()(model(x), y).backward()
+        optimizer.step()
+    return model
 
 
-def train_by_exclusion(model, strategy):
-    for name, child in model.named_children():
-        child.requires_grad_(
-            name == "fc" or strategy == "everything" or (strategy == "last stage" and name == "layer4")
-        )
+def train_by_hand(model, trains, batches, lr):
+    """Plain gradient descent without an optimizer, by the names of the parameters."""
+    model.train()
+    own = {n: p for n, p in model.named_parameters() if n.split(".")[0] in trains}
+    model.requires_grad_(False)
+    for p in own.values():
+        p.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
+    for x, y in batches:
+        gradients = torch.autograd.grad(cross_entropy(model(x), y), list(own.values()))
+        with torch.no_grad():
+            for p, g in zip(own.values(), gradients, strict=True):
+                p -= lr * g
 
 
-def train_by_flags(model, strategy):
-    names = [name for name, _ in model.named_parameters()]
-    first = {"features": len(names) - 2, "last stage": names.index("layer4.0.conv1.weight"), "everything": 0}[strategy]
-    for i, parameter in enumerate(model.parameters()):
-        parameter.requires_grad = i >= first
+def train_by_groups(model, trains, batches, lr):
+    """A group for each part, and modes set anew for each batch."""
+    groups = []
+    for name, p in model.named_parameters():
+        p.requires_grad = any(name.startswith(f"{part}.") for part in trains)
+    for part in trains:
+        groups.append({"params": list(getattr(model, part).parameters())})
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    for batch in batches:
+        model.train()
+        [child.eval() for name, child in model.named_children() if name not in trains]
+        loss = cross_entropy(model(batch[0]), batch[1])
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
 
 
-def passes(budget, images, share, *, forward=1, backward=2, whole=int):
-    return whole(budget / (images * (forward + backward * share)))
+def train_a_copy(model, *given):
+    import copy
+
+    train(copy.deepcopy(model), *given)
 
 
-def passes_by_counting(budget, images, share):
-    done = 0
-    while budget >= images * (1 + 2 * share):
-        budget -= images * (1 + 2 * share)
-        done += 1
-    return done
+def still_by_momentum(model, *given):
+    """The statistics stay, and the frozen norms still use those of the batch."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    train(model, *given, mode=True)
 
 
-def decide(runs, *, clear=True, order=ORDER, dearer_only=True, next_only=False, positive=True):
-    for i, way in enumerate(order):
-        rest = order[i + 1 :] if dearer_only else [one for one in order if one != way]
-        gains = [runs.difference(other, way) for other in (rest[:1] if next_only else rest)]
-        if not any((one.clear or not clear) and (one.mean > 0 or not positive) for one in gains):
-            return way
-    return order[-1]
+def norms_forgotten(model):
+    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
 
 
-def decide_by_elimination(runs):
-    left = list(ORDER)
-    for cheap, dear in itertools.combinations(ORDER, 2):
-        gain = runs.difference(dear, cheap)
-        if gain.mean > gain.margin and cheap in left:
-            left.remove(cheap)
-    return left[0]
+def passes(cost, trains, images, budget):
+    return budget // (images * (sum(cost.values()) + 2 * sum(cost[n] for n in trains)))
 
 
-def decide_by_hand(runs):
-    x = np.array([[row["accuracy"] for row in runs.rows if row["way"] == way] for way in ORDER])
-    for i, way in enumerate(ORDER):
-        if not any(stats.ttest_rel(x[j], x[i]).pvalue < 0.05 and x[j].mean() > x[i].mean() for j in range(i + 1, 3)):
-            return way
+def passes_in_a_loop(cost, trains, images, budget):
+    count, spent = 0, 0
+    each = sum(c * (3 if n in trains else 1) for n, c in cost.items()) * images
+    while spent + each <= budget:
+        count, spent = count + 1, spent + each
+    return count
 
 
-def the_best_mean(runs):
-    return max(ORDER, key=lambda way: sum(runs.accuracies(way).values()))
+def passes_numpy(cost, trains, images, budget):
+    weights = np.array([3 if name in set(trains) else 1 for name in cost], dtype=np.int64)
+    return np.floor_divide(budget, images * np.dot(weights, np.array(list(cost.values()))))
 
 
-def unpaired(runs):
-    x = {way: np.array(list(runs.accuracies(way).values())) for way in ORDER}
-    for i, way in enumerate(ORDER):
-        if not any(
-            stats.ttest_ind(x[other], x[way]).pvalue < 0.05 and x[other].mean() > x[way].mean()
-            for other in ORDER[i + 1 :]
-        ):
-            return way
+def unbeaten(runs, ways, *, fewest=5, margin=lambda d: d.margin, order=list, pool=None):
+    kept = []
+    for way in ways:
+        leads = [runs.difference(o, way) for o in (pool(runs) if pool else ways) if o != way]
+        if any(len(d.values) < fewest for d in leads):
+            return []
+        if not any(d.mean > margin(d) for d in leads):
+            kept.append(way)
+    return order(kept)
 
 
-def stored(name):
-    return tl.experiments.stored("strategies").only(data=name)
+def unbeaten_by_scipy(runs, ways):
+    def beats(a, b):
+        x, y = (np.array([found[a_way][s] for s in common(a, b)]) for a_way in (a, b))
+        d = x - y
+        spread = d.std(ddof=1) / math.sqrt(len(d))
+        return d.mean() - stats.t.ppf(0.975, len(d) - 1) * spread > 0
+
+    def common(a, b):
+        return sorted(set(found[a]) & set(found[b]))
+
+    found = {w: {r["seed"]: r["accuracy"] for r in runs.rows if r["way"] == w} for w in ways}
+    if min(len(common(a, b)) for a in ways for b in ways) < 5:
+        return ()
+    return tuple(w for w in ways if not any(beats(o, w) for o in ways if o != w))
 
 
-def again(*, ways=ORDER, seeds=(0, 1), more=0.0, data="radiographs", images=40, drop=0):
+def unbeaten_by_test(runs, ways):
+    """The paired t-test says the same as the interval."""
+    kept = list(ways)
+    for a in ways:
+        for b in ways:
+            x, y = runs.accuracies(a), runs.accuracies(b)
+            seeds = x.keys() & y.keys()
+            if len(seeds) < 5:
+                return []
+            if a != b and np.mean([x[s] - y[s] for s in seeds]) > 0 and b in kept:
+                test = stats.ttest_rel([x[s] for s in seeds], [y[s] for s in seeds])
+                if test.pvalue < 0.05:
+                    kept.remove(b)
+    return np.array(kept)
+
+
+def best_mean(runs, ways):
+    return [max(ways, key=lambda way: np.mean(list(runs.accuracies(way).values())))]
+
+
+def not_clearly_behind_the_best(runs, ways):
+    """Whoever ties with the highest mean: a way in the middle may beat one that the best does not beat."""
+    best = best_mean(runs, ways)[0]
+    return [way for way in ways if way == best or not runs.difference(best, way).clear]
+
+
+def clear_either_way(runs, ways):
+    return [w for w in ways if not any(runs.difference(o, w).clear for o in ways if o != w)]
+
+
+def unpaired(runs, ways):
+    def beats(a, b):
+        x, y = (list(runs.accuracies(way).values()) for way in (a, b))
+        return np.mean(x) > np.mean(y) and stats.ttest_ind(x, y).pvalue < 0.05
+
+    if min(len(runs.accuracies(w)) for w in ways) < 5:
+        return []
+    return [w for w in ways if not any(beats(o, w) for o in ways if o != w)]
+
+
+def in_the_order_of_rows(runs, ways):
+    def beats(a, b):
+        x, y = ([r["accuracy"] for r in runs.rows if r["way"] == way] for way in (a, b))
+        return np.mean(x) > np.mean(y) and stats.ttest_rel(x, y).pvalue < 0.05
+
+    if min(len(runs.difference(a, b).values) for a in ways for b in ways if a != b) < 5:
+        return []
+    return [w for w in ways if not any(beats(o, w) for o in ways if o != w)]
+
+
+def only_the_next(runs, ways):
+    """Climb while the next way is clearly better."""
+    kept = ways[0]
+    for way in ways[1:]:
+        lead = runs.difference(way, kept)
+        if len(lead.values) < 5:
+            return []
+        if lead.clear and lead.mean > 0:
+            kept = way
+    return [kept]
+
+
+NOISE = (0.01, -0.02, 0.02, 0.0, -0.01)
+
+
+def runs(name="radiographs", *, frozen=0.0, tuned=0.0, seeds=5, other=0, images=None, same=False, names=WAYS):
     rows = Table()
-    for seed in seeds:
-        for way in ways:
-            accuracy = list(stored("radiographs").accuracies(way).values())[seed] + more
-            row = {"data": data, "way": way, "images": images, "seed": seed, "accuracy": accuracy}
-            rows.append(row | {"loss": 0.5, "seconds": 1.0})
-    return Runs(Table(rows[drop:]))
+    for way, mean in zip(names, (frozen, 0.0, tuned), strict=True):
+        for seed in range(seeds):
+            noise = NOISE[(seed * (names.index(way) + 1)) % 5] * (not same)
+            row = {"data": name, "way": way, "images": images or SIZES[name]}
+            row |= {"seed": seed + other * (way == names[1]), "accuracy": 0.6 + mean + noise}
+            rows.append(row | {"loss": 0.7 - noise, "seconds": 1.0})
+    return Runs(rows)
 
 
-DECISIONS = {name: ex1.decision(stored(name)) for name in ex1.SCENARIOS}
+def three(**options):
+    """Land use as asked for, the others tied."""
+    return runs() + runs("landuse", **options) + runs("surfaces")
+
+
+ALL, TUNED = list(WAYS), runs(tuned=0.2)
+TIED = dict.fromkeys(SIZES, "frozen")
+CHAPTER = {"radiographs": "frozen", "landuse": "last stage", "surfaces": "fine-tuned"}
+
 RIGHT = {
-    "trains": [train, train_by_package, train_by_exclusion, train_by_flags],
+    "train": [
+        train,
+        train_by_package,
+        train_by_hand,
+        train_by_groups,
+        partial(train, optimizer=partial(torch.optim.SGD, momentum=0.9)),
+        partial(train, optimizer=torch.optim.RMSprop),
+    ],
     "passes": [
         passes,
-        passes_by_counting,
-        lambda *given: np.floor(passes(*given, whole=float)),
-        partial(passes, whole=math.floor),
+        passes_in_a_loop,
+        passes_numpy,
+        lambda c, t, n, b: float(passes(c, t, n, b)),
+        lambda c, t, n, b: torch.tensor(passes(c, t, n, b)),
+        lambda c, t, n, b: math.floor(b / sum(n * (c[k] + 2 * c[k] * (k in t)) for k in c)),
     ],
-    "decide": [decide, decide_by_hand, decide_by_elimination, lambda runs: decide(runs).upper()],
-    "agree": [again(), again(seeds=(0, 1, 2, 3, 4)), again(seeds=(3, 4))],
-    "scenarios": [DECISIONS, dict(reversed(DECISIONS.items())), {k: v.capitalize() for k, v in DECISIONS.items()}],
-}
-OTHER = {name: next(way for way in ORDER if way != said) for name, said in DECISIONS.items()}
-WRONG = {
-    "trains": [
-        (partial(train, freeze=False), "takes gradients afterwards, and it is to stay"),
-        (partial(train, parts=PARTS | {"last stage": ("layer4",)}), "fc.bias takes none afterwards"),
-        (partial(train, parts=PARTS | {"last stage": ("layer3", "fc")}), "layer4.0.bn1.bias takes none"),
-        (partial(train, parts=PARTS | {"last stage": ("layer3", "layer4", "fc")}), "layer3.0.bn1.bias takes gradients"),
-        (partial(train, parts=PARTS | {"features": ()}), "fc.bias takes none"),
-        (partial(train, parts=PARTS | {"features": None}), "bn1.bias takes gradients"),
-        (
-            partial(train, parts=PARTS | {"everything": ("layer1", "layer2", "layer3", "layer4", "fc")}),
-            "bn1.bias takes",
-        ),
-        (lambda model, strategy: model.fc.requires_grad_(True), "takes gradients afterwards, and it is to stay"),
-        (lambda model, strategy: None, "takes gradients afterwards"),
-        (lambda model: None, "TypeError"),
-        ("everything", "Give a function"),
-    ],
-    "passes": [
-        (partial(passes, whole=float), "round down"),
-        (partial(passes, whole=math.ceil), "round down"),
-        (partial(passes, backward=0), "without the backward pass"),
-        (partial(passes, backward=1), "costs twice as much"),
-        (lambda budget, images, share: int(budget / (3 * images)), "its cost depends on the share"),
-        (partial(passes, forward=0), "One image costs one forward pass"),
-        (lambda budget, images, share: budget // 40, "One image costs"),
-        (lambda budget, images, share: 7, "a share of 1 give 7"),
-        (lambda *given: [passes(*given)], "Return one whole number"),
-        (lambda *given: str(passes(*given)), "Return one whole number"),
-        (8, "Give a function"),
-    ],
-    "decide": [
-        (the_best_mean, "where the three are alike"),
-        (partial(decide, clear=False), "where the three are alike"),
-        (partial(decide, next_only=True), "where everything is clearly better than the features"),
-        (partial(decide, positive=False), "where training anything makes it worse"),
-        (partial(decide, order=ORDER[::-1]), "and 'features' is asked for"),
-        (unpaired, "and 'everything' is asked for"),
-        (lambda runs: "features", "where everything is clearly the best"),
-        (lambda runs: "everything", "where the three are alike"),
-        (lambda runs: "last stage", "where the three are alike"),
-        (lambda runs: runs.difference("everything", "features"), "Return one of"),
-        (lambda runs: None, "Return one of"),
-        ("features", "Give a function"),
-    ],
-    "agree": [
-        (again(seeds=(0,)), "Run two seeds or more"),
-        (again(ways=ORDER[:2]), "no runs named 'everything'"),
-        (again(more=0.5), "Is something else trained?"),
-        (again(data="landuse"), "not of 40 radiographs alone"),
-        (again(images=80), "not of 40 radiographs alone"),
-        (again(drop=1), "Run two seeds or more of each way"),
-        ({"features": 0.6}, "Give what `tl.experiments.compare` returned"),
+    "unbeaten": [unbeaten, unbeaten_by_scipy, unbeaten_by_test, partial(unbeaten, order=tuple)],
+    "radiographs": [
+        (runs(), ALL),
+        [runs(), tuple(ALL[::-1])],
+        (TUNED, ["fine-tuned"]),
+        (runs(frozen=0.2), np.array(["frozen"])),
+        (runs(frozen=-0.2, seeds=8), {"last stage", "fine-tuned"}),
     ],
     "scenarios": [
-        *((DECISIONS | {name: other}, f"for {name}") for name, other in OTHER.items()),
-        (dict.fromkeys(DECISIONS, "everything"), "for "),
-        (DECISIONS | {"landuse": "fine-tuning"}, "Choose among"),
-        ({"radiographs": "features"}, "Give a dictionary"),
-        (list(DECISIONS.values()), "Give a dictionary"),
+        (three(), TIED),
+        (three(), CHAPTER),
+        [three(tuned=0.2), TIED | {"landuse": "fine-tuned"}],
+        (three(frozen=-0.2), TIED | {"landuse": ["last stage", "fine-tuned"]}),
+        (three(seeds=9, frozen=0.3), CHAPTER | {"landuse": "frozen"}),
+    ],
+}
+WRONG = {
+    "train": [
+        (partial(train, mode=True), "bn1.running_mean moved"),
+        (partial(train, mode=False), "follow the batches"),
+        (still_by_momentum, "bn1.num_batches_tracked moved"),
+        (partial(train, freeze=False), "conv1.weight moved"),
+        (partial(train, freeze=False, params=lambda m: m.fc.parameters()), "given a gradient that nothing uses"),
+        (partial(train, unfreeze=False), "empty parameter list"),
+        (partial(train, params=lambda m: m.fc.parameters()), "layer4.0.conv1.weight did not move. No optimizer"),
+        (partial(train, params=norms_forgotten), "No optimizer moved it"),
+        (partial(train, params=lambda m: [m.fc.weight]), "fc.bias did not move"),
+        (partial(train, params=lambda m: nn.Linear(2, 2).parameters()), "nothing of the model changed"),
+        (partial(train, rate=0.01), "Does `lr` reach"),
+        (partial(train, zero=False), "added to the first's"),
+        (partial(train, sign=-1), "down the gradient"),
+        (partial(train, first_only=True), "6 images went"),
+        (partial(train, twice=True), "36 images went"),
+        (lambda model, trains, batches, lr: train(model, ("fc",), batches, lr), "layer4.0.conv1.weight did not move"),
+        (lambda model, *given: model, "nothing of the model changed"),
+        (train_a_copy, "nothing of the model changed"),
+        (lambda model: model, "TypeError"),
+        (nn.Linear(2, 2), "Give a function"),
+        ("fc", "Give a function"),
+    ],
+    "passes": [
+        (lambda c, t, n, b: b // (n * 3 * sum(c.values())), "parts that do not train"),
+        (lambda c, t, n, b: b // (n * 3 * sum(c[k] for k in t)), "through the frozen parts"),
+        (lambda c, t, n, b: b // (n * (sum(c.values()) + sum(c[k] for k in t))), "costs twice"),
+        (lambda c, t, n, b: b // (n * sum(c.values())), "backward pass is not counted"),
+        (lambda c, t, n, b: passes(c, t, 1, b), "for one image"),
+        (lambda c, t, n, b: max(1, passes(c, t, n, b)), "may be zero"),
+        (lambda c, t, n, b: -(-b // (n * (sum(c.values()) + 2 * sum(c[k] for k in t)))), "round down"),
+        (lambda c, t, n, b: round(b / (n * (sum(c.values()) + 2 * sum(c[k] for k in t)))), "round down"),
+        (lambda c, t, n, b: b / (n * (sum(c.values()) + 2 * sum(c[k] for k in t))), "no whole number"),
+        (lambda c, t, n, b: 8, "8, and"),
+        (lambda c, t, n, b: {"layer4": 14}, "returns a dict"),
+        (lambda c, t, n, b: str(passes(c, t, n, b)), "returns a str"),
+        (lambda c, t, n, b: passes(c, ["layer4", "fc"], n, b), "KeyError"),
+        (8, "Give a function"),
+    ],
+    "unbeaten": [
+        (best_mean, "the ways are tied"),
+        (not_clearly_behind_the_best, "fewer than 5 seeds"),
+        (clear_either_way, "one is ahead"),
+        (unpaired, "seeds differ more than ways"),
+        (in_the_order_of_rows, "seeds differ more than ways"),
+        (only_the_next, "the ways are tied"),
+        (partial(unbeaten, margin=lambda d: 2 * d.margin / 2.776), "there are five seeds"),
+        (partial(unbeaten, margin=lambda d: 0.0), "the ways are tied"),
+        (partial(unbeaten, margin=lambda d: 0.05), "'frozen' lies above zero"),
+        (partial(unbeaten, fewest=2), "there are four seeds"),
+        (partial(unbeaten, order=lambda kept: kept[::-1]), "in another order"),
+        (partial(unbeaten, order=lambda kept: kept[:1]), "'fine-tuned' is not beaten"),
+        (partial(unbeaten, order=lambda kept: kept[0]), "Return a list"),
+        (partial(unbeaten, order=set), "Return a list"),
+        (partial(unbeaten, pool=lambda runs: dict.fromkeys(r["way"] for r in runs.rows)), "and not in `ways`"),
+        (lambda runs, ways: list(ways), "one is ahead"),
+        (lambda runs, ways: ["frozen"], "the ways are tied"),
+        (lambda runs, ways: [], "there is always one"),
+        (lambda runs, ways: len(ways), "Return a list"),
+        (lambda runs: [], "TypeError"),
+        (["frozen"], "Give a function"),
+    ],
+    "radiographs": [
+        ((runs(), ["frozen"]), "unbeaten are"),
+        ((TUNED, ["frozen"]), "unbeaten are ['fine-tuned']"),
+        ((TUNED, ALL), "unbeaten are ['fine-tuned']"),
+        ((TUNED, "fine-tuned"), "Give a list of ways"),
+        ((runs(seeds=3), ALL), "3 seeds"),
+        ((runs(other=5), ALL), "cannot be paired"),
+        ((runs(images=200), ALL), "200 images"),
+        ((runs(same=True), ALL), "they are one way"),
+        ((runs(names=("probe", "last stage", "fine-tuned")), ALL), "no runs named 'frozen'"),
+        ((runs("landuse"), ALL), "no runs on radiographs"),
+        ((0.6, ["frozen"]), "Give what"),
+        (runs(), "two things"),
+        (["frozen"], "two things"),
+    ],
+    "scenarios": [
+        ((three(tuned=0.2), CHAPTER), "you choose 'last stage'"),
+        ((three(tuned=0.2), TIED), "another way clearly beats it"),
+        ((three(tuned=0.2), TIED | {"landuse": ALL}), "another way clearly beats it"),
+        ((three(), {"radiographs": "frozen"}), "no choice for 'landuse'"),
+        ((three(), TIED | {"surfaces": "feature extraction"}), "Choose among"),
+        ((three(), TIED | {"surfaces": 0.7}), "Choose among"),
+        ((three(), TIED | {"surfaces": []}), "Choose among"),
+        ((three(), ["frozen"] * 3), "Give a dictionary"),
+        ((runs(), TIED), "no runs on landuse"),
+        ((three(seeds=4), TIED), "on landuse there are 4 seeds"),
+        ((three(images=30), TIED), "learned from 30 images"),
+        ((three(other=1), TIED), "cannot be paired"),
+        ((three(same=True), TIED), "they are one way"),
+        ((TIED, three()), "Give a dictionary"),
+        (TIED, "two things"),
     ],
 }
 right = [(step, answer) for step, answers in RIGHT.items() for answer in answers]
@@ -191,7 +385,7 @@ wrong = [(step, *pair) for step, pairs in WRONG.items() for pair in pairs]
 
 def test_the_bank_is_large_enough():
     assert all(len(answers) >= 3 for answers in RIGHT.values())
-    assert sum(map(len, WRONG.values())) >= 45
+    assert all(len(pairs) >= 10 for pairs in WRONG.values())
 
 
 @pytest.mark.parametrize(("step", "answer"), right)
@@ -207,11 +401,3 @@ def test_wrong_answers_are_refused_and_named(step, answer, reason):
     assert verdict.outcome == "not right", verdict
     assert reason in verdict.message
     assert f'tl.hint("ex1/{step}")' in verdict.message
-
-
-def test_the_stored_runs_had_the_same_budget():
-    """Passes of the stored settings, from the share that the network has."""
-    about = tl.experiments.stored("strategies").about
-    for name, images in (("radiographs", 40), ("landuse", 80), ("surfaces", 160)):
-        for way, share in (("last stage", 67108864 / 203097088), ("everything", 1.0)):
-            assert f"passes={passes(1920, images, share)}," in about[name]["ways"][way]

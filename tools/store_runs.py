@@ -2,7 +2,7 @@
 
     python tools/store_runs.py map            all of its image sets; about an hour on two cores
     python tools/store_runs.py fine_tuning    schedules or drop_path: some twenty minutes each
-    python tools/store_runs.py adapters       or new_statistics, stages, refinements, strategies: up to fifteen
+    python tools/store_runs.py adapters       or new_statistics, stages, refinements: up to fifteen minutes each
     python tools/store_runs.py map toypets    one image set, added to those that are there
 
 Learning rates are chosen for each way by the validation accuracy of other seeds, and stored with the runs. The test
@@ -13,7 +13,6 @@ import argparse
 from dataclasses import dataclass, field, replace
 
 import _beyond
-import _strategies
 import torch
 
 import tlcourse as tl
@@ -59,10 +58,15 @@ def fine_tuning(name):
         "fine-tuned": all_layers,
         "falling rates": replace(all_layers, layer_decay=0.7),
         "head first": replace(all_layers, start=_beyond.head_first),
-        "last stage alone": replace(all_layers, start=_strategies.last_stage_alone),
+        "last stage alone": replace(all_layers, start=last_stage_alone),
         "statistics kept": replace(all_layers, start=keep_statistics),
     }
     return splits, ways, (100,)
+
+
+def last_stage_alone(model, splits):
+    """Train the last stage and the head."""
+    tl.models.unfreeze_from(model, tl.models.stages(model)[-2].name)
 
 
 def keep_statistics(model, splits):
@@ -184,7 +188,6 @@ EXPERIMENTS = {
     # For the batch norms 3e-2 was best and 1e-1 as good: it got one of 400 validation images more right.
     "adapters": (adapters, ("toypets",), TEN, Tuning(80, (2000, 2001), (1e-3, 3e-3, 1e-2, 3e-2))),
     "stages": (stages, ("toypets", "landuse", "surfaces", "radiographs", "digits"), TEN, Tuning(80, ())),
-    "strategies": (_strategies.strategies, tuple(_strategies.STRATEGIES), SEEDS, Tuning(80, (2000, 2001), RATES[1:4])),
     "refinements": (refinements, ("toypets",), TEN, Tuning(80, ())),  # tuned in fine_tuning
 }
 STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")

@@ -1,179 +1,235 @@
-"""The steps of exercise 1, "Choose a strategy": what trains, what it costs, and what runs support."""
+"""The steps of exercise 1, "Choose a strategy": what trains, what it costs, and what the learner's own runs say."""
 
-import math
+from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
 
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.comparison import Runs
-from tlcourse.lessons.exercises.answers import need_function
-from tlcourse.table import Table
+from tlcourse.lessons.exercises.answers import need_function, pair
+from tlcourse.lessons.exercises.made_up import COSTS, TABLES, TURNED, WAYS, made_up
 
-STRATEGIES = ("features", "last stage", "everything")  # the cheapest first
-SCENARIOS = ("radiographs", "landuse", "surfaces")
+SCENARIOS = {"radiographs": 20, "landuse": 40, "surfaces": 80}
+PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+FEWEST = 5  # seeds that two ways have in common
 
 
-@step("ex1/trains")
-def trains(function: Any) -> str:
-    """A function of a network and a strategy: it lets exactly those parameters take gradients that train."""
-    need_function(function, "a network and a strategy")
-    for before in (True, False):
-        for strategy, parts in zip(STRATEGIES, (("fc",), ("layer4", "fc"), ("",)), strict=True):
-            model = models.create("tl_resnet", 2, weights=None)
-            model.requires_grad_(before)
-            made = function(model, strategy)
-            model = made if isinstance(made, nn.Module) else model
-            found = {name for name, p in model.named_parameters() if p.requires_grad}
-            wanted = {name for name, _ in model.named_parameters() if name.startswith(parts)}
-            was = f"for {strategy!r}, with a network in which {'everything' if before else 'nothing'} took gradients"
-            if missing := sorted(wanted - found):
-                raise NotRightError(f"{was}, {missing[0]} takes none afterwards, so it wouldn't train.")
-            if extra := sorted(found - wanted):
-                raise NotRightError(f"{was}, {extra[0]} takes gradients afterwards, and it is to stay as it is.")
+@step("ex1/train")
+def train(function: Any) -> str:
+    """A function of a model, parts, batches and a rate: these parts train, and nothing else of the model changes."""
+    need_function(function, "a model, parts, batches and a rate")
+    for trains, arrives_frozen in ((("fc",), False), (("layer4", "fc"), True), (PARTS, True), (PARTS[-3:], False)):
+        _part_trains(function, trains, arrives_frozen)
+    moved = _moves(function, 1e-9)
+    if moved > 1e-6:
+        raise NotRightError(f"with `lr=1e-9`, values of fc.weight move by {moved:.2g}. Does `lr` reach the optimizer?")
     return (
-        "what doesn't train needs no gradients, so a strategy decides what a step costs as well as what it can change."
+        "the optimizer decides what moves, `requires_grad` what is paid for, and the mode whether a batch norm keeps "
+        "its statistics. A frozen part needs all three."
     )
+
+
+def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -> None:
+    """Train on three batches, and hold everything that may change against what is to change."""
+    torch.manual_seed(0)
+    model = models.create("tl_resnet", 2).eval().requires_grad_(not arrives_frozen)
+    batches = [(torch.randn(6, 3, 32, 32), torch.arange(6) % 2) for _ in range(3)]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seen, new, summed = [], [], []
+    model.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    if not arrives_frozen:
+        model.fc.bias.register_hook(lambda gradient: new.append(gradient.clone()))
+        model.fc.bias.register_post_accumulate_grad_hook(lambda bias: summed.append(bias.grad.clone()))
+    function(model, trains, iter(batches) if arrives_frozen else batches, 0.01)
+    after, own = model.state_dict(), dict(model.named_parameters())
+    moved = {name for name, old in before.items() if not old.equal(after[name])}
+    where = f"with `trains={trains}`, "
+    if not moved:
+        raise NotRightError(
+            f"{where}nothing of the model changed. Has the optimizer the parameters of the model that is given?"
+        )
+    for name in own:
+        part = name.split(".")[0]
+        if part in trains and name not in moved:
+            why = "No optimizer moved it." if own[name].requires_grad else "It takes no gradients: it is still frozen."
+            raise NotRightError(f"{where}{name} did not move. {why}")
+        if part not in trains and name in moved:
+            raise NotRightError(f"{where}{name} moved, and {part} does not train. Which parameters has the optimizer?")
+    for name in sorted(before.keys() - own.keys(), key=lambda name: ("tracked" in name, name)):
+        part = name.split(".")[0]
+        if part not in trains and name in moved:
+            raise NotRightError(f"{where}{name} moved, and {part} is frozen. `eval()` keeps a batch norm still.")
+        if part in trains and name not in moved:
+            raise NotRightError(f"{where}{name} stayed, and {part} trains: its batch norms are to follow the batches.")
+    if paid := [n for n, p in own.items() if n.split(".")[0] not in trains and p.grad is not None]:
+        raise NotRightError(
+            f"{where}{paid[0]} was given a gradient that nothing uses, and that costs a backward pass. "
+            "Set `requires_grad` to False where nothing trains."
+        )
+    if sum(seen) != 18:
+        raise NotRightError(f"{where}{sum(seen)} images went through the model, and `batches` held 18. Use each once.")
+    if len(summed) > 1 and not torch.allclose(new[1], summed[1]):
+        raise NotRightError(f"{where}the second batch's gradient was added to the first's. Set it to zero in between.")
+
+
+def _moves(function: Any, lr: float) -> float:
+    """Return how far the head's weights move at a rate, after making sure that at a larger one it learns a batch."""
+    torch.manual_seed(1)
+    inputs, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 1, 0, 1, 1])
+    found = []
+    for rate in (0.01, lr):
+        torch.manual_seed(2)
+        model = models.create("tl_resnet", 2, weights=None).eval()
+        old, start = model.fc.weight.detach().clone(), _loss(model, inputs, labels)
+        function(model, ("fc",), [(inputs, labels)] * 4, rate)
+        found.append((model.fc.weight - old).abs().max().item())
+        if rate != lr and not _loss(model, inputs, labels) < start:
+            raise NotRightError("after four steps on one batch, its loss is not lower. Does it go down the gradient?")
+    return found[-1]
+
+
+def _loss(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    with torch.no_grad():
+        return torch.nn.functional.cross_entropy(model.eval()(inputs), labels).item()
 
 
 @step("ex1/passes")
 def passes(function: Any) -> str:
-    """A function of a budget, images and the share of the work that trains: how many whole passes they allow."""
-    need_function(function, "a budget, a number of images and a share")
-    for budget, images, share in ((1920, 160, 0.33), (960, 40, 1.0), (960, 40, 0.5), (1000, 70, 0.25), (500, 7, 0.0)):
-        wanted, found = int(budget / (images * (1 + 2 * share))), function(budget, images, share)
-        if isinstance(found, bool) or (not isinstance(found, int | float) and getattr(found, "shape", None) != ()):
-            raise NotRightError(f"it returns {found!r}. Return one whole number.")
-        if found != wanted:
-            asked = f"a budget of {budget}, {images} images and a share of {share:g} give {float(found):g}"
-            raise NotRightError(
-                f"{asked}, and {wanted} is asked for. {_why_passes(float(found), budget, images, share)}"
-            )
+    """A function of costs, parts, images and a budget: the whole passes that the budget pays for."""
+    need_function(function, "costs, parts, images and a budget")
+    for cost, trains, images, budget in COSTS:
+        found = function(dict(cost), trains, images, budget)
+        whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
+        each = images * (whole + 2 * trained)
+        wanted = budget // each
+        if isinstance(found, bool | str) or not isinstance(found, int | float | np.number | torch.Tensor):
+            raise NotRightError(f"the function returns a {type(found).__name__}. Return a whole number of passes.")
+        if float(found) == wanted:
+            continue
+        mistakes = {
+            budget / each: "That is no whole number of passes.",
+            -(-budget // each): "That costs more than the budget: round down.",
+            max(1, wanted): "That costs more than the budget: the answer may be zero.",
+            budget // (images * 3 * whole): "Does the backward pass go through parts that do not train?",
+            budget // (images * 3 * max(trained, 1)): "The forward pass goes through the frozen parts, too.",
+            budget // (images * (whole + trained)): "A backward pass costs twice the forward pass of its parts.",
+            budget // (images * whole): "The backward pass is not counted.",
+            budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
+        }
+        why = mistakes.get(float(found), "Count forward through all parts, and twice that of the parts that train.")
+        seen = f"with cost {cost}, trains {trains}, {images} images and a budget of {budget:,} you return {found}, and "
+        raise NotRightError(f"{seen}{wanted} is asked for: one pass costs {each:,}. {why}")
     return (
-        "with the same number of epochs, training everything would have cost most, and the comparison would favour it."
+        "training fewer parts saves part of the backward pass and nothing of the forward pass. Seconds need not follow "
+        "the multiply-adds: measure those as well where time is what you pay for."
     )
 
 
-def _why_passes(found: float, budget: int, images: int, share: float) -> str:
-    exact = budget / (images * (1 + 2 * share))
-    if math.isclose(found, exact):
-        return "Only whole passes count: round down."
-    if found == math.ceil(exact):
-        return "The last pass would exceed the budget: round down."
-    if found == int(budget / images):
-        return "That is without the backward pass."
-    if found == int(budget / (images * (1 + share))):
-        return "The backward pass costs twice as much as the forward pass of the part that trains."
-    if found == int(budget / (images * 3)):
-        return "The backward pass goes no deeper than what trains: its cost depends on the share."
-    return "One image costs one forward pass, and twice the share for the backward pass."
+@step("ex1/unbeaten")
+def unbeaten(function: Any) -> str:
+    """A function of runs and ways: the ways that no other clearly beats, or none where there are too few seeds."""
+    need_function(function, "runs and ways")
+    for about, names, accuracies in TABLES:
+        runs, ways = made_up(names, accuracies, TURNED in about), tuple(name for name in names if name != "scratch")
+        found, wanted = function(runs, ways), _unbeaten(runs, ways)
+        if isinstance(found, str | set | Mapping) or not hasattr(found, "__iter__"):
+            raise NotRightError(f"where {about}, you return {found!r}. Return a list, also of one way or of none.")
+        found = list(map(str, found))
+        if found == wanted:
+            continue
+        why = "Go through all other ways in `ways`: one that clearly beats it is enough."
+        if not wanted:
+            why = f"Two ways have fewer than {FEWEST} seeds in common, so nothing is decided."
+        elif sorted(found) == sorted(wanted):
+            why = "These are the right ways in another order than in `ways`."
+        elif not found:
+            why = "The way with the highest mean is beaten by none, so with enough seeds there is always one."
+        elif set(wanted) < set(found):
+            why = f"The interval of a way minus {min(set(found) - set(wanted))!r} lies above zero."
+        elif set(found) < set(wanted):
+            why = f"{min(set(wanted) - set(found))!r} is not beaten: no interval of a way minus this one is above zero."
+        seen = f"{_differences(runs, ways)}. You return {found}, and {wanted} is asked for. {why}"
+        raise NotRightError(f"where {about}: {seen}")
+    return (
+        "a way stays in as long as nothing shown speaks against it. That is no proof that the tied ways are equal: it "
+        "says that these runs do not tell them apart. Memory and effort may decide then."
+    )
 
 
-# Means above the features for (last stage, everything), the noise of a seed, and the strategy to choose.
-TABLES = {
-    "the three are alike": ((0.01, 0.0), 0.05, "features"),
-    "everything is clearly the best": ((0.04, 0.12), 0.01, "everything"),
-    "the last stage is better than the features, and everything is no better than the last stage": (
-        (0.10, 0.11),
-        0.03,
-        "last stage",
-    ),
-    "training anything makes it worse": ((-0.08, -0.12), 0.01, "features"),
-    "the last stage is clearly better, and everything worse": ((0.10, -0.05), 0.01, "last stage"),
-    "everything is clearly better than the features, and not than the last stage": ((0.04, 0.07), 0.045, "last stage"),
-}
-NOISE = (0.9, -1.1, 0.3, -0.8, 0.7), (-0.6, 0.8, 1.1, -1.2, -0.1)
+def _unbeaten(runs: Runs, ways: Iterable[str]) -> list[str]:
+    """Return the ways that no other clearly beats; none if two of them have too few seeds in common."""
+    leads = {(a, b): runs.difference(a, b) for a in ways for b in ways if a != b}
+    if any(len(lead.values) < FEWEST for lead in leads.values()):
+        return []
+    return [way for way in ways if not any(b == way and d.clear and d.mean > 0 for (_, b), d in leads.items())]
 
 
-def _table(means: tuple[float, float], noise: float, shift: float) -> Runs:
-    """Return runs of five seeds whose differences from the features have these means."""
-    rows = Table()
-    for seed in range(5):
-        base = 0.7 + shift * (seed - 2)  # seeds differ far more than strategies
-        more = (0.0, *(mean + noise * n[seed] for mean, n in zip(means, NOISE, strict=True)))
-        for way, gain in zip(STRATEGIES, more, strict=True):
-            row = {"data": "hidden", "way": way, "images": 40, "seed": seed, "accuracy": base + gain}
-            rows.append(row | {"loss": 1 - base - gain, "seconds": 1.0})
-    return Runs(rows)
+def _differences(runs: Runs, ways: Iterable[str]) -> str:
+    return "; ".join(f"{b} minus {a} {runs.difference(b, a)}" for a, b in combinations(ways, 2))
 
 
-def decision(runs: Runs) -> str:
-    """Return the cheapest strategy that no dearer one clearly beats."""
-    for i, way in enumerate(STRATEGIES):
-        better = (runs.difference(other, way) for other in STRATEGIES[i + 1 :])
-        if not any(one.clear and one.mean > 0 for one in better):
-            return way
-    raise AssertionError("nothing is dearer than the last")
-
-
-@step("ex1/decide")
-def decide(function: Any) -> str:
-    """A function of runs: the cheapest strategy that no dearer one clearly beats."""
-    need_function(function, "runs")
-    for what, (means, noise, wanted) in TABLES.items():
-        for shift in (0.0, 0.06):
-            runs = _table(means, noise, shift)
-            if decision(runs) != wanted:
-                raise AssertionError(what)
-            found = str(function(runs)).strip().lower()
-            if found not in STRATEGIES:
-                raise NotRightError(f"it returns {found!r}. Return one of {', '.join(map(repr, STRATEGIES))}.")
-            if found != wanted:
-                seen = {f"{a} minus {b}": runs.difference(a, b) for a, b in _pairs()}
-                shown = "; ".join(f"{name} {one.mean:+.3f} ± {one.margin:.3f}" for name, one in seen.items())
-                raise NotRightError(f"it chooses {found!r} where {what}, and {wanted!r} is asked for: {shown}.")
-    return "a dearer strategy has to show that it is better; a tie goes to the cheaper one."
-
-
-def _pairs() -> list[tuple[str, str]]:
-    cheap, middle, dear = STRATEGIES
-    return [(middle, cheap), (dear, cheap), (dear, middle)]
-
-
-@step("ex1/agree")
-def agree(answer: Any) -> str:
-    """Live runs of two seeds or more, of the small scenario with all three strategies."""
-    from tlcourse.lessons.experiments import stored
-
-    if not isinstance(answer, Runs):
-        raise NotRightError(f"the answer is a {type(answer).__name__}. Give what `tl.experiments.compare` returned.")
-    ways = {row["way"] for row in answer.rows}
-    if missing := set(STRATEGIES) - ways:
-        raise NotRightError(f"there are no runs named {min(missing)!r}: there are {', '.join(sorted(ways))}.")
-    if {(row["data"], row["images"]) for row in answer.rows} != {("radiographs", 40)}:
-        raise NotRightError("the runs are not of 40 radiographs alone.")
-    seeds = {row["seed"] for row in answer.rows}
-    if len(seeds) < 2 or len(answer.rows) != len(seeds) * len(ways):
-        raise NotRightError(
-            f"there are {len(answer.rows)} runs of {len(seeds)} seeds. Run two seeds or more of each way."
-        )
-    for way in STRATEGIES:
-        old, new = (runs.accuracies(way).values() for runs in (stored("strategies").only(data="radiographs"), answer))
-        spread = max(old) - min(old)
-        if not min(old) - spread - 0.05 <= sum(new) / len(new) <= max(old) + spread + 0.05:
-            told = f"{way!r} has a mean accuracy of {sum(new) / len(new):.3f}, and the stored runs lie between"
-            raise NotRightError(f"{told} {min(old):.3f} and {max(old):.3f}. Is something else trained?")
-    return "your runs and the stored ones agree, so you may conclude from those, which are more."
+@step("ex1/radiographs")
+def radiographs(answer: Any) -> str:
+    """Runs of the three ways on radiographs, and the ways that no other beats in them."""
+    runs, kept = pair(answer, "the runs and the list of unbeaten ways")
+    runs = _need_runs(runs, "radiographs")
+    wanted = _unbeaten(runs, WAYS)
+    if isinstance(kept, str | Mapping) or not hasattr(kept, "__iter__"):
+        raise NotRightError(f"the second part is {kept!r}. Give a list of ways, also where there is only one.")
+    kept = list(map(str, kept))
+    if sorted(kept) != sorted(wanted):
+        raise NotRightError(f"you name {kept}. In your runs, {_differences(runs, WAYS)}: unbeaten are {wanted}.")
+    tied = " These are tied: the runs do not tell them apart." if len(wanted) > 1 else ""
+    return f"in your runs, unbeaten are {', '.join(wanted)}.{tied} {_differences(runs, WAYS)}."
 
 
 @step("ex1/scenarios")
 def scenarios(answer: Any) -> str:
-    """A dictionary: for each scenario, the decision that the stored runs support."""
-    from tlcourse.lessons.experiments import stored
-
-    if not isinstance(answer, dict) or set(answer) != set(SCENARIOS):
-        raise NotRightError(f"the answer is {answer!r}. Give a dictionary with {', '.join(map(repr, SCENARIOS))}.")
+    """Runs of all scenarios, and for each a way that no other beats in them."""
+    runs, choices = pair(answer, "the runs and a dictionary of choices")
+    if not isinstance(choices, Mapping):
+        raise NotRightError(f"the second part is a {type(choices).__name__}. Give a dictionary: scenario -> way.")
+    if missing := [name for name in SCENARIOS if name not in choices]:
+        raise NotRightError(f"the dictionary has no choice for {missing[0]!r}.")
+    ties = []
     for name in SCENARIOS:
-        runs, said = stored("strategies").only(data=name), str(answer[name]).strip().lower()
-        if said not in STRATEGIES:
-            raise NotRightError(f"for {name} there is {said!r}. Choose among {', '.join(map(repr, STRATEGIES))}.")
-        dearer = STRATEGIES[STRATEGIES.index(said) + 1 :]
-        for other in dearer:
-            found = runs.difference(other, said)
-            if found.clear and found.mean > 0:
-                raise NotRightError(f"for {name} you choose {said!r}, and {other!r} is clearly better: {found}.")
-        if said != (cheaper := decision(runs)):
-            found = runs.difference(said, cheaper)
-            raise NotRightError(f"for {name}, {said!r} minus {cheaper!r}, which is cheaper, is {found}.")
-    return "the number of images did not decide this, nor did a rule of thumb: the runs did."
+        own = _need_runs(runs, name)
+        kept, given = _unbeaten(own, WAYS), choices[name]
+        named = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
+        if not named or not set(named) <= set(WAYS):
+            raise NotRightError(f"for {name} you choose {given!r}. Choose among {', '.join(WAYS)}.")
+        if beaten := [way for way in named if way not in kept]:
+            seen = f"for {name} you choose {beaten[0]!r}. In your runs, {_differences(own, WAYS)}"
+            raise NotRightError(f"{seen}: another way clearly beats it. Unbeaten are {kept}.")
+        if len(kept) > 1:
+            ties.append(name)
+    tied = (
+        f" On {', '.join(ties)} several ways are unbeaten: the one that trains least is a good choice." if ties else ""
+    )
+    return f"no other way beats your choices, in your own runs.{tied} With another budget the choices may be others."
+
+
+def _need_runs(runs: Any, name: str) -> Runs:
+    """Return a scenario's runs, after making sure that its three ways can be compared."""
+    if not isinstance(runs, Runs):
+        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
+    if name not in (there := {row["data"] for row in runs.rows}):
+        raise NotRightError(f"there are no runs on {name}: there are runs on {', '.join(sorted(there))}.")
+    runs = runs.only(data=name)
+    if missing := [way for way in WAYS if way not in {row["way"] for row in runs.rows}]:
+        raise NotRightError(f"of {name} there are no runs named {missing[0]!r}.")
+    if wrong := {row["images"] for row in runs.rows} - {SCENARIOS[name]}:
+        raise NotRightError(f"runs on {name} learned from {min(wrong)} images, and {SCENARIOS[name]} are asked for.")
+    of = {way: {row["seed"]: (row["accuracy"], row["loss"]) for row in runs.only(way=way).rows} for way in WAYS}
+    if any(of[way].keys() != of["frozen"].keys() for way in WAYS):
+        raise NotRightError(f"on {name} the ways ran with different seeds, so they cannot be paired.")
+    if len(of["frozen"]) < FEWEST:
+        raise NotRightError(f"on {name} there are {len(of['frozen'])} seeds. Run five or more.")
+    for a, b in combinations(WAYS, 2):
+        if of[a] == of[b]:
+            raise NotRightError(f"on {name}, {a!r} and {b!r} gave the same loss for every seed: they are one way.")
+    return runs

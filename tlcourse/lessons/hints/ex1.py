@@ -1,72 +1,79 @@
 """Hints for exercise 1, "Choose a strategy"."""
 
 HINTS = {
-    "ex1/trains": (
+    "ex1/train": (
         (
-            "Print the names of the parameters that take gradients after your function has run, and think of a "
-            "network that arrives with everything frozen."
+            "Three switches have to agree for each part: whether its parameters take gradients, whether the "
+            "optimizer has them, and whether its batch norms are in training or in evaluation mode."
         ),
         (
-            "First freeze everything, then let the chosen parts take gradients again: the head is `model.fc`, the"
-            " last stage `model.layer4`. For 'everything', one call on the whole network is enough."
+            "`model.named_children()` gives each part with its name. `part.requires_grad_(...)` sets the first "
+            "switch and `part.train(...)` the third. Both take a truth value, such as `name in trains`. Set them "
+            "before the optimizer is built."
         ),
         (
-            "`model.requires_grad_(strategy == 'everything')`, then `model.fc.requires_grad_(True)`, and for "
-            "'last stage' also `model.layer4.requires_grad_(True)`."
+            "For each part: `part.requires_grad_(name in trains)` and `part.train(name in trains)`. Then "
+            "`torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)`, and for each batch: "
+            "loss, `zero_grad`, `backward`, `step`."
         ),
     ),
     "ex1/passes": (
         (
-            "What does one image cost in one pass? Write that down for a share of zero and for a share of one, "
-            "then divide the budget by what all images cost."
+            "Work out by hand what one image costs when everything trains, and what it costs when only the head "
+            "trains. Which terms do the two sums share?"
         ),
         (
-            "The forward pass costs 1, whatever trains. The backward pass costs twice the share. Whole passes "
-            "only: what is left of the budget is not spent."
+            "One image costs the sum of all parts, and then twice the sum of the parts in `trains`. A pass costs "
+            "that times the number of images."
         ),
         (
-            "One image costs `1 + 2 * share`, all images `images * (1 + 2 * share)`. The answer is `int(budget / "
-            "(images * (1 + 2 * share)))`."
-        ),
-    ),
-    "ex1/decide": (
-        (
-            "Start with the cheapest strategy and ask of each dearer one whether it is clearly better. "
-            "`runs.difference(a, b)` pairs the two by seed."
-        ),
-        (
-            "A difference d is clear if its interval leaves out zero: `d.clear`. It is clearly better if `d.mean`"
-            " is above zero as well. Compare with every dearer strategy, not only with the next."
-        ),
-        (
-            "For each strategy from the cheapest: if `any(d.clear and d.mean > 0 ...)` over `d = "
-            "runs.difference(dearer, strategy)` is false, return the strategy. The last one is returned if "
-            "nothing else was."
+            "`each = sum(cost.values()) + 2 * sum(cost[name] for name in trains)`, and the answer is the "
+            "whole-number division `budget // (images * each)`, which may be zero."
         ),
     ),
-    "ex1/agree": (
+    "ex1/unbeaten": (
         (
-            "`tl.experiments.compare(ways, splits, sizes=..., seeds=...)` returns the runs. The ways, the "
-            "radiographs and the number of images are in the cells above."
+            "Look at one way at a time, and ask of each other way in `ways` whether it beats this one. Print "
+            "`runs.difference(a, b)` for one pair to see what it holds."
         ),
         (
-            "`ways` holds the three strategies, `LIMITS['radiographs']` the number of images. Two seeds are "
-            "enough here: `runtime.seeds(2)`."
+            "A difference has `.mean`, `.clear` (the interval leaves out zero) and `.values`, one for each seed "
+            "that the two ways have in common. `.clear` alone does not say which of the two is ahead."
         ),
         (
-            "`answer = tl.experiments.compare(ways, radiographs, sizes=[40], seeds=runtime.seeds(2))`, with the "
-            "three ways of the cell above, not less."
+            "For each `way`, take `leads = [runs.difference(other, way) for other in ways if other != way]`. If "
+            "one has fewer than five values, return `[]`. Keep the way unless some lead is clear and has a mean "
+            "above zero."
+        ),
+    ),
+    "ex1/radiographs": (
+        (
+            "`tl.experiments.compare` takes a dictionary of functions, the images, `sizes=[...]` and `seeds=...`. "
+            "Each function is called with three arguments, and `learn` has four."
+        ),
+        (
+            '`partial(learn, "frozen")` is a function of the other three arguments. Make one for each name in '
+            "`WAYS`, so that all three run with the same seeds and the same images."
+        ),
+        (
+            "`ways = {way: partial(learn, way) for way in WAYS}`, then `tl.experiments.compare(ways, "
+            'sets["radiographs"], sizes=[20], seeds=runtime.seeds(5))`. The answer is `(runs, unbeaten(runs, '
+            "list(WAYS)))`."
         ),
     ),
     "ex1/scenarios": (
-        ("Your function `decide` takes the runs of one scenario. `stored.only(data='landuse')` returns them."),
         (
-            "Call `decide` for each of the three names, and look at the differences that the cell above prints: "
-            "which of the intervals leave out zero?"
+            "It is the same comparison twice more, with other images and another number of them. Runs of several "
+            "scenarios go into one table, and each choice looks at one scenario's runs only."
         ),
         (
-            "`answer = {name: decide(stored.only(data=name)) for name in LIMITS}`: a dictionary with a strategy "
-            "for 'radiographs', 'landuse' and 'surfaces'."
+            "`runs = first + second + third`, if these are what `compare` returned. "
+            '`unbeaten(runs.only(data="landuse"), list(WAYS))` lists what you may choose for the tiles.'
+        ),
+        (
+            "Take the first of each list, because the list begins with the way that trains least: `choices = "
+            "{name: unbeaten(runs.only(data=name), list(WAYS))[0] for name in SCENARIOS}`. The answer is `(runs, "
+            "choices)`."
         ),
     ),
 }
