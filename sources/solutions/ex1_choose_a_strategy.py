@@ -54,7 +54,7 @@ tl.plots.images(
 # %% [markdown]
 # **From the chapter.** Its exercise has 500 chest X-rays, 3,000 satellite tiles and 50,000 images of products. Its answers are
 # feature extraction for the first, the last block with strong regularisation for the second, and fine-tuning in
-# stages for the third. They are reasoned from the number and kind of images. No run stands behind them, so you make some.
+# stages for the third. It reasons from the number and kind of images, which is a good start, and shows no runs. You make some.
 
 # %%
 guesses = {
@@ -77,8 +77,8 @@ guesses = {
 #
 # The model may arrive frozen or not.
 #
-# **From the chapter.** Its first example freezes with `requires_grad = False` and then calls `model.train()`. Batch norm is
-# not mentioned there, and its statistics move.
+# **From the chapter.** Its first example freezes with `requires_grad = False`, and the loop of its second calls
+# `model.train()`. Neither mentions batch norm. Put together, they leave the weights as they are, and the statistics move.
 
 # %%
 WAYS = {
@@ -114,7 +114,8 @@ tl.check("ex1/train", train)
 # ## Step 2: the same compute for each way
 #
 # The same number of passes over the images is not the same compute. This table counts the multiply-adds of each part, for
-# one image on its way forward. The normalisation in `bn1` is not counted: next to a convolution it is small.
+# one image on its way forward. The normalisation in `bn1` is not counted: next to a convolution it is small. The budget of a
+# run is what training everything costs for `160` images, each used once.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -319,7 +320,7 @@ if verdict.outcome == "right":
 # What these runs do not show: the chapter's scenarios have many more images, and larger networks, so your runs do not refute
 # its answers. Strong regularisation was not tried, nor were stages in turn. One rate serves all scenarios. Three intervals per
 # scenario are nine chances to be wrong, and about one 95 % interval in twenty misses the true difference. Where no difference is
-# shown, there may still be one, smaller than the margin.
+# shown, there may still be one, smaller than the margin. And five seeds are few: with others, some of your choices may change.
 #
 # The budget decides, too. The lessons have stored runs on land use in which fine-tuning makes more passes, at a rate chosen
 # for this task:
