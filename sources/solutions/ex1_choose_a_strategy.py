@@ -81,13 +81,11 @@ guesses = {
 # `model.train()`. Neither mentions batch norm. Put together, they leave the weights as they are, and the statistics move.
 
 # %%
+BODY = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 WAYS = {
     "frozen": ("fc",),
     "last stage": ("layer4", "fc"),
-    "fine-tuned": (
-        *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
-        "fc",
-    ),
+    "fine-tuned": (*BODY, "fc"),
 }
 
 
@@ -318,9 +316,11 @@ if verdict.outcome == "right":
 
 # %% [markdown]
 # What these runs do not show: the chapter's scenarios have many more images, and larger networks, so your runs do not refute
-# its answers. Strong regularisation was not tried, nor were stages in turn. One rate serves all scenarios. Three intervals per
-# scenario are nine chances to be wrong, and about one 95 % interval in twenty misses the true difference. Where no difference is
-# shown, there may still be one, smaller than the margin. And five seeds are few: with others, some of your choices may change.
+# its answers. Strong regularisation was not tried, nor were stages in turn. One rate serves all scenarios. Three intervals
+# per scenario are nine chances to be wrong, and about one 95 % interval in twenty misses the true difference. Where no
+# difference is shown, there may still be one, smaller than the margin. For radiographs, guessing is right every other time:
+# where all ways are close to that, a tie says that none of them has learned much. And five seeds are few: with others, some
+# of your choices may change.
 #
 # The budget decides, too. The lessons have stored runs on land use in which fine-tuning makes more passes, at a rate chosen
 # for this task:
