@@ -261,7 +261,7 @@ TIE = "no difference shown"
 
 RIGHT = {
     "plateau": [plateau, plateau_by_hand, plateau_by_package, partial(plateau, optimizer=Adam, eps=0, mode="min")],
-    "groups": [groups, one_group_per_tensor, groups_by_package, lambda m: AdamW(groups(m)), lambda m: tuple(groups(m))],
+    "groups": [groups, one_group_per_tensor, groups_by_package, lambda m: tuple(groups(m))],
     "warmup": [by_lambda, in_a_row, own_scheduler, as_a_schedule, product, with_restarts],
     "late": [late, late_by_lambda, late_by_package, late_rates_written],
     "gain": [
@@ -311,6 +311,7 @@ WRONG = {
         (bn_forgotten, "bn1.weight is in no group"),
         (of_another_model, "another model"),
         (lambda model: model.parameters(), "no list of groups"),
+        (lambda model: AdamW(groups(model)), "an optimizer stands where its groups are asked for"),
         (lambda model: model, "returns a TLResNet"),
         (lambda model: [], "no list of groups"),
         ("groups", "Give a function"),

@@ -226,7 +226,7 @@ def overlapping_intervals(first, second, n):
 RIGHT = {
     "size": [size, size_by_modules, size_by_numpy, size_by_shapes],
     "latency": [latency, latency_in_nanoseconds, latency_by_the_package, latency_warmed_up_longer],
-    "front": [front, front_by_numpy, front_by_striking_out, front_of_rows],
+    "front": [front, front_by_numpy, front_by_striking_out, lambda table: tuple(front(table))],
     "choose": [choose, choose_from_the_sorted, choose_rows, choose_with_numpy],
     "separated": [separated, separated_by_torch, separated_in_percent, separated_by_counts],
 }
@@ -274,6 +274,8 @@ WRONG = {
         (lambda table: front(table) * 2, "more than once"),
         (lambda table: front(table)[0], "returns a str"),
         (lambda table: len(front(table)), "returns a int"),
+        (front_of_rows, "a list with a dict. Return names"),
+        (lambda table: (name for name in front(table)), "returns a generator"),
         (["resnet50"], "Give a function"),
     ],
     "choose": [
@@ -281,6 +283,7 @@ WRONG = {
         (partial(choose, within=operator.lt), "exactly at a limit is within it"),
         (partial(choose, part=1), "for 'phone' it chooses"),
         (partial(choose, tie=1), "the quicker one is chosen"),
+        (partial(choose, tie=0), "the quicker one is chosen"),
         (partial(choose, phone="space"), "for 'phone' it chooses"),
         (partial(choose, phone="time"), "for 'phone' it chooses"),
         (partial(choose, most=6e6), "for 'phone' it chooses"),

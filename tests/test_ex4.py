@@ -20,6 +20,7 @@ from tlcourse.lessons.exercises import probes
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TO_TENSOR = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
 SMALL = v2.Resize((64, 64))
+BICUBIC, BILINEAR = v2.InterpolationMode.BICUBIC, v2.InterpolationMode.BILINEAR
 
 
 def of(*steps, end=TO_TENSOR, compose=v2.Compose):
@@ -82,6 +83,16 @@ def tiles_by_transposing():
     return transform
 
 
+def own_generator():
+    rng = random.Random()
+
+    def transform(image):
+        x = SMALL(pil_to_tensor(image)).float() / 255
+        return torch.rot90(x, rng.randrange(4), (1, 2)).flip(2 - rng.randrange(2))
+
+    return transform
+
+
 def letters_by_hand():
     def transform(image):
         image = image.resize((64, 64)).rotate(
@@ -129,6 +140,8 @@ RIGHT = {
     ],
     "letters": [
         of(v2.RandomAffine(10, translate=(0.1, 0.1), fill=255), SMALL),
+        of(v2.RandomAffine(10, translate=(0.1, 0.1), fill=255), v2.Resize((64, 64), BICUBIC)),
+        of(SMALL, end=[*TO_TENSOR, v2.RandomAffine(9, (0.09, 0.09), fill=1.0, interpolation=BILINEAR)]),
         of(SMALL, end=[*TO_TENSOR, v2.RandomAffine(9, translate=(0.09, 0.09), fill=1.0)]),
         letters_by_hand,
     ],
@@ -173,11 +186,13 @@ WRONG = {
         (of(TURN, CROP, v2.RandomHorizontalFlip(1), LIGHT), "100% of the draws are mirrored"),
         (of(TURN, v2.RandomResizedCrop(64), MIRROR, LIGHT), "of the image's area"),
         (of(TURN, CROP, MIRROR), "the same brightness"),
+        (of(SMALL, MIRROR, TURN), "the same brightness"),
+        (of(v2.Resize(64), TURN, MIRROR, LIGHT), "(3, 64, 96)"),
         (of(TURN, CROP, MIRROR, LIGHT, end=[*TO_TENSOR, NORMAL]), "Normalising is not asked for here"),
         (of(TURN, CROP, MIRROR, LIGHT, end=[v2.ToImage()]), "whole numbers"),
         (of(TURN, CROP, MIRROR, LIGHT, end=[v2.ToImage(), v2.ToDtype(torch.float32)]), "between 0 and 1"),
         (of(TURN, CROP, MIRROR, LIGHT, end=[]), "gives a Image"),
-        (of(TURN, MIRROR, LIGHT), "(3, 128, 128)"),
+        (of(TURN, MIRROR, LIGHT), "an image becomes (3, 64, 96)"),
         (of(TURN, CROP, MIRROR, LIGHT)(), "Give a function"),
         (lambda: torch.zeros(3, 64, 64), "returns a Tensor"),
     ],
@@ -195,6 +210,7 @@ WRONG = {
         (of(QUARTERS, MIRROR, v2.RandomResizedCrop(64, scale=(0.1, 0.3), ratio=(1, 1))), "of the image's area"),
         (of(SMALL, QUARTERS, MIRROR, end=[*TO_TENSOR, NORMAL]), "Normalising is not asked for"),
         (lambda: None, "returns a NoneType"),
+        (own_generator, "a generator of its own"),
     ],
     "letters": [
         (of(v2.RandomAffine(10, translate=(0.1, 0.1), fill=255), SMALL, MIRROR), "are mirrored"),

@@ -164,7 +164,8 @@ for name, make in schedulers.items():
 guess.compare("; ".join(results))
 
 # %% [markdown]
-# So a new group needs a new scheduler. Write a function of the head's optimizer, which a cosine has already used, of the
+# The cosine pulls the new group along, from the middle of its wave, and LambdaLR raises an error. To give both groups a full
+# wave, build a new scheduler. Write a function of the head's optimizer, which a cosine has already used, of the
 # parameters that join (they are still frozen), their rate, and a number of steps. The parameters train and join the same optimizer.
 # The function returns a new scheduler: half a cosine wave over `steps` steps, to zero, for **both** groups, each from the
 # rate that it was built with.
@@ -220,8 +221,8 @@ def constant(optimizer, epochs, batches):
 pets = tl.data.load("toypets", model=tl.models.create("tl_resnet", 2))
 
 # %% [markdown]
-# Compare two ways, `"constant"` and `"scheduled"`, with `tl.experiments.compare`: on `pets`, with `40` training images and
-# five seeds, `runtime.seeds(5)`. It calls each way with `(splits, images, seed)`, so fix the first argument of `fine_tune` with
+# Compare two ways with `tl.experiments.compare(ways, pets, sizes=[40], seeds=runtime.seeds(5))`, where `ways` is a dictionary
+# with `"constant"` and `"scheduled"`. `runs.difference("scheduled", "constant")` pairs the seeds. It calls each way with `(splits, images, seed)`, so fix the first argument of `fine_tune` with
 # `functools.partial`. It runs for about half a minute.
 #
 # Then conclude: `"better"`, `"worse"`, or `"no difference shown"`. The answer is the pair of runs and conclusion. It is

@@ -99,8 +99,8 @@ tl.check("ex3/latency", latency)
 #
 # The table holds networks of timm with the accuracy on ImageNet that timm has published for their default weights, each
 # at the image size of that measurement. The weights themselves aren't needed: time depends on the architecture alone.
-# Here the networks take turns, as in 3.4, so that a slow moment of the machine meets all of them. Half of the times lie
-# within `spread`.
+# Here the networks take turns, as in 3.4, so that a slow moment of the machine meets all of them. `spread` is the
+# range of the middle half of the times.
 
 # %%
 guess = tl.guess(
@@ -143,8 +143,8 @@ guess.compare(f"resnet50 takes {ratio:.1f} times as long")
 #
 # In 3.4, the front weighed one cost against the accuracy. A phone has two: space and time. A network is **dominated** if
 # another one is at least as good in all three (parameters, latency, accuracy) and better in at least one. Write a function of
-# a table that returns the names of all networks that aren't dominated. A row is a dictionary with the keys `model`,
-# `parameters`, `latency`, `spread` and `accuracy`.
+# a table that returns a list of the names of all networks that aren't dominated. A row is a dictionary with the keys `model`,
+# `parameters` (in millions), `latency` and `spread` (in milliseconds), and `accuracy` (in percent).
 
 
 # %%
@@ -202,7 +202,7 @@ if verdict.outcome == "right":
 #
 # A measured time is uncertain. A network is within a limit only if its latency **plus its spread** is; the limit is `resnet50`'s
 # latency, without spread. Of two networks with the same accuracy, the one with the lower latency is chosen.
-# `resnet50` itself is a candidate like any other.
+# `resnet50` itself is a candidate for the highest accuracy.
 
 # %%
 guess = tl.guess(
@@ -301,7 +301,7 @@ if verdict.outcome == "right":
 #
 # - A file holds all tensors of the state dict, not the parameters alone.
 # - Warm up, repeat, take the median, and say on which machine.
-# - First drop what is dominated, then apply the limits, then take the most accurate.
+# - Apply the limits, then take the most accurate. The front shows what can be the best, whatever limits these numbers have.
 # - A difference that your test set can't see shouldn't decide. Then take the cheaper network.
 #
 # `tl.progress(reset="ex3")` forgets what you did here, to start again.

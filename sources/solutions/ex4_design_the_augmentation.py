@@ -69,7 +69,7 @@ guess.compare(f"most like {'bdpq'[int(np.argmin(gaps))]}")
 # **From the chapter.** Its transforms mirror every training image, whatever the images show. For letters that is a wrong label in half
 # of the cases.
 #
-# A change is of use if the label stays **and** if such images occur in use. Which of the changes `"mirror"` (left and right),
+# A change is of use if the label stays **and** if such an image could have been taken. Ignore empty corners for now. Which of the changes `"mirror"` (left and right),
 # `"half turn"`, `"quarter turn"` and `"small turn"` (up to ten degrees) are of use for upright **faces** seen from the front, with the
 # person as the label; for **tiles** of land seen from above, with its use as the label; for the **letters** b, d, p and q?
 
@@ -277,7 +277,7 @@ tl.check("ex4/gain", answer)
 #
 # ## What you take with you
 #
-# - A change is of use if the label stays, and if such images occur.
+# - A change is of use if the label stays, and if such an image could have been taken.
 # - Look at what a transform does: a few draws show a wrong mirror at once.
 # - Random changes first, then the tensor, and normalising last.
 # - Evaluation draws nothing.

@@ -108,10 +108,10 @@ def conclusion(answer: Any, one: str, other: str, unreached: str) -> str:
     if all((r["accuracy"], r["loss"]) == (second[s]["accuracy"], second[s]["loss"]) for s, r in first.items()):
         raise NotRightError(f"both ways gave the same loss for every seed: {unreached}.")
     found = runs.difference(one, other)
-    if str(said).strip().lower() not in CONCLUSIONS:
+    if str(said).strip(" .").lower() not in CONCLUSIONS:
         raise NotRightError(f"the conclusion is {said!r}. Choose among {', '.join(sorted(CONCLUSIONS))}.")
     wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"
-    if str(said).strip().lower() != wanted:
+    if str(said).strip(" .").lower() != wanted:
         why = "leaves out zero" if found.clear else "holds zero"
         raise NotRightError(f"you say {said!r}, and the runs say {found}. The interval {why}: {wanted!r}.")
     return f"the conclusion is what your runs support: {found}. More seeds would show smaller differences."

@@ -80,7 +80,9 @@ def groups(function: Any) -> str:
     need_function(function, "a model")
     model = models.freeze(models.create("tl_resnet", 2, weights=None))
     answer = function(model)
-    given = getattr(answer, "param_groups", answer)  # of an optimizer, too
+    if isinstance(answer, torch.optim.Optimizer):
+        raise NotRightError("an optimizer stands where its groups are asked for. Return the list of groups.")
+    given = answer
     if not hasattr(given, "__iter__"):
         raise NotRightError(f"the function returns a {type(answer).__name__}. Return a list of groups.")
     given = list(given)
@@ -139,10 +141,10 @@ def warmup(function: Any) -> str:
                 for group, (a, b) in enumerate(zip(found, wanted, strict=True)):
                     if not math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-9):
                         seen = (
-                            f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.3g} at step "
+                            f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.5g} at step "
                         )
                         raise NotRightError(
-                            f"{seen}{t}, and {b:.3g} is asked for. {_why_warmup(found, base, t, batches, factor)}"
+                            f"{seen}{t}, and {b:.5g} is asked for. {_why_warmup(found, base, t, batches, factor)}"
                         )
                 optimizer.step()
                 scheduler.step()

@@ -155,13 +155,15 @@ def front(function: Any) -> str:
                 raise NotRightError(f"{missing[0]} is missing from {_shown(given)}: {why}.")
             if extra := sorted(set(found) - set(wanted)):
                 raise NotRightError(f"{extra[0]} is dominated in {_shown(given)}: {why}.")
-    return "whatever the user's limits are, the best choice is on this front. With more costs, more networks are on it."
+    return (
+        "whatever limits a user has for these numbers, a best choice is on this front; more costs, more networks on it."
+    )
 
 
 def _names(found: Any) -> list[str]:
-    if isinstance(found, str) or not hasattr(found, "__iter__"):
+    if isinstance(found, str) or not hasattr(found, "__len__"):
         raise NotRightError(f"it returns a {type(found).__name__}. Return a list of names.")
-    names = [name.get("model") if isinstance(name, dict) else name for name in found]
+    names = list(found)
     if any(not isinstance(name, str) for name in names):
         raise NotRightError(f"it returns a list with a {type(names[0]).__name__}. Return names.")
     return names
@@ -196,7 +198,7 @@ def choose(function: Any) -> str:
     """A function of a table: the names for a phone, for accuracy, and for a balance."""
     need_function(function, "a table")
     for (others, names), why in CHOICES.items():
-        for rows in (_rows(f"{others}, {REFERENCE}"), _rows(f"{REFERENCE}, {others}")):
+        for rows in (_rows(f"{others}, {REFERENCE}"), _rows(f"{REFERENCE}, {others}")[::-1]):
             found = function(rows)
             if not isinstance(found, dict) or set(found) != set(USES):
                 raise NotRightError(f"it returns {found!r}. Return a dictionary with {', '.join(map(repr, USES))}.")
