@@ -3,8 +3,8 @@
 import math
 from functools import partial
 
+import judges
 import numpy as np
-import pytest
 import torch
 from scipy import stats
 from torch import nn
@@ -379,25 +379,6 @@ WRONG = {
         (TIED, "two things"),
     ],
 }
-right = [(step, answer) for step, answers in RIGHT.items() for answer in answers]
-wrong = [(step, *pair) for step, pairs in WRONG.items() for pair in pairs]
-
-
-def test_the_bank_is_large_enough():
-    assert all(len(answers) >= 3 for answers in RIGHT.values())
-    assert all(len(pairs) >= 10 for pairs in WRONG.values())
-
-
-@pytest.mark.parametrize(("step", "answer"), right)
-def test_right_answers_are_right_whatever_their_spelling(step, answer):
-    verdict = tl.check(f"ex1/{step}", answer)
-    assert verdict.outcome == "right", verdict
-    assert f'tl.solution("ex1/{step}")' in verdict.message
-
-
-@pytest.mark.parametrize(("step", "answer", "reason"), wrong)
-def test_wrong_answers_are_refused_and_named(step, answer, reason):
-    verdict = tl.check(f"ex1/{step}", answer)
-    assert verdict.outcome == "not right", verdict
-    assert reason in verdict.message
-    assert f'tl.hint("ex1/{step}")' in verdict.message
+test_the_bank_is_large_enough, test_right_answers_are_right, test_wrong_answers_are_refused_and_named = judges.bank(
+    "ex1", RIGHT, WRONG, each=(3, 10)
+)

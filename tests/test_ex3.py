@@ -8,8 +8,8 @@ import statistics
 import time
 from functools import partial
 
+import judges
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import save
 
@@ -311,25 +311,6 @@ WRONG = {
         (True, "Give a function"),
     ],
 }
-right = [(step, answer) for step, answers in RIGHT.items() for answer in answers]
-wrong = [(step, *pair) for step, pairs in WRONG.items() for pair in pairs]
-
-
-def test_the_bank_is_large_enough():
-    assert all(len(answers) >= 4 for answers in RIGHT.values())
-    assert all(len(pairs) >= 10 for pairs in WRONG.values())
-
-
-@pytest.mark.parametrize(("step", "answer"), right)
-def test_right_answers_are_right_whatever_their_spelling(step, answer):
-    verdict = tl.check(f"ex3/{step}", answer)
-    assert verdict.outcome == "right", verdict
-    assert f'tl.solution("ex3/{step}")' in verdict.message
-
-
-@pytest.mark.parametrize(("step", "answer", "reason"), wrong)
-def test_wrong_answers_are_refused_and_named(step, answer, reason):
-    verdict = tl.check(f"ex3/{step}", answer)
-    assert verdict.outcome == "not right", verdict
-    assert reason in verdict.message
-    assert f'tl.hint("ex3/{step}")' in verdict.message
+test_the_bank_is_large_enough, test_right_answers_are_right, test_wrong_answers_are_refused_and_named = judges.bank(
+    "ex3", RIGHT, WRONG, each=(4, 10)
+)

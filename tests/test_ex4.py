@@ -2,6 +2,7 @@
 
 import random
 
+import judges
 import numpy as np
 import pytest
 import torch
@@ -250,28 +251,9 @@ WRONG = {
         (two(), "two things"),
     ],
 }
-right = [(step, answer) for step, answers in RIGHT.items() for answer in answers]
-wrong = [(step, *pair) for step, pairs in WRONG.items() for pair in pairs]
-
-
-def test_the_bank_is_large_enough():
-    assert all(len(answers) >= 3 for answers in RIGHT.values())
-    assert sum(map(len, WRONG.values())) >= 60
-
-
-@pytest.mark.parametrize(("step", "answer"), right)
-def test_right_answers_are_right_whatever_their_spelling(step, answer):
-    verdict = tl.check(f"ex4/{step}", answer)
-    assert verdict.outcome == "right", verdict
-    assert f'tl.solution("ex4/{step}")' in verdict.message
-
-
-@pytest.mark.parametrize(("step", "answer", "reason"), wrong)
-def test_wrong_answers_are_refused_and_named(step, answer, reason):
-    verdict = tl.check(f"ex4/{step}", answer)
-    assert verdict.outcome == "not right", verdict
-    assert reason in verdict.message
-    assert f'tl.hint("ex4/{step}")' in verdict.message
+test_the_bank_is_large_enough, test_right_answers_are_right, test_wrong_answers_are_refused_and_named = judges.bank(
+    "ex4", RIGHT, WRONG, each=(3, 6), in_all=(0, 60)
+)
 
 
 @pytest.mark.parametrize("degrees", [-170, -20, 0, 7, 90])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import judges
 import numpy as np
 import pytest
 import torch
@@ -372,29 +373,9 @@ WRONG = {
         (runs(), "two things"),
     ],
 }
-right = [(step, answer) for step, answers in RIGHT.items() for answer in answers]
-wrong = [(step, *pair) for step, pairs in WRONG.items() for pair in pairs]
-
-
-def test_the_bank_is_large_enough():
-    assert len(right) >= 13
-    assert all(len(answers) >= 2 for answers in RIGHT.values())
-    assert all(len(pairs) >= 5 for pairs in WRONG.values())
-
-
-@pytest.mark.parametrize(("step", "answer"), right)
-def test_right_answers_are_right_whatever_their_spelling(step, answer):
-    verdict = tl.check(f"ex5/{step}", answer)
-    assert verdict.outcome == "right", verdict
-    assert f'tl.solution("ex5/{step}")' in verdict.message
-
-
-@pytest.mark.parametrize(("step", "answer", "reason"), wrong)
-def test_wrong_answers_are_refused_and_named(step, answer, reason):
-    verdict = tl.check(f"ex5/{step}", answer)
-    assert verdict.outcome == "not right", verdict
-    assert reason in verdict.message
-    assert f'tl.hint("ex5/{step}")' in verdict.message
+test_the_bank_is_large_enough, test_right_answers_are_right, test_wrong_answers_are_refused_and_named = judges.bank(
+    "ex5", RIGHT, WRONG, each=(2, 5), in_all=(13, 0)
+)
 
 
 def test_an_unexplained_case_is_not_told_its_cause():

@@ -13,8 +13,6 @@ from torch import nn
 
 from tlcourse.lessons.checks import NotRightError
 
-CONCLUSIONS = {"better", "worse", "no difference shown"}
-
 
 def need_function(function: Any, of: str) -> None:
     """Refuse what is no function."""
@@ -86,32 +84,3 @@ class Timed(nn.Module):
             pass
         self.took.append(1000 * (time.perf_counter() - start))
         return result
-
-
-def conclusion(answer: Any, one: str, other: str, unreached: str) -> str:
-    """Refuse runs of two ways that can't be compared, and a conclusion that they don't support; praise the rest."""
-    from tlcourse.lessons.comparison import Runs
-
-    runs, said = pair(answer, "the runs and your conclusion")
-    if not isinstance(runs, Runs):
-        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
-    ways = {row["way"] for row in runs.rows}
-    if missing := {one, other} - ways:
-        raise NotRightError(f"there are no runs named {min(missing)!r}: there are {', '.join(sorted(ways))}.")
-    if len({(row["data"], row["images"]) for row in runs.rows}) > 1:
-        raise NotRightError("the runs have different images: compare both ways with the same number of images.")
-    first, second = ({r["seed"]: r for r in runs.rows if r["way"] == way} for way in (one, other))
-    if first.keys() != second.keys():
-        raise NotRightError("the two ways ran with different seeds, so they cannot be paired.")
-    if len(first) < 5:
-        raise NotRightError(f"there are {len(first)} seeds. Run five or more: one run says nothing about chance.")
-    if all((r["accuracy"], r["loss"]) == (second[s]["accuracy"], second[s]["loss"]) for s, r in first.items()):
-        raise NotRightError(f"both ways gave the same loss for every seed: {unreached}.")
-    found = runs.difference(one, other)
-    if str(said).strip(" .").lower() not in CONCLUSIONS:
-        raise NotRightError(f"the conclusion is {said!r}. Choose among {', '.join(sorted(CONCLUSIONS))}.")
-    wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"
-    if str(said).strip(" .").lower() != wanted:
-        why = "leaves out zero" if found.clear else "holds zero"
-        raise NotRightError(f"you say {said!r}, and the runs say {found}. The interval {why}: {wanted!r}.")
-    return f"the conclusion is what your runs support: {found}. More seeds would show smaller differences."

@@ -12,10 +12,10 @@ from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.comparison import Runs
 from tlcourse.lessons.exercises.answers import need_function, pair
 from tlcourse.lessons.exercises.made_up import COSTS, TABLES, TURNED, WAYS, made_up
+from tlcourse.lessons.exercises.measured import FEWEST, need_pairs, need_runs
 
 SCENARIOS = {"radiographs": 20, "landuse": 40, "surfaces": 80}
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-FEWEST = 5  # seeds that two ways have in common
 
 
 @step("ex1/train")
@@ -215,21 +215,10 @@ def scenarios(answer: Any) -> str:
 
 def _need_runs(runs: Any, name: str) -> Runs:
     """Return a scenario's runs, after making sure that its three ways can be compared."""
-    if not isinstance(runs, Runs):
-        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
-    if name not in (there := {row["data"] for row in runs.rows}):
+    if name not in (there := {row["data"] for row in need_runs(runs).rows}):
         raise NotRightError(f"there are no runs on {name}: there are runs on {', '.join(sorted(there))}.")
     runs = runs.only(data=name)
-    if missing := [way for way in WAYS if way not in {row["way"] for row in runs.rows}]:
-        raise NotRightError(f"of {name} there are no runs named {missing[0]!r}.")
     if wrong := {row["images"] for row in runs.rows} - {SCENARIOS[name]}:
         raise NotRightError(f"runs on {name} learned from {min(wrong)} images, and {SCENARIOS[name]} are asked for.")
-    of = {way: {row["seed"]: (row["accuracy"], row["loss"]) for row in runs.only(way=way).rows} for way in WAYS}
-    if any(of[way].keys() != of["frozen"].keys() for way in WAYS):
-        raise NotRightError(f"on {name} the ways ran with different seeds, so they cannot be paired.")
-    if len(of["frozen"]) < FEWEST:
-        raise NotRightError(f"on {name} there are {len(of['frozen'])} seeds. Run five or more.")
-    for a, b in combinations(WAYS, 2):
-        if of[a] == of[b]:
-            raise NotRightError(f"on {name}, {a!r} and {b!r} gave the same loss for every seed: they are one way.")
+    need_pairs(runs.rows, tuple(WAYS), on=f"on {name} ", same="they are one way")
     return runs

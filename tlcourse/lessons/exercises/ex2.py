@@ -9,8 +9,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
+from tlcourse.lessons.exercises import measured
 from tlcourse.lessons.exercises.answers import (
-    conclusion,
     half_wave,
     need_function,
     pair,
@@ -222,4 +222,4 @@ def _why_late(t: int, name: str, found: float, stopped: float) -> str:
 @step("ex2/gain")
 def gain(answer: Any) -> str:
     """Runs of a constant and a scheduled rate, and the conclusion that their paired difference supports."""
-    return conclusion(answer, "scheduled", "constant", "the schedule did not reach the training")
+    return measured.gain(answer, "scheduled", "constant", "the schedule did not reach the training")

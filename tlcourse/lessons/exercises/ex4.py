@@ -9,7 +9,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
-from tlcourse.lessons.exercises.answers import conclusion, need_function
+from tlcourse.lessons.exercises import measured
+from tlcourse.lessons.exercises.answers import need_function
 from tlcourse.lessons.exercises.probes import View, colours, draw, views
 from tlcourse.preprocessing import get_preprocessing
 
@@ -207,4 +208,4 @@ def _near(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 @step("ex4/gain")
 def gain(answer: Any) -> str:
     """Runs without and with augmentation, and the conclusion that their paired difference supports."""
-    return conclusion(answer, "augmented", "plain", "the augmentation did not reach the training")
+    return measured.gain(answer, "augmented", "plain", "the augmentation did not reach the training")

@@ -8,10 +8,10 @@ import torch
 from tlcourse import data
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.exercises.answers import pair, rates_by_name
+from tlcourse.lessons.exercises.measured import need_conclusion, need_pairs, need_runs
 from tlcourse.lessons.exercises.setups import SEEDS, apart, painted, pets_for_checks, set_up, shown
 from tlcourse.train import fit
 
-CONCLUSIONS = ("better", "worse", "no difference shown")
 MEASURES = {"b own": ("own", "b"), "d own": ("own", "d"), "d fresh": ("fresh", "d")}
 
 
@@ -127,43 +127,17 @@ def case_f(function: Any) -> str:
 @step("ex5/proof")
 def proof(answer: Any) -> str:
     """Runs of cases b and d, broken and repaired, and what the paired differences support."""
-    from tlcourse.lessons.comparison import Runs
-
     runs, conclusions = pair(answer, "the runs and your conclusions")
-    if not isinstance(runs, Runs):
-        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
+    rows = need_runs(runs).rows
     if not isinstance(conclusions, Mapping):
         raise NotRightError(f"the conclusions are a {type(conclusions).__name__}. Give a dictionary.")
-    given = {str(key).strip().lower(): str(value).strip().lower() for key, value in conclusions.items()}
+    given = {str(key).strip().lower(): value for key, value in conclusions.items()}
     texts = []
-    for name, (measured, case) in MEASURES.items():
-        ways = {}
-        for way in (f"{case} repaired", case):
-            rows = [row for row in runs.rows if row["way"] == way and row["data"] == measured]
-            ways[way] = {row["seed"]: row for row in rows}
-            if len(ways[way]) < 5:
-                raise NotRightError(
-                    f"{way!r} has {len(ways[way])} seeds measured on {measured!r} images. Run five or more."
-                )
-        first, second = ways.values()
-        if first.keys() != second.keys():
-            raise NotRightError(f"{case!r} and its repair ran with different seeds, so they cannot be paired.")
-        if all(first[s]["loss"] == second[s]["loss"] for s in first):
-            raise NotRightError(
-                f"{case!r} and its repair have the same loss for every seed: is it the same function twice?"
-            )
-        found = runs.only(data=measured).difference(f"{case} repaired", case)
-        wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"
-        if given.get(name) not in CONCLUSIONS:
-            raise NotRightError(
-                f"the conclusion for {name!r} is {given.get(name)!r}. Choose among {', '.join(CONCLUSIONS)}."
-            )
-        if given[name] != wanted:
-            holds = "leaves out zero" if found.clear else "holds zero"
-            raise NotRightError(
-                f"for {name!r} you say {given[name]!r}. Repaired minus broken is {found}. The interval {holds}: "
-                f"{wanted!r}."
-            )
+    for name, (images, case) in MEASURES.items():
+        own, ways = [row for row in rows if row["data"] == images], (f"{case} repaired", case)
+        need_pairs(own, ways, on=f"measured on {images!r} images: ", same="is it the same function twice?")
+        found = runs.only(data=images).difference(*ways)
+        need_conclusion(given.get(name), found, f"the conclusion for {name!r}")
         texts.append(f"{name}: {found}")
     return (
         f"your runs support all three. Repaired minus broken, {'; '.join(texts)}. A repair is judged on images "
