@@ -66,12 +66,12 @@ gaps = [np.abs(turned - np.asarray(one, float)).mean() for one in letters]
 guess.compare(f"most like {'bdpq'[int(np.argmin(gaps))]}")
 
 # %% [markdown]
-# **From the chapter.** Its transforms mirror every training image, whatever the images show. For letters that is a wrong label in half
-# of the cases.
+# **From the chapter.** Its second example mirrors half of the training images, and its answer to this exercise mirrors faces where
+# people are to be recognised. But nobody's face is symmetric: whether a mirror is of use depends on the label.
 #
 # A change is of use if the label stays **and** if such an image could have been taken. Ignore empty corners for now. Which of the changes `"mirror"` (left and right),
-# `"half turn"`, `"quarter turn"` and `"small turn"` (up to ten degrees) are of use for upright **faces** seen from the front, with the
-# person as the label; for **tiles** of land seen from above, with its use as the label; for the **letters** b, d, p and q?
+# `"half turn"`, `"quarter turn"` and `"small turn"` (up to ten degrees) are of use for upright **faces** seen from the front, labelled
+# by whether they smile; for **tiles** of land seen from above, with its use as the label; for the **letters** b, d, p and q?
 
 # %%
 answer = ...  # {"faces": {...}, "tiles": {...}, "letters": {...}}
@@ -119,6 +119,9 @@ tl.check("ex4/faces", faces)
 
 # %% [markdown]
 # ## Step 3: tiles
+#
+# **From the chapter.** Its answer for tiles has `RandomRotation([0, 90, 180, 270])`. That raises an error, because the argument
+# is a range with two ends.
 #
 # A tile has no up. All eight orientations are equally likely: the four quarter turns, each mirrored or not. There are no
 # other angles, because they leave corners empty. Here the colours tell forest from water, so they stay as they are. At

@@ -17,7 +17,7 @@ from tlcourse.preprocessing import get_preprocessing
 CHANGES = ("mirror", "half turn", "quarter turn", "small turn")
 KEEPS = {"faces": {"mirror", "small turn"}, "tiles": set(CHANGES), "letters": {"small turn"}}
 WHY = {
-    ("faces", "mirror"): "a mirrored face is still a face of the same person, and could have been taken that way",
+    ("faces", "mirror"): "a mirrored face smiles as before, and could have been taken that way",
     ("faces", "small turn"): "people tilt their heads a little",
     ("faces", "half turn"): "upright faces don't stand on their heads, so such images don't occur",
     ("faces", "quarter turn"): "upright faces don't lie on their side, so such images don't occur",
@@ -98,7 +98,9 @@ def faces(function: Any) -> str:
     _share(seen, 2 / 3)
     if found.mean(1).std() < 0.01:
         raise NotRightError("all draws have the same brightness, and it is asked to vary.")
-    return "mirrored, tilted and in other light it is the same person, and cameras see all of that."
+    return (
+        "mirrored, tilted and in other light a smile is a smile. Who it is, a mirror may change: no face is symmetric."
+    )
 
 
 def _share(seen: list[View], least: float) -> None:
