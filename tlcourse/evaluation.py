@@ -1,15 +1,18 @@
 """Measure a classifier: accuracy with its confidence interval, confusion matrix, and the most confident errors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torch import nn
 from torch.nn import functional as F
+
+USUAL_FORMAT = "view size is not compatible"  # torch's words where `.view` meets the channels-last format
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Evaluation:
 
     @cached_property
     def correct(self) -> int:
-        """Number of images that are classified correctly."""
-        return int((self.predicted == self.labels).sum())
+        """Number of images that are classified correctly; outputs that are not finite are no answer."""
+        return int((self.logits.isfinite().all(1) & (self.predicted == self.labels)).sum())
 
     @property
     def accuracy(self) -> float:
@@ -90,18 +93,91 @@ def evaluate(
     """Run a model over a loader in evaluation mode, and restore every module's mode afterwards.
 
     Raises:
-        ValueError: the loader gives no image.
+        ValueError: the loader gives no image; or as `read_batch` and `check_outputs`.
     """
     device = next(model.parameters()).device
     labels, logits = [], []
     with evaluation_mode(model):
-        for images, targets in loader:
+        for images, targets in map(read_batch, loader):
             with autocast(device, precision):
-                logits.append(model(images.to(device, non_blocking=True)).float())
-            labels.append(targets)
+                outputs = run(model, images.to(device, non_blocking=True))
+            check_outputs(outputs, targets)
+            logits.append(outputs.float())
+            labels.append(class_numbers(targets))
     if not labels:
         raise ValueError("There is no image to evaluate on: the loader is empty.")
     return Evaluation(torch.cat(labels).cpu(), torch.cat(logits).cpu())
+
+
+def run(model: nn.Module, images: torch.Tensor) -> Any:
+    """Run a model in evaluation mode, and return its logits, as `main_output` does."""
+    try:
+        return main_output(model(images))
+    except RuntimeError as error:
+        if USUAL_FORMAT not in str(error):
+            raise
+        return main_output(model(images.contiguous()))  # a `.view` in the network needs torch's usual memory format
+
+
+def main_output(outputs: Any) -> Any:
+    """Return the logits of what a model returns; auxiliary outputs (Inception, GoogLeNet) are left out."""
+    return getattr(outputs, "logits", outputs)
+
+
+def read_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch's images and labels; more beside them, such as file names, is left out.
+
+    Raises:
+        ValueError: it is a dictionary, or holds no images and labels in this order.
+    """
+    if isinstance(batch, Mapping):
+        raise ValueError(
+            f"The loader gives dictionaries with {', '.join(map(str, batch))}. Give it a collate_fn that returns "
+            "(images, labels)."
+        )
+    if isinstance(batch, torch.Tensor) or len(batch) < 2 or not isinstance(batch[1], torch.Tensor):
+        raise ValueError("The loader gives no pairs (images, labels) of tensors: its data set needs a label per image.")
+    labels = batch[1]
+    return batch[0], labels if labels.is_floating_point() else labels.long()
+
+
+def class_numbers(labels: torch.Tensor) -> torch.Tensor:
+    """Return labels `(N,)`; of probabilities `(N, C)`, as MixUp makes them, the most probable class."""
+    return labels.argmax(1) if labels.ndim == 2 else labels
+
+
+def check_outputs(logits: Any, labels: torch.Tensor) -> None:
+    """Raise a ValueError unless accuracy can be measured: one output per class, one class per image.
+
+    `logits` are `(B, C)` with two classes or more; `labels` are class numbers `(B,)`, or probabilities `(B, C)`.
+    """
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"The model returns a {type(logits).__name__}: let it return logits (B, C) alone.")
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"The model returns {tuple(logits.shape)}, and classes need one output each, (B, C). For two classes give "
+            "the head two outputs, labels 0 and 1 as integers (B,), and cross-entropy: one output with "
+            "BCEWithLogitsLoss is the same model, but its accuracy would be measured wrongly here."
+        )
+    on_cpu = labels.device.type == "cpu"  # a look at values on a GPU would wait for it
+    if labels.is_floating_point():
+        shares = labels.shape == logits.shape
+        if not shares or (on_cpu and not torch.allclose(labels.sum(1).float(), torch.ones(len(labels)), atol=1e-2)):
+            raise ValueError(
+                f"Labels are numbers with a point, {tuple(labels.shape)}. Give class numbers as integers (B,), or a "
+                f"probability for each class, {tuple(logits.shape)}, that add up to 1; several classes in one image "
+                "are not measured here."
+            )
+    elif labels.ndim != 1 or len(labels) != len(logits):
+        raise ValueError(
+            f"Labels have the shape {tuple(labels.shape)} for outputs {tuple(logits.shape)}: give one class number per "
+            "image, (B,), for example with labels.squeeze(1)."
+        )
+    elif on_cpu and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(
+            f"Labels go from {labels.min()} to {labels.max()}, and the model has {logits.shape[1]} outputs: "
+            "classes are numbered from 0, and each needs an output."
+        )
 
 
 @contextmanager

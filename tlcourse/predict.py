@@ -12,9 +12,10 @@ from torch import nn
 
 from tlcourse.atomic_write import atomic_write
 from tlcourse.data import EXTENSIONS, read_image
-from tlcourse.evaluation import evaluation_mode
-from tlcourse.models import create, head
-from tlcourse.preprocessing import Preprocessing
+from tlcourse.evaluation import evaluation_mode, run
+from tlcourse.models import create, head, unwrap_model
+from tlcourse.preprocessing import Preprocessing, get_preprocessing
+from tlcourse.side_effects import no_side_effects
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,48 @@ class Answer:
 def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], **facts: object) -> Path:
     """Write a model from `tl.models.create` with everything that is needed to use it again.
 
-    The file is safetensors: weights, and a header in JSON with architecture, classes, preprocessing and `facts`.
+    The file is safetensors: weights, and a header in JSON with architecture, classes, preprocessing and `facts`. It is
+    loaded again and has to give the model's outputs before it takes its place. Wrappers (`torch.compile`,
+    `DataParallel`) are left out.
 
     Raises:
-        ValueError: the model has no architecture name, or another number of outputs than there are classes.
+        ValueError: the model has no architecture name, or another number of outputs than there are classes; its weights
+            are not finite; or the file would not give this model again, because parts of it were replaced.
     """
-    file = Path(file)
+    file, model = Path(file), unwrap_model(model)
     if not hasattr(model, "architecture"):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
     if len(classes) != (outputs := len(head(model).weight)):
         raise ValueError(f"There are {len(classes)} classes for {outputs} outputs.")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # A copy of each: safetensors refuses tensors that share their memory, as tied weights do.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"The weights are not finite ({broken[0]}): training has diverged, use a lower rate.")
     about = {"architecture": model.architecture, "classes": list(classes), **facts}
     about["preprocessing"] = asdict(model.preprocessing)
     with atomic_write(file) as part:
         save_file(state, part, metadata={"tlcourse": json.dumps(about)})
+        _check_saved(model, part)
     return file
+
+
+def _check_saved(model: nn.Module, file: Path) -> None:
+    """Raise a ValueError unless a file gives the model's outputs for two images of noise."""
+    advice = (
+        f"Saved as {model.architecture}, the file would not give this model again: parts of it were replaced, or "
+        "parametrized. Nothing was written. Keep the weights with torch.save(model.state_dict(), FILE), and make the "
+        "model again with the code that made it."
+    )
+    size, device = model.preprocessing.size, next(model.parameters()).device
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        loaded = load_checkpoint(file)[0]
+    except ValueError as error:
+        raise ValueError(advice) from error
+    with no_side_effects(model):
+        ours, theirs = run(model, images.to(device)).float().cpu(), run(loaded, images)
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * ours.abs().max().item()):
+        raise ValueError(advice)
 
 
 def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
@@ -89,7 +116,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 @torch.no_grad()
 def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str | Path]) -> list[Answer]:
     """Classify image files one by one; a file that cannot be read gives an answer with the reason."""
-    transform, device, answers = model.preprocessing.evaluation(), next(model.parameters()).device, []
+    transform, device, answers = get_preprocessing(model).evaluation(), next(model.parameters()).device, []
     with evaluation_mode(model):
         for file in files:
             try:
@@ -97,6 +124,9 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
             except (ValueError, OSError) as error:
                 answers.append(Answer(str(file), None, None, str(error)))
                 continue
-            probability, winner = model(image[None].to(device)).softmax(1)[0].max(0)
+            probability, winner = run(model, image[None].to(device)).softmax(1)[0].max(0)
+            if not probability.isfinite():
+                answers.append(Answer(str(file), None, None, "the model's outputs are not finite: train it anew"))
+                continue
             answers.append(Answer(str(file), classes[winner], probability.item()))
     return answers

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 # Of red, green and blue, between 0 and 1, over the training set of ImageNet.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -97,6 +98,8 @@ def get_preprocessing(source: Any) -> Preprocessing:
     """
     if isinstance(source, Preprocessing):
         return source
+    if isinstance(source, WRAPPERS):
+        return get_preprocessing(source.module)
     if isinstance(source, WeightsEnum):
         return _from_torchvision(source)
     own = getattr(source, "preprocessing", None)
@@ -105,7 +108,7 @@ def get_preprocessing(source: Any) -> Preprocessing:
     config = getattr(source, "pretrained_cfg", source)
     config = config.to_dict() if hasattr(config, "to_dict") else config  # timm's PretrainedCfg
     if isinstance(config, dict) and "input_size" in config:
-        return _from_timm(config)
+        return _from_timm(config | ({"input_size": _built_for(source, config)} if config is not source else {}))
     what = type(source).__name__ if isinstance(source, nn.Module) else repr(source)
     raise ValueError(
         f"{what} does not say how its images are prepared. Give a Preprocessing(size, resize), an entry of "
@@ -137,6 +140,14 @@ def _from_timm(config: dict) -> Preprocessing:
     resize = max(size, math.floor(size / resolved["crop_pct"]))  # a share above 1 would add a black border
     options = {name: resolved[name] for name in ("mean", "std", "interpolation")}
     return Preprocessing(size, resize, **options, squash=mode == "squash")
+
+
+def _built_for(model: nn.Module, config: dict) -> tuple[int, ...]:
+    """Return channels, height and width that a timm model was built for, which may not be those of its weights."""
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    channels = 3 if channels % 3 == 0 else channels  # some stems fold blocks of pixels into channels first
+    sides = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return channels, *(sides or config["input_size"][1:])
 
 
 def _square(sides: Iterable[int]) -> int:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from tlcourse.atomic_write import atomic_write
-from tlcourse.data import Splits
-from tlcourse.evaluation import evaluation_mode
+from tlcourse.data import ImageSet, Splits, make_loader
+from tlcourse.evaluation import class_numbers, evaluation_mode, read_batch, run
 from tlcourse.features.cache_key import cache_file
 from tlcourse.models import head
 from tlcourse.runtime import get_runtime
@@ -95,11 +95,15 @@ def refuse_random(dataset: Dataset, advice: str) -> None:
 def forward_passes(model: nn.Module, dataset: Dataset, batch_size: int) -> Iterator[Tensor]:
     """Run a model over a data set in evaluation mode; yield the labels of each batch after its pass, for hooks."""
     device = next(model.parameters()).device
-    loader = DataLoader(dataset, batch_size, num_workers=get_runtime().workers)
+    workers = get_runtime().workers
+    if workers and isinstance(dataset, ImageSet):  # threads: processes that are spawned need a guarded main script
+        loader = make_loader(dataset, batch_size)
+    else:
+        loader = DataLoader(dataset, batch_size, num_workers=workers)
     with evaluation_mode(model):
-        for images, labels in tqdm(loader, desc="features", leave=False):
-            model(images.to(device))
-            yield labels
+        for images, labels in tqdm(map(read_batch, loader), desc="features", total=len(loader), leave=False):
+            run(model, images.to(device))
+            yield class_numbers(labels)
 
 
 def _compute(model: nn.Module, dataset: Dataset, batch_size: int) -> Features:

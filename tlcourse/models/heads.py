@@ -5,6 +5,10 @@ from torch import nn
 # Where the classifier is in a model that does not say so itself.
 ATTRIBUTES = ("fc", "heads", "head", "classifier")
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+# The outputs of the layers below the classifier where a library has them in one Sequential with it.
+LOWER_LAYERS = {"AlexNet": [(4096, 4096)], "VGG": [(4096, 4096)], "MobileNetV3": [(1024,), (1280,)], "MaxVit": [(512,)]}
+LOWER_LAYERS |= {"MetaFormer": [(2048,), (2304,), (3072,)], "EfficientVit": [(1280,), (1600,), (2560,)]}
+LOWER_LAYERS["EfficientVitLarge"] = [(3200,), (6400,)]
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -58,6 +62,30 @@ def head_names(model: nn.Module) -> list[str]:
         "If it is an encoder, put a head behind it; if the head has another name, say so: "
         'model.stage_plan = {"stem": [...], ..., "head": ["my_head"]}.'
     )
+
+
+def head_parts(model: nn.Module) -> list[str]:
+    """Return the names of what trains as the head: the classifiers, or the whole of a new head of several layers.
+
+    A head of several layers that a library made is pre-trained below its last layer. One in its place is new, and its
+    lower layers are as random as the last one.
+    """
+    model = unwrap_model(model)
+    return [next(filter(None, (_if_new(model, part) for part in _around(name))), name) for name in head_names(model)]
+
+
+def _around(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _if_new(model: nn.Module, name: str) -> str | None:
+    """Return a name if its module holds several layers, and no library made it."""
+    module = model.get_submodule(name)
+    widths = tuple(layer.weight.shape[0] for layer in module.modules() if isinstance(layer, LAYERS))
+    by_hand = type(module) is nn.Sequential or not type(module).__module__.startswith(("torchvision.", "timm."))
+    librarys = any(widths[: len(lower)] == lower for lower in LOWER_LAYERS.get(type(model).__name__, ()))
+    return name if by_hand and len(widths) > 1 and not librarys else None
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

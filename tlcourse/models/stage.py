@@ -5,8 +5,9 @@ its running statistics follow the batches. `train_mode` puts it into evaluation 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from types import MethodType
 
 import torch
@@ -21,7 +22,11 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Freeze every stage but the head: the model becomes a feature extractor with a trainable classifier."""
+    """Freeze every stage but the head: the model becomes a feature extractor with a trainable classifier.
+
+    A head of several layers that you put in the classifier's place is trained as a whole; of a library's own (VGG,
+    MobileNetV3), whose lower layers are pre-trained, the last layer. `summary` shows what trains.
+    """
     return unfreeze_from(model, "head")
 
 
@@ -70,6 +75,10 @@ def _eval_frozen(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()  # this line keeps a frozen batch norm still
+    with suppress(ValueError):  # of a model without a recognisable head
+        for stage in takewhile(lambda stage: not stage.trainable, stages(model)):
+            for name in stage.buffers:  # a batch norm without parameters of its own is as frozen as its stage
+                unwrap_model(model).get_submodule(name.rpartition(".")[0]).eval()
 
 
 def keep_frozen(model: nn.Module) -> nn.Module:

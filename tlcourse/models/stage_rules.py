@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from tlcourse.models.heads import head_names
+from tlcourse.models.heads import head_parts
 
 StagePlan = dict[str, list[str]]  # stage -> names of modules and tensors; a module stands for everything below it
 
@@ -70,7 +70,7 @@ def infer_stages(model: nn.Module) -> StagePlan:
     Raises:
         ValueError: no classifier was found, or nothing else.
     """
-    heads = head_names(model)
+    heads = head_parts(model)
     known = INTERLEAVED.get(type(model).__name__)
     container_size = max(1, CONTAINER_SHARE * _layers(model))
     plan = _present(model, known) if known else _grouped(list(_units(model, heads, container_size)))
@@ -106,9 +106,11 @@ def _units(module: nn.Module, heads: list[str], container_size: float, prefix: s
         full = prefix + name
         around_head = any(head.startswith(full + ".") for head in heads)
         pool, learns = isinstance(child, nn.MaxPool2d), any(True for _ in child.parameters())
+        if full in heads:
+            continue
         if around_head or (layers > container_size and siblings[_without_numbers(name)] == 1):
             yield from _units(child, heads, container_size, full + ".")
-        elif full not in heads and (pool or any(True for _ in tensors(child))):
+        elif pool or any(True for _ in tensors(child)):
             yield Unit(full, layers, learns, pool)
 
 

@@ -12,9 +12,10 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from tlcourse.data import shard_loader
-from tlcourse.evaluation import Evaluation, autocast, evaluate
+from tlcourse.evaluation import USUAL_FORMAT, Evaluation, autocast, evaluate
 from tlcourse.models import PARALLEL
 from tlcourse.runtime import best_precision
+from tlcourse.side_effects import no_side_effects
 
 LAUNCHER = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # what `accelerate launch` was told
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -49,6 +50,7 @@ class Devices:
         self.autocast()  # raises where there is no such precision
         # float16 has a small range: the loss is scaled so that small gradients do not vanish.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+        self.usual_format = False
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return what the forward pass is called on: the model, or a wrapper that averages gradients."""
@@ -65,8 +67,19 @@ class Devices:
 
     def to_device(self, batch: Batch) -> Batch:
         """Return images and labels on the device, without waiting for a GPU that copies them."""
-        images, labels = batch
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        return images.contiguous() if self.usual_format else images, labels
+
+    def choose_format(self, model: nn.Module, images: torch.Tensor) -> None:
+        """Go back to torch's usual memory format for a network with a `.view` that needs it, tried on two images."""
+        try:
+            with no_side_effects(model), self.autocast():
+                model(images[:2].to(self.device))
+        except RuntimeError as error:
+            if USUAL_FORMAT not in str(error):
+                raise
+            self.usual_format = True
+            model.to(memory_format=torch.contiguous_format)
 
     def no_sync(self, net: nn.Module, last: bool) -> AbstractContextManager:
         """Return a context in which processes average gradients only after the last micro-batch of a step."""

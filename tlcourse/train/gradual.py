@@ -11,11 +11,11 @@ from torch import nn
 
 from tlcourse.models import NO_DECAY, extend_optimizer, stages, unfreeze_from, unfreeze_order
 from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.checks import as_loaders, steps_per_epoch
 from tlcourse.train.device import HasLoaders
 from tlcourse.train.history import History
 from tlcourse.train.loop import fit
 from tlcourse.train.schedules import Schedule
-from tlcourse.train.state import steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def fit_gradual(
     Raises:
         ValueError: there is no phase, or one names a stage that the model does not have; or as `fit`.
     """
+    data = as_loaders(data)
     _check(model, phases)
     history, best_weights, decay = History(), None, _weight_decay(optimizer)
     for number, phase in enumerate(phases, start=1):

@@ -1,5 +1,6 @@
 """What training remembers: one row of measurements per epoch."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 from tlcourse.table import Table
@@ -43,8 +44,12 @@ class History:
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch with the highest validation accuracy; among equals, the first with the lowest validation loss."""
-        return max(self.epochs, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss), default=None)
+        """The epoch with the highest validation accuracy; among equals, the first with the lowest validation loss.
+
+        An epoch whose validation loss is not finite is never the best; None if there is no other.
+        """
+        finite = [epoch for epoch in self.epochs if math.isfinite(epoch.val_loss)]
+        return max(finite, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss), default=None)
 
     def column(self, name: str) -> list[float]:
         """Return one measurement of every epoch, such as `"val_accuracy"`."""

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tlcourse.evaluation import check_outputs, main_output
 from tlcourse.models import check_optimizer, train_mode
 from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.checks import as_loaders, check_schedule, steps_per_epoch
 from tlcourse.train.device import Devices, HasLoaders, fast_convolutions
 from tlcourse.train.history import History
 from tlcourse.train.schedules import Schedule, as_schedule
@@ -41,10 +43,13 @@ def fit(
 
     Args:
         model: trained on the device it is on; what is frozen stays frozen, batch-norm statistics included.
-        data: has loaders `train` and `val` that give images `(B, 3, H, W)` and labels `(B,)`.
+        data: loaders `train` and `val`, as attributes or in a dictionary, that give images `(B, 3, H, W)` and labels
+            `(B,)`, or in training the probabilities `(B, C)` that MixUp makes. More in a batch is left out, and so is a
+            last training batch of one image where there is batch norm, which cannot use it.
         optimizer: holds the parameters to train.
         epochs: passes over the training set.
-        scheduler: from `tl.train.schedules`, or one of PyTorch's, stepped after every optimizer step.
+        scheduler: from `tl.train.schedules`, or one of PyTorch's, stepped after every optimizer step; give
+            `tl.train.Schedule(scheduler, "epoch")` to step it after every epoch.
         loss: mean over a batch, of logits `(B, C)` and labels; for label smoothing give
             `nn.CrossEntropyLoss(label_smoothing=0.1)`. Validation always measures cross-entropy.
         precision: `"float32"`, `"bfloat16"` or `"float16"`; without one, bfloat16 where it makes the device faster.
@@ -57,10 +62,11 @@ def fit(
         frozen_bn: `"train"` lets the statistics of frozen batch norms change, as a plain loop does.
 
     Raises:
-        ValueError: there is nothing to train, no image to train on, a setting out of range, or the checkpoint is of
-            another run.
-        FloatingPointError: the loss became infinite or not a number.
+        ValueError: there is nothing to train, no image to train on, a setting out of range, outputs or labels whose
+            accuracy cannot be measured, a scheduler that does not fit the optimizer, or the checkpoint of another run.
+        FloatingPointError: the loss became infinite or not a number, in training or in the first validation.
     """
+    data = as_loaders(data, saved=checkpoints is not None)
     config = FitConfig(
         epochs=epochs,
         loss=loss,
@@ -72,7 +78,8 @@ def fit(
         checkpoints=checkpoints,
         frozen_bn=frozen_bn,
     )
-    _check(model, data, optimizer, config)
+    check_optimizer(model, optimizer)
+    check_schedule(scheduler, optimizer, epochs, steps_per_epoch(data.train, accumulate))
     with fast_convolutions(model):
         state = TrainState(model, data, optimizer, as_schedule(scheduler), config)
         history = state.history
@@ -104,7 +111,8 @@ def loop(state: TrainState, stop: list[bool]) -> None:
                     images, labels = devices.to_device(batch)
                     with devices.no_sync(state.forward_model, last=i == len(micro_batches)):
                         with devices.autocast():
-                            logits = state.forward_model(images)
+                            logits = main_output(state.forward_model(images))
+                            check_outputs(logits, labels)
                             loss = config.loss(logits, labels)
                         devices.scaler.scale(loss * devices.loss_weight(labels, micro_batches)).backward()
                     state.update_metrics(loss, logits, labels)
@@ -153,14 +161,3 @@ def _deferred_interrupt(devices: Devices) -> Iterator[list[bool]]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, usual)
-
-
-def _check(model: nn.Module, data: HasLoaders, optimizer: torch.optim.Optimizer, config: FitConfig) -> None:
-    if not (hasattr(data, "train") and hasattr(data, "val")) or hasattr(data, "loaders"):
-        raise ValueError("data needs loaders `train` and `val`: pass `splits.loaders(batch_size=32)`.")
-    check_optimizer(model, optimizer)
-    if config.checkpoints is not None and getattr(data.train, "persistent_workers", False):
-        raise ValueError(
-            "The training loader keeps its worker processes, and with them random numbers that no checkpoint holds. "
-            "Make it with persistent_workers=False."
-        )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tlcourse.evaluation import main_output, read_batch
 from tlcourse.models import check_optimizer, train_mode, unwrap_model
 from tlcourse.side_effects import preserve_loader_state, preserve_rng_state
 from tlcourse.train.device import Batch
@@ -103,10 +104,10 @@ def _train_at(
         raise ValueError("Every group's rate is 0: give them the ratio that the test shall keep.")
     losses, running, lowest = [], None, torch.inf
     train_mode(model)
-    for rate, (images, labels) in zip(rates, _endless(batches), strict=False):
+    for rate, (images, labels) in zip(rates, map(read_batch, _endless(batches)), strict=False):
         for group, own in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * own / max(base)
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+        loss = F.cross_entropy(main_output(model(images.to(device))), labels.to(device))
         value = loss.item()
         if not math.isfinite(value):
             break

@@ -13,11 +13,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from tlcourse.evaluation import Evaluation
-from tlcourse.models import unwrap_model
+from tlcourse.evaluation import Evaluation, class_numbers, read_batch
+from tlcourse.models import NORMS, unwrap_model
 from tlcourse.runtime import shorten
 from tlcourse.side_effects import get_rng_state, set_rng_state
 from tlcourse.train.checkpoints import Checkpoints
+from tlcourse.train.checks import fingerprint, steps_per_epoch
 from tlcourse.train.device import Batch, Devices, HasLoaders, Loss
 from tlcourse.train.history import Epoch, History
 from tlcourse.train.schedules import Schedule
@@ -79,6 +80,10 @@ class TrainState:
         self.val_loader = self.devices.shard_loader(self.data.val, training=False)
         self.rng_at_epoch_start: dict[str, Any] = {}  # the order of the epoch's images follows from it
         self.rng_at_save: dict[str, Any] = {}
+        self.format_chosen = False
+        # Batch norm has nothing to average in a batch of one, unless these are all batches that there are.
+        norms = any(isinstance(module, NORMS) for module in self.model.modules())
+        self.skips_single = norms and not self.devices.distributed and getattr(self.data.train, "batch_size", 1) != 1
         self.start_epoch()
 
     @property
@@ -110,11 +115,16 @@ class TrainState:
             self.rng_at_epoch_start = self.devices.gather(get_rng_state(loaders))[0]
             if self.devices.distributed:  # all processes take the images in the order of the first
                 set_rng_state(self.rng_at_epoch_start, loaders)
-        batches = iter(self.train_loader)
+        batches = map(read_batch, self.train_loader)
+        if self.skips_single:
+            batches = (batch for batch in batches if len(batch[1]) > 1)
         if self.steps_in_epoch:  # resumed within this epoch: skip the batches before the checkpoint
             deque(islice(batches, self.steps_in_epoch * self.config.accumulate), maxlen=0)
             set_rng_state(self.rng_at_save)
         while micro_batches := list(islice(batches, self.config.accumulate)):
+            if not self.format_chosen:
+                self.devices.choose_format(self.model, micro_batches[0][0])
+                self.format_chosen = True
             self.rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)  # before they are changed
             yield micro_batches
         self.devices.synchronize()
@@ -123,7 +133,7 @@ class TrainState:
     def update_metrics(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Add a micro-batch to the sums of its epoch."""
         self.loss_sum += loss.detach() * len(labels)
-        self.correct += (logits.detach().argmax(1) == labels).sum()
+        self.correct += (logits.detach().argmax(1) == class_numbers(labels)).sum()
         self.images += len(labels)
 
     def end_step(self) -> None:
@@ -152,6 +162,11 @@ class TrainState:
         train = (loss_sum / images, correct / images)  # each image counts as much as any other
         epoch = Epoch(number, *train, val.loss, val.accuracy, max(rates), self.seconds, int(images), rates)
         self.history.epochs.append(epoch)
+        if self.history.best is None:
+            raise FloatingPointError(
+                f"The validation loss of epoch {number} is {val.loss}, and no epoch before was better. Use a lower "
+                "learning rate, and look for images whose values are not finite."
+            )
         if self.history.best is epoch:
             self.best_weights = {name: value.clone() for name, value in self.eval_model.state_dict().items()}
         self.start_epoch()
@@ -206,11 +221,12 @@ class TrainState:
         Raises:
             ValueError: it belongs to another model, optimizer or schedule; nothing is changed then.
         """
-        ours, saved = (_fingerprint(of) for of in (self.state_dict(), state))
+        ours, saved = (fingerprint(of) for of in (self.state_dict(), state))
         if different := [name for name in ours if ours[name] != saved.get(name)]:
             raise ValueError(
-                f"The checkpoint is of another run: its {' and '.join(different)} differ from what is to be trained. "
-                "Give a new folder, or set up the run as it was."
+                f"The checkpoint is of another run, with another {' and another '.join(different)}. "
+                "Give a new folder, or set up the run as it was. For more epochs, use a schedule of "
+                "`tl.train.schedules`: torch's own keep the length that they were made for."
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -226,24 +242,3 @@ class TrainState:
         rng = state["rng"][self.devices.accelerator.process_index % len(state["rng"])]
         self.rng_at_epoch_start, self.rng_at_save = rng["epoch_start"], rng["save"]
         set_rng_state(self.rng_at_epoch_start, [self.data.train, self.data.val])
-
-
-def steps_per_epoch(loader: Any, accumulate: int) -> int | None:
-    """Return the number of optimizer steps, or None for a stream: its loader has a `__len__`, which raises."""
-    try:
-        return -(-len(loader) // accumulate)
-    except TypeError:
-        return None
-
-
-def _fingerprint(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint and this run must have in common."""
-    groups = state["optimizer"]["param_groups"]
-    return {
-        "format": state["format"],
-        "model": {name: tuple(value.shape) for name, value in state["model"].items()},
-        "optimizer's groups": [(g.get("name"), len(g["params"]), sorted(g)) for g in groups],
-        "schedule": state["schedule"] and sorted(state["schedule"]),
-        "weight average": state.get("ema") is not None,
-        "batches": state["batches"],
-    }

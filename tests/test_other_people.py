@@ -1,0 +1,327 @@
+"""What other people bring to `fit`, `evaluate` and saving: their networks, loaders, labels and schedulers."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, TensorDataset
+
+import tlcourse as tl
+from tlcourse.evaluation import Evaluation, check_outputs, evaluate
+from tlcourse.preprocessing import get_preprocessing
+
+X, Y = torch.randn(33, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(33) % 2
+
+
+def loader(*tensors, size=8):
+    return DataLoader(TensorDataset(*tensors), size)
+
+
+class Net(nn.Module):
+    """A small network as in tutorials: `.view` between the features and the classifier."""
+
+    def __init__(self, outputs=2):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm1d(144), nn.Linear(144, outputs)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        return self.fc(self.norm(x.view(x.size(0), -1)))
+
+
+def fit(data, model=None, epochs=1, **options):
+    torch.manual_seed(0)
+    model = Net() if model is None else model
+    return tl.train.fit(model, data, torch.optim.SGD(model.parameters(), 0.01), epochs=epochs, **options)
+
+
+GOOD = loader(X[:32], Y[:32])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"train": GOOD, "val": GOOD},
+        {"train": loader(X, Y), "val": loader(X, Y)},  # a last batch of one image
+        {"train": loader(X[:32], torch.eye(2)[Y[:32]]), "val": GOOD},  # labels as MixUp makes them
+        {"train": loader(X[:32], Y[:32], Y[:32]), "val": loader(X, Y, Y)},  # more in a batch
+        {"train": loader(X[:32], Y[:32].int()), "val": loader(X, Y.to(torch.uint8))},
+    ],
+)
+def test_usual_loaders_train(data):
+    history = fit(data)
+    assert history.epochs[0].images == 32
+    assert 0 <= history.best.val_accuracy <= 1
+
+
+def test_soft_labels_train_as_cross_entropy_with_probabilities():
+    hard, soft = Net(), Net()
+    soft.load_state_dict(hard.state_dict())
+    fit({"train": GOOD, "val": GOOD}, hard)
+    fit({"train": loader(X[:32], torch.eye(2)[Y[:32]]), "val": GOOD}, soft)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(hard.parameters(), soft.parameters(), strict=True))
+
+
+def test_without_batch_norm_a_single_last_image_is_trained_on():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    assert fit({"train": loader(X, Y), "val": GOOD}, model).epochs[0].images == 33
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "message"),
+    [
+        (Y[:, None].float(), 1, "one output each.*BCEWithLogitsLoss"),
+        (Y[:, None], 2, "squeeze"),
+        (Y.float(), 2, "as integers"),
+        (torch.ones(33, 2), 2, "add up to 1"),
+        (Y + 1, 2, "from 1 to 2.*numbered from 0"),
+        (Y - 1, 2, "numbered from 0"),
+    ],
+)
+def test_labels_that_cannot_be_measured_are_refused_at_the_first_batch(labels, outputs, message):
+    steps, model = [], Net(outputs)
+    model.register_forward_hook(lambda *_: steps.append(model.training))
+    loss = nn.BCEWithLogitsLoss() if outputs == 1 else nn.functional.cross_entropy
+    for data in ({"train": loader(X, labels), "val": GOOD}, {"train": GOOD, "val": loader(X, labels)}):
+        with pytest.raises(ValueError, match=message):
+            fit(data, model, loss=loss)
+    assert sum(steps) <= 6  # the first data at the first batch; the second when validation begins
+    with pytest.raises(ValueError, match=message):
+        evaluate(Net(outputs), loader(X, labels))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": GOOD}, "`train` and `val`"),
+        ({"train": GOOD, "val": None}, "is None.*random_split"),
+        ({"train": [{"pixel_values": X, "labels": Y}], "val": GOOD}, "pixel_values, labels.*collate_fn"),
+        ({"train": [X], "val": GOOD}, "no pairs"),
+    ],
+)
+def test_loaders_that_lack_something_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        fit(data)
+
+
+def test_outputs_that_are_no_logits_are_refused():
+    with pytest.raises(ValueError, match="returns a tuple"):
+        check_outputs((X, X), Y)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_a_network_with_auxiliary_heads_trains_by_its_logits(name):
+    model = getattr(torchvision.models, name)(init_weights=False, num_classes=2, aux_logits=True)
+    data = loader(torch.randn(2, 3, 299, 299), Y[:2])
+    assert fit({"train": data, "val": data}, model).best.val_accuracy in (0, 0.5, 1)
+
+
+def test_view_in_a_network_reads_the_packages_own_loaders(monkeypatch):
+    class Flat(Net):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(4 * 62 * 62), nn.Linear(4 * 62 * 62, 2)
+
+    backbone = tl.models.create("tl_resnet", 2)
+    pets = tl.data.load("toypets", model=backbone, train=16, val=8, test=8)
+    model = Flat()
+    history = fit(pets.loaders(8), model)
+    assert history.epochs[0].images == 16
+    assert evaluate(model, pets.loaders(8).test).n == 8
+    assert tl.features.extract(model, pets.plain().test, cache=False).x.shape == (8, 4 * 62 * 62)
+
+
+def test_an_epoch_whose_validation_is_not_finite_is_never_the_best():
+    labels = (torch.arange(40) % 8 == 0).long()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    model[1].bias.data = torch.tensor([-9.0, 9.0])  # a poor but honest start: the majority is class 0
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    jump = lr_scheduler.LambdaLR(optimizer, lambda step: 1 if step < 2 else 3e41)
+    data = {"train": loader(torch.randn(40, 4), labels, size=40), "val": loader(torch.randn(40, 4), labels, size=40)}
+    history = tl.train.fit(model, data, optimizer, epochs=3, scheduler=jump, precision="float32")
+    assert history.best.epoch < 3
+    assert model[1].weight.abs().max() < 10
+    assert tl.train.evaluate(model, data["val"]).loss == pytest.approx(history.best.val_loss)
+
+
+def test_a_first_validation_that_is_not_finite_is_an_error():
+    data = {"train": GOOD, "val": loader(torch.full((4, 3, 8, 8), torch.nan), Y[:4])}
+    with pytest.raises(FloatingPointError, match="validation loss of epoch 1 is nan"):
+        fit(data)
+
+
+def test_outputs_that_are_not_finite_are_no_right_answers():
+    logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0]])
+    assert Evaluation(torch.tensor([0, 0]), logits).accuracy == 0.5
+
+
+SCHEDULERS = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 7),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 3]),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 3),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=1), lr_scheduler.CosineAnnealingLR(o, 2)], [1]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_made_for_epochs_is_refused_until_its_interval_is_given(name):
+    data, model = {"train": GOOD, "val": GOOD}, Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with pytest.raises(ValueError, match=f"{name} would be stepped after each of 4 optimizer steps.*'epoch'"):
+        tl.train.fit(model, data, optimizer, epochs=3, scheduler=SCHEDULERS[name](optimizer))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    given = tl.train.Schedule(SCHEDULERS[name](optimizer), "epoch")
+    rates = [epoch.lr for epoch in tl.train.fit(model, data, optimizer, epochs=3, scheduler=given).epochs]
+    assert rates[0] in (0.01, 0.001)
+    assert len(rates) == 3
+
+
+def test_a_scheduler_of_another_optimizer_or_of_fewer_groups_is_refused():
+    data, model = {"train": GOOD, "val": GOOD}, Net()
+    old, new = (torch.optim.SGD(model.fc.parameters(), 0.01) for _ in range(2))
+    with pytest.raises(ValueError, match="another optimizer"):
+        tl.train.fit(model, data, new, epochs=1, scheduler=tl.train.schedules.cosine(old, 4))
+    schedule = tl.train.schedules.cosine(new, 4)
+    new.add_param_group({"params": model.conv.parameters()})
+    with pytest.raises(ValueError, match="made for 1 groups, and the optimizer has 2"):
+        tl.train.fit(model, data, new, epochs=1, scheduler=schedule)
+    waiting = lr_scheduler.ReduceLROnPlateau(old)
+    old.add_param_group({"params": model.conv.parameters()})
+    with pytest.raises(ValueError, match="made for 1 groups"):
+        tl.train.fit(model, data, old, epochs=1, scheduler=waiting)
+
+
+def test_a_resumed_run_may_be_longer_with_our_schedules_and_not_with_torchs(tmp_path):
+    def run(folder, make, epochs):
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        options = {"scheduler": make(optimizer, 4 * epochs), "checkpoints": tl.train.Checkpoints(tmp_path / folder)}
+        return tl.train.fit(model, {"train": GOOD, "val": GOOD}, optimizer, epochs=epochs, **options)
+
+    for name in ("cosine", "one_cycle"):
+        run(name, getattr(tl.train.schedules, name), 2)
+        assert run(name, getattr(tl.train.schedules, name), 4).epochs[-1].lr < 0.005
+    for make in (lr_scheduler.CosineAnnealingLR, lambda o, n: lr_scheduler.OneCycleLR(o, 0.1, total_steps=n)):
+        run("theirs", make, 2)
+        run("theirs", make, 2)  # the same run again is at its end
+        with pytest.raises(ValueError, match=r"another schedule.*For more epochs"):
+            run("theirs", make, 4)
+        for file in (tmp_path / "theirs").iterdir():
+            file.unlink()
+
+
+NEW_HEADS = {
+    "resnet18": ("fc", nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
+    "mobilenet_v3_small": ("classifier", nn.Sequential(nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
+    "vit_b_16": ("heads.head", nn.Sequential(nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
+    "vgg11": ("classifier.6", nn.Linear(4096, 2), 2),  # its own lower layers are pre-trained and stay frozen
+}
+
+
+@pytest.mark.parametrize("name", NEW_HEADS)
+def test_a_new_head_of_several_layers_trains_as_a_whole(name):
+    place, new, tensors = NEW_HEADS[name]
+    model = torchvision.models.get_model(name, weights=None)
+    model.set_submodule(place, new)
+    tl.models.freeze(model)
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
+        f"{place}.{n}" for n, _ in new.named_parameters()
+    ]
+    assert tl.models.stages(model)[-1].trainable == tl.models.count(new.parameters())
+    assert len(tl.models.stages(model)[-1].parameters) == tensors
+
+
+def test_a_frozen_batch_norm_without_parameters_keeps_its_statistics():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 3), nn.Flatten())
+    model.fc = nn.Linear(64, 2)
+    tl.models.train_mode(tl.models.freeze(model))
+    assert not model[1].training
+    assert tl.models.train_mode(tl.models.unfreeze(model))[1].training
+
+
+def test_the_size_and_the_channels_are_asked_of_the_model():
+    small = timm.create_model("vit_tiny_patch16_224", num_classes=2, img_size=96)
+    assert get_preprocessing(small).size == get_preprocessing(nn.DataParallel(small)).size == 96
+    with pytest.raises(ValueError, match="not square"):
+        get_preprocessing(timm.create_model("vit_tiny_patch16_224", img_size=(96, 128)))
+    with pytest.raises(ValueError, match="takes 1 channels"):
+        get_preprocessing(timm.create_model("resnet18", in_chans=1))
+
+
+def tied(model):
+    model.layer1[1].conv1.weight = model.layer1[0].conv1.weight
+
+
+def head_of_two(model):
+    model.fc = nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def stem(model):
+    model.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+
+
+def activation(model):
+    model.relu = nn.SiLU()  # no weight tells
+
+
+def parametrized(model):
+    nn.utils.parametrizations.weight_norm(model.fc)
+
+
+def diverged(model):
+    model.fc.weight.data[0, 0] = torch.nan
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
+def test_what_is_saved_gives_the_same_outputs(wrap, tmp_path):
+    model = tl.models.create("resnet18", 2, weights=None)
+    tied(model)
+    tl.predict.save_checkpoint(tmp_path / "m.safetensors", wrap(model), ["a", "b"])
+    loaded, _ = tl.predict.load_checkpoint(tmp_path / "m.safetensors")
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(loaded(x), model.eval()(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [head_of_two, stem, activation, parametrized, diverged])
+def test_what_could_not_be_loaded_is_not_saved(change, tmp_path):
+    model = tl.models.create("resnet18", 2, weights=None)
+    change(model)
+    with pytest.raises(ValueError, match="not finite" if change is diverged else "Nothing was written"):
+        tl.predict.save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_thousand_classes_of_a_model_are_saved(tmp_path):
+    model = tl.models.create("mobilenet_v3_small", weights=None)
+    tl.predict.save_checkpoint(tmp_path / "m.safetensors", model, [str(i) for i in range(1000)])
+    assert len(tl.predict.load_checkpoint(tmp_path / "m.safetensors")[1]["classes"]) == 1000
+
+
+SPAWNED = """
+import multiprocessing; multiprocessing.set_start_method("spawn", force=True)
+import tlcourse as tl
+tl.setup("full", device="cpu", workers=2)
+model = tl.models.create("tl_resnet", 2)
+pets = tl.data.load("toypets", model=model, train=20, val=10, test=10)
+print(tuple(tl.features.extract(model, pets.plain().train, cache=False).x.shape))
+"""
+
+
+def test_features_need_no_main_guard_where_processes_are_spawned(tmp_path):
+    (tmp_path / "plain.py").write_text(SPAWNED, encoding="utf-8")
+    done = subprocess.run([sys.executable, tmp_path / "plain.py"], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "(20, 256)", done.stderr[-500:]
+
+
+def test_loaders_as_attributes_still_do():
+    assert fit(SimpleNamespace(train=GOOD, val=GOOD)).best is not None
