@@ -76,9 +76,9 @@ def with_dropout():
     return model
 
 
-def with_softmax():
+def ending_in(layer):
     model = resnet18()
-    model.fc = nn.Sequential(model.fc, nn.Softmax(1))
+    model.fc = nn.Sequential(model.fc, layer)
     return model
 
 
@@ -486,6 +486,8 @@ WRONG = {
         ("test", "end of a project"),
         (7, "does not name"),
         ("training and validation", "does not name"),
+        ("not validation", "does not name"),
+        ("cross-validation", "does not name"),
     ],
     "3.1/hook": [
         (lambda model, images: hooked(model, images, remove=False), "hook is left"),
@@ -509,7 +511,9 @@ WRONG = {
     ],
     "3.2/freeze": [
         (resnet18(2), "gives 2 scores"),
-        (with_softmax(), "gives probabilities"),
+        (ending_in(nn.Softmax(1)), "gives probabilities"),
+        (ending_in(nn.ReLU()), "below zero"),
+        (ending_in(nn.Sigmoid()), "below zero"),
         (frozen_after(), "frozen: freeze first"),
         (one_layer_left(), "layer4.1.bn2.weight"),
         (torchvision.models.resnet18(weights=None, num_classes=5), "still train"),
@@ -561,7 +565,8 @@ WRONG = {
     "3.3b/length": [
         (for_epochs_alone, "yours has 5"),
         (lambda optimizer, epochs, batches: one_cycle(optimizer, batches, batches), "are 35 steps"),
-        (partial(one_cycle, top=0.1), "highest rate is 0.09"),
+        (partial(one_cycle, top=0.1), "highest rate is 0.1"),
+        (partial(one_cycle, top=0.0104), "highest rate is 0.0104"),
         (cosine, "Return a OneCycleLR"),
         (one_cycle_elsewhere, "another optimizer"),
         (lambda *arguments: None, "NoneType"),

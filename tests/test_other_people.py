@@ -282,7 +282,10 @@ def diverged(model):
     model.fc.weight.data[0, 0] = torch.nan
 
 
-@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
+WRAPS = [lambda m: m, lambda m: torch.compile(m, backend="eager"), nn.DataParallel, torch.optim.swa_utils.AveragedModel]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_what_is_saved_gives_the_same_outputs(wrap, tmp_path):
     model = tl.models.create("resnet18", 2, weights=None)
     tied(model)

@@ -45,8 +45,7 @@ tl.plots.images(
 # A network for images has two parts. The **backbone** turns an image into a list of numbers, its **features**. The
 # **head**, the last layer, turns features into one score per class. The toy pets' backbone was
 # trained on Tiny ImageNet: small images of many kinds of things, real cats and dogs among them, but none of these toys. We
-# keep it, and replace only the head. (Here, `set_submodule` replaces the head by nothing; on a ResNet you can write
-# `body.fc = nn.Identity()`.)
+# keep it, and replace only the head.
 
 # %%
 guess = tl.guess(
@@ -69,6 +68,7 @@ from torch import nn
 
 few = pets.plain().take(train=100, seed=runtime.seed)
 body = copy.deepcopy(backbone).eval().requires_grad_(False)
+# On a ResNet, `body.fc = nn.Identity()` does the same.
 body.set_submodule(tl.models.head_name(body), nn.Identity())
 x, val_x = [], []
 with torch.no_grad():
@@ -82,7 +82,7 @@ guess.compare(f"{right:.0%} of {len(val_x)} validation images are right")
 same = torch.allclose(
     x, tl.features.extract(backbone, few.train).x, atol=1e-4
 )
-tl.claim("`tl.features.extract` gives the same features", same)
+print("`tl.features.extract` gives the same features:", same)
 
 # %% [markdown]
 # No network was trained. A logistic regression on features is called a **linear probe**. `tl.features.fit_probe` fits one
@@ -100,7 +100,7 @@ tl.claim("`tl.features.extract` gives the same features", same)
 #
 # In PyTorch, a parameter is frozen when its `requires_grad` is `False`. `tl.models.freeze` does it for many architectures,
 # and `tl.models.summary` counts by **stage**: a group of layers that you freeze or unfreeze together. Counting needs no
-# pre-trained weights, so none are loaded.
+# pre-trained weights, so none are loaded. You will meet the table's last column in the trap.
 
 # %%
 guess = tl.guess(
@@ -200,14 +200,14 @@ def usual_epoch(model, loader, lr, device):
 torch.manual_seed(runtime.seed)
 fresh = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
 fresh = tl.models.freeze(fresh.to(runtime.device))
-model = copy.deepcopy(fresh)
-tl.examine(model)  # the doctor's first look: it remembers the weights
-usual_epoch(model, few.loaders(16, seed=0).train, 0.01, runtime.device)
-report = tl.examine(model)
+trained = copy.deepcopy(fresh)
+tl.examine(trained)  # the doctor's first look: it remembers the weights
+usual_epoch(trained, few.loaders(16, seed=0).train, 0.01, runtime.device)
+report = tl.examine(trained)
 
 # %% tags=["nbval-ignore-output"]
-before, head = fresh.state_dict(), tl.models.head_name(model)
-below = {n: t for n, t in model.state_dict().items() if head not in n}
+before, head = fresh.state_dict(), tl.models.head_name(trained)
+below = {n: t for n, t in trained.state_dict().items() if head not in n}
 moved = [name for name, t in below.items() if not t.equal(before[name])]
 guess.compare(f"{len(moved)} tensors: {', '.join(moved[:2]) or 'nothing'}")
 norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -248,14 +248,12 @@ for name, prepare in {
 }.items():
     changes = []
     for seed in runtime.seeds(10 if name == "usual" else 3):
-        model = prepare(copy.deepcopy(fresh))
-        changes.append(stored_head(pets, model, seed, runtime.device))
+        copied = prepare(copy.deepcopy(fresh))
+        changes.append(stored_head(pets, copied, seed, runtime.device))
     cost[name] = tl.experiments.Difference(tuple(changes))
-    print(f"{name:5} change of accuracy {cost[name]}")
-tl.claim(
-    "`keep_frozen` keeps a stored head as good",
-    set(cost["kept"].values) == {0},
-)
+print(f"usual: change of accuracy {cost['usual']}")
+same = set(cost["kept"].values) == {0}
+print("with `keep_frozen`, unchanged in every run:", same)
 if norms:
     worse = cost["usual"].mean < 0 and cost["usual"].clear
     tl.claim("in the usual loop, it gets worse", worse, str(cost["usual"]))
@@ -365,12 +363,13 @@ def new_start(images, seed, device):
 
 start = new_start(mine, runtime.seed, runtime.device)
 accuracies = train(*start, 8, runtime.device)
-model, *others = new_start(mine, runtime.seed, runtime.device)
-history = tl.train.fit(model, *others, epochs=8, precision="float32")
+my_model, *others = new_start(mine, runtime.seed, runtime.device)
+history = tl.train.fit(my_model, *others, epochs=8, precision="float32")
 tl.plots.learning_curves(history, title="A new head learns in a few epochs")
 pairs = zip(accuracies, history.column("val_accuracy"), strict=True)
 gap = max(abs(a - b) for a, b in pairs)
-tl.claim("in every epoch, both loops agree within one image", gap < 0.015)
+agree = gap < 1.5 / len(mine.val)
+tl.claim("in every epoch, both loops agree within one image", agree)
 
 # %% [markdown]
 # Where the training curve is ahead and the validation loss rises again, the head **overfits**: it fits its training images
@@ -404,7 +403,7 @@ def train_head(give_features, x, y, epochs):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return head.weight.detach()
+    return head.weight.detach().cpu()  # waits until a GPU has finished
 
 
 # %% tags=["nbval-ignore-output"]
@@ -423,16 +422,15 @@ guess.compare(
     f"{slow:.1f} s against {fast:.1f} s, {slow / fast:.1f} times as fast"
 )
 gap = (every_epoch - once).abs().max().item()
+print(f"the same head: its weights differ by {gap:.0e} at most")
 tl.claim(
-    "features computed once give the same head, over four times as fast",
-    slow > 4 * fast and gap < 1e-3,
-    f"largest difference of a weight {gap:.0e}",
+    "computed once, features are over four times as fast", slow > 4 * fast
 )
 
 # %% [markdown]
 # ## How many images does it take?
 #
-# Now the comparison that matters: a head on frozen features against the same architecture trained from scratch. The
+# Now compare a head on frozen features with the same architecture trained from scratch. The
 # number of training images is studied. The learning rate from scratch was chosen on the validation set among three, at one
 # size and with other seeds, and the probe's penalty by cross-validation on the training images. Architecture and images are
 # fixed, and so is the number of passes: this compares what a short training can do, not what a long one ends with.
@@ -442,7 +440,8 @@ tl.claim(
 
 # %%
 guess = tl.guess(
-    "From how many training images on is training from scratch as good?",
+    "With 30 passes, from how many training images on is training "
+    "from scratch as good?",
     ["80", "320", "800", "more than 800"],
 )
 
@@ -464,7 +463,7 @@ stored = tl.experiments.stored("map").only(data="toypets") if MINI else live
 (stored.only(way="scratch") + stored.only(way="frozen")).plot(
     live=live,
     chance=1 / len(pets.classes),
-    title="A frozen backbone needs far fewer images than a new network",
+    title="After 30 passes, a new network is far behind a frozen backbone",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -495,11 +494,11 @@ if MINI:
 # test images support.
 
 # %% tags=["nbval-ignore-output"]
-test = tl.train.evaluate(model, mine.loaders().test)
+test = tl.train.evaluate(my_model, mine.loaders().test)
 print(f"validation, best epoch: {history.best.val_accuracy:.3f}")
 print(f"test, once:             {test}")
 file = Path("runs") / "my-head.safetensors"
-tl.predict.save_checkpoint(file, model, mine.classes)
+tl.predict.save_checkpoint(file, my_model, mine.classes)
 loaded, about = tl.predict.load_checkpoint(file)
 image = mine.test.sources[0]
 answer = tl.predict.predict_files(loaded, about["classes"], [image])[0]

@@ -67,11 +67,12 @@ def _fit(z: np.ndarray, y: np.ndarray, folds: int, seed: int) -> tuple[LogisticR
     if folds < 2:
         return regression.fit(z, y), "fixed: a class with one image cannot be cross-validated"
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    search = GridSearchCV(regression, {"C": CS}, scoring=_log_likelihood, cv=cv).fit(z, y)
+    search = GridSearchCV(regression, {"C": CS}, scoring=log_likelihood, cv=cv).fit(z, y)
     return search.best_estimator_, f"{folds}-fold cross-validation on {len(y)} images"
 
 
-def _log_likelihood(regression: LogisticRegression, z: np.ndarray, y: np.ndarray) -> float:
+def log_likelihood(regression: LogisticRegression, z: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean log probability of the labels `(N,)` for standardised features `(N, D)`, in nats."""
     # From the logits: a confident mistake's probability rounds to 0, whose logarithm is no number. The built-in
     # scoring="neg_log_loss" checks its input for as long as the fits themselves take.
     logits = regression.decision_function(z)

@@ -1,5 +1,6 @@
 """Heads: find the layer of a network that gives the logits, and put a new one in its place."""
 
+import torch
 from torch import nn
 
 # Where the classifier is in a model that does not say so itself.
@@ -10,6 +11,7 @@ LOWER_LAYERS = {"AlexNet": [(4096, 4096)], "VGG": [(4096, 4096)], "MobileNetV3":
 LOWER_LAYERS |= {"MetaFormer": [(2048,), (2304,), (3072,)], "EfficientVit": [(1280,), (1600,), (2560,)]}
 LOWER_LAYERS["EfficientVitLarge"] = [(3200,), (6400,)]
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+WRAPPERS = (*PARALLEL, torch.optim.swa_utils.AveragedModel)
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -89,9 +91,9 @@ def _if_new(model: nn.Module, name: str) -> str | None:
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of `torch.compile` and `DistributedDataParallel`."""
-    while isinstance(model, PARALLEL) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, PARALLEL) else model._orig_mod
+    """Return the model inside the wrappers of `torch.compile`, `DistributedDataParallel` and `AveragedModel`."""
+    while isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, WRAPPERS) else model._orig_mod
     return model
 
 

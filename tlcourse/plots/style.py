@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 # same colour in every figure, and nothing else has it.
 COLOURS = {"scratch": "#D55E00", "frozen": "#0072B2", "fine-tuned": "#009E73"}
 BLACK = "#000000"
-OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", BLACK)
 GREY = "#767676"
+OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", BLACK, GREY)
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,

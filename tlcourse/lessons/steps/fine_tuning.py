@@ -110,12 +110,7 @@ def one_cycle_length(function: Any) -> str:
             raise NotRightError(
                 f"{epochs} epochs of {batches} batches are {steps} steps; yours has {scheduler.total_steps}."
             )
-        rates = []
-        for _ in range(steps):
-            rates.append(scheduler.get_last_lr()[0])
-            optimizer.step()
-            if len(rates) < steps:
-                scheduler.step()
-        if not math.isclose(max(rates), 0.01, rel_tol=0.05):
-            raise NotRightError(f"its highest rate is {max(rates):g}, and 0.01 is asked for.")
+        highest = optimizer.param_groups[0]["max_lr"]
+        if not math.isclose(highest, 0.01):
+            raise NotRightError(f"its highest rate is {highest:g}, and 0.01 is asked for.")
     return "a scheduler counts calls: build it for as many as the loop will make."

@@ -9,6 +9,7 @@ from torch import nn
 
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
+from tlcourse.side_effects import no_side_effects
 
 
 @step("0/set")
@@ -17,7 +18,7 @@ def which_set(answer: Any) -> str:
     words = set(re.findall(r"[a-z]+", str(answer).lower()))
     given = {"valid": "validation", "val": "validation", "train": "training"}
     named = {given.get(word, word) for word in words} & {"training", "validation", "test"}
-    if named == {"validation"}:
+    if named == {"validation"} and not words & {"not", "no", "cross"}:
         return "what you look at often, you fit to, even without training on it. So the test set waits for the end."
     if named == {"training"}:
         raise NotRightError(
@@ -100,14 +101,16 @@ def freeze(model: Any) -> str:
     layers = [len(getattr(model, f"layer{i}")) for i in range(1, 5)]
     if layers != [2, 2, 2, 2]:
         raise NotRightError(f"its four groups have {layers} blocks; a ResNet-18 has two in each.")
-    with torch.no_grad():
-        scores = model.eval()(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    with no_side_effects(model):
+        scores = model(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     if scores.shape[-1] != 5:
         raise NotRightError(f"it gives {scores.shape[-1]} scores for an image. Five classes need five.")
-    if scores.min() >= 0 and torch.allclose(scores.sum(-1), torch.ones(2)):
+    if scores.min() >= 0 and torch.allclose(scores.sum(-1), torch.ones(8)):
         raise NotRightError(
             "it gives probabilities. `cross_entropy` applies softmax itself: leave the scores as they are."
         )
+    if scores.min() >= 0:
+        raise NotRightError("none of its scores is below zero. End with the linear layer, without ReLU or sigmoid.")
     train = {name for name, p in model.named_parameters() if p.requires_grad}
     below = sorted(name for name in train if not name.startswith("fc."))
     if below:
