@@ -108,7 +108,9 @@ def get_preprocessing(source: Any) -> Preprocessing:
     config = getattr(source, "pretrained_cfg", source)
     config = config.to_dict() if hasattr(config, "to_dict") else config  # timm's PretrainedCfg
     if isinstance(config, dict) and "input_size" in config:
-        return _from_timm(config | ({"input_size": _built_for(source, config)} if config is not source else {}))
+        return _from_timm(
+            config | {"input_size": _built_for(source, config)} if isinstance(source, nn.Module) else config
+        )
     what = type(source).__name__ if isinstance(source, nn.Module) else repr(source)
     raise ValueError(
         f"{what} does not say how its images are prepared. Give a Preprocessing(size, resize), an entry of "

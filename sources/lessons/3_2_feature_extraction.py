@@ -68,7 +68,6 @@ from torch import nn
 
 few = pets.plain().take(train=100, seed=runtime.seed)
 body = copy.deepcopy(backbone).eval().requires_grad_(False)
-# On a ResNet, `body.fc = nn.Identity()` does the same.
 body.set_submodule(tl.models.head_name(body), nn.Identity())
 x, val_x = [], []
 with torch.no_grad():
