@@ -30,6 +30,10 @@ class Inert(dict):
 
     append = extend = add = __setstate__
 
+    def __call__(self, *_: object, **__: object) -> "Inert":
+        """Give another one: a class may be an object, too."""
+        return Inert()
+
 
 class Unpickler(pickle.Unpickler):
     """Finds what rebuilds tensors, and `Inert` for every other class and function."""
