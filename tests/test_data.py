@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from tlcourse import data, runtime
 from tlcourse.data import registry
-from tlcourse.data.images import ZipMember, read_image, to_rgb
+from tlcourse.data.reading import ZipMember, read_image, to_rgb
 from tlcourse.data.sampling import shuffled, stratify
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 

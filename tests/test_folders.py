@@ -235,7 +235,11 @@ def test_flat_images_in_train(root):
     fill(root, 0, 2)
     (root / "dogs").rename(root / "test")
     (root / "cats").rmdir()
-    refused(root, "test has 2 images but no class folders")
+    assert "has 2 images but no class folders" in refused(root / "test", "CSV file.*--labels FILE")
+    splits = data.from_folder(root, model=SMALL)
+    assert sizes(splits) == [2, 2, 2]
+    assert "The test folder has no class folders" in splits.notes[0]
+    assert f"tlcourse predict MODEL {root / 'test'} --csv FILE" in splits.notes[0]
 
 
 def test_one_class_only(root):

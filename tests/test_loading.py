@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from tlcourse import data, runtime
-from tlcourse.data.images import Generated, ZipMember
+from tlcourse.data.reading import Generated, ZipMember
 from tlcourse.data.loading import augmentation, make_loader, pixel_cache
 from tlcourse.data.loading.augmentation import (
     ANGLE,

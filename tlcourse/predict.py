@@ -1,5 +1,6 @@
 """Save a trained classifier in one safe file, and classify image files with it."""
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from tlcourse.atomic_write import atomic_write
-from tlcourse.data import EXTENSIONS, read_image
+from tlcourse.atomic_write import atomic_write, user_path
+from tlcourse.data import images_below, read_image
 from tlcourse.evaluation import evaluation_mode
 from tlcourse.models import create, head
 from tlcourse.preprocessing import Preprocessing
@@ -19,12 +20,13 @@ from tlcourse.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Answer:
-    """The predicted class of one file with its probability, or the reason why the file could not be read."""
+    """The predicted class of one file with its probability and all classes', or why the file could not be read."""
 
     file: str
     label: str | None
     probability: float | None
     error: str | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], **facts: object) -> Path:
@@ -35,7 +37,7 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     Raises:
         ValueError: the model has no architecture name, or another number of outputs than there are classes.
     """
-    file = Path(file)
+    file = user_path(file)
     if not hasattr(model, "architecture"):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
     if len(classes) != (outputs := len(head(model).weight)):
@@ -54,7 +56,7 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
     Raises:
         ValueError: there is no such file, it is damaged, or it is no checkpoint of `save_checkpoint`.
     """
-    file = Path(file)
+    file = user_path(file)
     if not file.is_file():
         raise ValueError(f"There is no checkpoint {file}.")
     try:
@@ -72,16 +74,16 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the files that paths stand for: a file for itself, a folder for all images in and below it, sorted.
+    """Return the files that paths stand for: a file for itself, a folder for all images that training would read.
 
     Raises:
         ValueError: a folder holds no image.
     """
     files = []
-    for path in map(Path, paths):
-        inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
+    for path in map(user_path, paths):
+        inside = images_below(path) if path.is_dir() else [path]
         if not inside:
-            raise ValueError(f"The folder {path} holds no image ({', '.join(sorted(EXTENSIONS))}).")
+            raise ValueError(f"The folder {path} holds no image that Pillow reads (.jpg, .png and so on).")
         files += inside
     return files
 
@@ -97,6 +99,21 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
             except (ValueError, OSError) as error:
                 answers.append(Answer(str(file), None, None, str(error)))
                 continue
-            probability, winner = model(image[None].to(device)).softmax(1)[0].max(0)
-            answers.append(Answer(str(file), classes[winner], probability.item()))
+            all_classes = model(image[None].to(device)).softmax(1)[0]
+            probability, winner = all_classes.max(0)
+            answers.append(
+                Answer(str(file), classes[winner], probability.item(), probabilities=tuple(all_classes.tolist()))
+            )
     return answers
+
+
+def write_csv(file: str | Path, classes: Sequence[str], answers: Sequence[Answer]) -> None:
+    """Write a row for each file: its name, its class, and a column of probabilities for each class."""
+    with (
+        atomic_write(user_path(file)) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened,
+    ):
+        writer = csv.writer(opened)
+        writer.writerow(["file", "class", *classes])
+        for answer in answers:  # what was not read has empty cells
+            writer.writerow([answer.file, answer.label, *(answer.probabilities or [None] * len(classes))])

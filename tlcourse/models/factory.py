@@ -8,6 +8,7 @@ import torchvision
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
+from tlcourse.atomic_write import user_path
 from tlcourse.models.heads import head_names, replace_head
 from tlcourse.models.weights import SUFFIXES, hub_or_cache, load_state, load_weights, local_file, torchvision_state
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
@@ -38,7 +39,7 @@ def create(name: str, num_classes: int | None = None, *, weights: str | Path | N
         raise ValueError(f"num_classes is {num_classes}: a head needs at least one output.")
     library, name = _resolve(name)
     file = None
-    given = Path(weights or "").expanduser()
+    given = user_path(weights or "")
     if isinstance(weights, Path) or given.suffix.lower() in SUFFIXES or given.is_file():
         file = given
     elif library == "timm" and weights == "default" and name != "tl_resnet":

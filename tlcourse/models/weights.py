@@ -12,6 +12,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
+from tlcourse.atomic_write import user_path
 from tlcourse.models.heads import head_names, unwrap_model
 from tlcourse.models.unpickle import load_inert
 from tlcourse.runtime import OfflineError, weights_folder
@@ -37,7 +38,7 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: the file is missing, damaged, or holds no weights.
     """
-    file = Path(file).expanduser()
+    file = user_path(file)
     if not file.is_file():
         raise ValueError(f"There is no weights file {file}.")
     try:
