@@ -47,11 +47,7 @@ def user_path(text: str | Path) -> Path:
 
 
 def refuse_unwritable(file: Path, advice: str) -> None:
-    """Try whether a file can be written, before the work whose result it will hold.
-
-    Raises:
-        ValueError: it cannot; `advice` says what to do.
-    """
+    """Raise a ValueError, with advice, where a file cannot be written: before the work whose result it will hold."""
     try:
         if file.is_dir():
             raise IsADirectoryError("it is a folder")

@@ -99,21 +99,16 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
             except (ValueError, OSError) as error:
                 answers.append(Answer(str(file), None, None, str(error)))
                 continue
-            all_classes = model(image[None].to(device)).softmax(1)[0]
-            probability, winner = all_classes.max(0)
-            answers.append(
-                Answer(str(file), classes[winner], probability.item(), probabilities=tuple(all_classes.tolist()))
-            )
+            probabilities = tuple(model(image[None].to(device)).softmax(1)[0].tolist())
+            highest = max(probabilities)
+            label = classes[probabilities.index(highest)]
+            answers.append(Answer(str(file), label, highest, probabilities=probabilities))
     return answers
 
 
 def write_csv(file: str | Path, classes: Sequence[str], answers: Sequence[Answer]) -> None:
     """Write a row for each file: its name, its class, and a column of probabilities for each class."""
-    with (
-        atomic_write(user_path(file)) as part,
-        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened,
-    ):
-        writer = csv.writer(opened)
-        writer.writerow(["file", "class", *classes])
-        for answer in answers:  # what was not read has empty cells
-            writer.writerow([answer.file, answer.label, *(answer.probabilities or [None] * len(classes))])
+    rows = [[one.file, one.label, *(one.probabilities or [None] * len(classes))] for one in answers]
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with atomic_write(user_path(file)) as part, part.open("w", **text) as opened:
+        csv.writer(opened).writerows([["file", "class", *classes], *rows])

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,16 +35,10 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
     """Compute the features once, fit a logistic regression on them, and put it into the head.
 
     Nothing is chosen on the validation set: once the accuracy on it is measured, its images join the training set.
-
-    Raises:
-        ValueError: the model has several heads, or one without a bias.
-        FloatingPointError: features are not finite.
     """
     if not _takes_probe(model):
-        raise ValueError(
-            f"A linear probe needs one head with a bias; this model's is {', '.join(head_names(model))}"
-            f"{', which has no bias' if len(head_names(model)) == 1 else ''}. Choose the recipe frozen or fine-tune."
-        )
+        names = ", ".join(head_names(model))
+        raise ValueError(f"A linear probe needs one head with a bias, not {names}. Take frozen or fine-tune.")
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
     if not all(part.x.isfinite().all() for part in (train, val, test)):
@@ -82,11 +77,8 @@ def fine_tune(
     put_into_head(model, features.fit_probe(extract(model, splits.plain().train), seed=seed))
     start, weights = evaluate(model, loaders.val), copy.deepcopy(model.state_dict())
     history, note = _train(unfreeze(model), loaders, epochs, lr, weights)
-    best = history.best
-    if best and (best.val_accuracy, -best.val_loss) < (
-        start.accuracy,
-        -start.loss,
-    ):  # as networks without batch norm may end
+    best, before = history.best, (start.accuracy, -start.loss)
+    if best and (best.val_accuracy, -best.val_loss) < before:  # as networks without batch norm may end
         model.load_state_dict(weights)
         note += "; no epoch was as good as the linear probe it started from, so that is kept: try a lower rate"
     return _measured(model, loaders, history, note)
@@ -96,9 +88,7 @@ def _takes_probe(model: nn.Module) -> bool:
     return len(head_names(model)) == 1 and head(model).bias is not None
 
 
-def _train(
-    model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: dict | None = None
-) -> tuple[History, str]:
+def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: Any = None) -> tuple[History, str]:
     """Train; after Ctrl-C in the first epoch the model has the weights in `start`, or the interrupt goes on."""
     optimizer = torch.optim.AdamW(param_groups(model, lr, layer_decay=LAYER_DECAY), weight_decay=1e-2)
     schedule = schedules.one_cycle(optimizer, epochs * len(loaders.train), warmup=WARMUP)

@@ -65,10 +65,8 @@ def scan(root: Path) -> Layout:
         notes.append(f"{len(images)} images lie beside the folders, have no class, and were left out.")
     homes = {part: _inner(folder, part) for part, folder in part_folders.items()}
     for part in [part for part in homes if part != "train" and not _entries(homes[part])[0]]:
-        notes.append(
-            f"The {part} folder has no class folders, so no labels: it was left out, and the {part} part is split off "
-            f"train. After training, `tlcourse predict MODEL {homes[part]} --csv FILE` answers its images."
-        )
+        answer = f"`tlcourse predict MODEL {homes[part]} --csv FILE` answers its images."
+        notes.append(f"The {part} folder has no class folders, so no labels, and was left out. {answer}")
         del homes[part]
     others: Counter[str] = Counter()
     homes = homes or {"train": root}
@@ -119,7 +117,7 @@ def _is_image(path: Path) -> bool:
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the visible folders and the images that are directly in a folder, sorted by name."""
     visible = sorted(path for path in folder.iterdir() if _visible(path.name))
-    if dead := [path for path in visible if not path.exists()]:
+    if dead := [path for path in visible if not _is_image(path) and not path.exists()]:
         raise ValueError(f"{dead[0]} is a link to something that is not there. Mend it, or take it out.")
     return [path for path in visible if path.is_dir()], [path for path in visible if _is_image(path) and path.is_file()]
 
@@ -166,10 +164,9 @@ def _no_class_folders(folder: Path, images: list[Path]) -> str:
 def _inner(folder: Path, part: str) -> Path:
     """Return the folder of a part's classes: archives often have it twice, `seg_train/seg_train`, or `train/images`."""
     folders, images = _entries(folder)
-    same = len(folders) == 1 and plain(folders[0].name) == plain(folder.name)
-    if not images and (same or (len(folders) == 1 and part_of(f"{folders[0].name}_{part}") == part)):
-        return _inner(folders[0], part)
-    return folder
+    names = [plain(inner.name) for inner in folders] if not images else []
+    again = len(names) == 1 and (names[0] == plain(folder.name) or part_of(f"{names[0]}_{part}") == part)
+    return _inner(folders[0], part) if again else folder
 
 
 def _images_by_class(folder: Path, others: Counter[str]) -> dict[str, list[Path]]:
@@ -222,8 +219,6 @@ def _common_classes(root: Path, home: Path, found: dict[str, dict[str, list[Path
         below = [path.name for path in _entries(inner)[0]]
         hint = f" Did you mean {inner}, which has {', '.join(below[:5])}?" if len(below) > 1 else ""
         tables = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv"]
-        hint += (
-            f" Are the labels in {tables[0]}? Give it: labels={str(root / tables[0])!r}, or --labels." if tables else ""
-        )
+        hint += f" Are the labels in {tables[0]}? Give it as labels, or --labels." if tables else ""
         raise ValueError(f"{root} has one class only, {classes[0]}; there must be at least two class folders.{hint}")
     return classes

@@ -154,7 +154,7 @@ def _split(layout: Layout, shares: list[float], seed: int) -> list[Files]:
     needed = len(shares) + 1
     small = [name for label, name in enumerate(layout.classes) if counts[label] < needed]
     if small:
-        small = small[:LISTED] + ["…"] * (len(small) > LISTED)
+        small = [*small[:LISTED], *["…"] * (len(small) > LISTED)]
         raise ValueError(
             f"{layout.root}: too few images in {', '.join(small)}. Each class needs at least {needed}, one for each "
             "part that is split off and one to train on. Add images, or take the class out."

@@ -19,8 +19,8 @@ class ImageSet(Dataset):
     """Images with labels; item `i` is `(transform(image), label)`, where the image is a PIL image in RGB.
 
     A source is a file's path, a `ZipMember`, a `Generated`, a uint8 array `(H, W)` or `(H, W, 3)`, or a uint8 tensor
-    `(3, H, W)`. Labels are numbers from 0, rows with a single 1, or names of classes. File names count from `root` where
-    images are told apart, so that a folder may be moved.
+    `(3, H, W)`. Labels are numbers from 0, rows with a single 1, or names of classes. File names count from `root`
+    where images are told apart, so that a folder may be moved.
     `true_labels` are the labels before noise was added to them (see `Splits.with_label_noise`).
 
     Raises:

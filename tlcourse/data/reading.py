@@ -15,11 +15,8 @@ from PIL import Image, ImageOps
 
 # Pillow knows these by their first bytes, but needs another program to read them, or cannot.
 NOT_READ = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "WMF"}
-EXTENSIONS = {
-    suffix
-    for suffix, kind in Image.registered_extensions().items()
-    if (kind in Image.OPEN or kind == "MPO") and kind not in NOT_READ
-}
+_kinds = Image.registered_extensions()
+EXTENSIONS = {suffix for suffix in _kinds if _kinds[suffix] in {*Image.OPEN, "MPO"} - NOT_READ}
 CHECK_SIDE = 64  # pixels: a JPEG decodes at an eighth of its size for this, and every byte is still read
 
 
@@ -44,8 +41,8 @@ Source = str | Path | ZipMember | Generated | np.ndarray | torch.Tensor
 def read_image(source: Source, *, min_side: int | None = None) -> Image.Image:
     """Read one image as RGB: turned upright, the first frame of several, transparency laid over white.
 
-    Arrays are uint8 `(H, W)` or `(H, W, 1 or 3)`, tensors uint8 `(1 or 3, H, W)`. With `min_side`, a JPEG is decoded
-    at the smallest fraction of its size (1/2, 1/4 or 1/8) that leaves so many pixels to each side: several times faster.
+    Arrays are uint8 `(H, W)` or `(H, W, 1 or 3)`, tensors `(1 or 3, H, W)`. With `min_side`, a JPEG is decoded at the
+    smallest fraction of its size (1/2, 1/4 or 1/8) that leaves so many pixels to each side: several times faster.
 
     Raises:
         ValueError: the image cannot be read; the message names the file.
@@ -92,11 +89,7 @@ def _read(source: Source, min_side: int | None) -> Image.Image:
 
 
 def _pixels(source: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Return an image in memory as uint8 `(H, W)` or `(H, W, C)`.
-
-    Raises:
-        TypeError: it is of another type or shape.
-    """
+    """Return an image in memory as uint8 `(H, W)` or `(H, W, C)`."""
     array, of_tensor = np.asarray(source), isinstance(source, torch.Tensor)
     if array.dtype != np.uint8:
         raise TypeError(f"the array holds {array.dtype}; give uint8, 0 to 255: (255 * x).round().astype('uint8')")
@@ -129,9 +122,6 @@ def _to_8_bit(image: Image.Image, white: float | None) -> np.ndarray:
 
     Where `white` is not known, it is the next usual value: 1 for floats, 255, 4095, 65535, else the brightest one. Of
     16 bits, cameras and scanners often fill only 12; an image below 255 of 65535 is black. What is no number is black.
-
-    Raises:
-        ValueError: there are negative values, or no number at all.
     """
     values = np.asarray(image).astype(np.float64)
     finite = values[np.isfinite(values)]

@@ -13,25 +13,17 @@ SAFE = {("torch._utils", name) for name in REBUILD} | {("collections", "OrderedD
 
 
 class Inert(dict):
-    """Stands for an object of any class in a file, such as timm's `argparse.Namespace`: made and filled without effect.
+    """Stands for any class, function or object in a file, such as `argparse.Namespace`: made without effect."""
 
-    A class that is a dictionary, such as `defaultdict`, keeps its items.
-    """
+    def _nothing(self, *_: object, **__: object) -> None:
+        pass
+
+    __init__ = __setstate__ = append = extend = add = _nothing
 
     def __new__(cls, *_: object, **__: object) -> "Inert":
-        """Take any arguments."""
         return super().__new__(cls)
 
-    def __init__(self, *_: object, **__: object):
-        super().__init__()
-
-    def __setstate__(self, state: object) -> None:
-        """Forget the state."""
-
-    append = extend = add = __setstate__
-
     def __call__(self, *_: object, **__: object) -> "Inert":
-        """Give another one: a class may be an object, too."""
         return Inert()
 
 
@@ -50,15 +42,11 @@ def load(file: Any, **options: Any) -> Any:
 
 
 def load_inert(file: Path) -> Any:
-    """Return the content of a file of `torch.save`, with an `Inert` for each object that is no tensor or plain value.
-
-    Raises:
-        pickle.UnpicklingError: it is a single object, such as a whole model; other errors for a damaged file.
-    """
+    """Return the content of a file of `torch.save`, with an `Inert` for what is no tensor or plain value."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # before this, a file of TorchScript has raised another error
+    except pickle.UnpicklingError:  # TorchScript, which holds code, raises another error
         content = torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
     if type(content) is Inert and not content:
-        raise pickle.UnpicklingError("it is one object of a class of its own")
+        raise pickle.UnpicklingError("it is a single object, such as a whole model")
     return content
