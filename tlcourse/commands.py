@@ -26,9 +26,8 @@ def add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "and writes a checkpoint for `tlcourse predict`. Exit status: 0 success, 1 something outside failed, 2 wrong "
         "usage, 130 stopped by Ctrl-C: what whole epochs learned is kept.",
     )
-    parser.add_argument(
-        "--data", required=True, type=os.path.expanduser, help="a folder of images, or a name such as toypets"
-    )
+    path = os.path.expanduser
+    parser.add_argument("--data", required=True, type=path, help="a folder of images, or a name such as toypets")
     parser.add_argument("--labels", type=user_path, metavar="FILE", help="CSV: an image's name or id, and its label")
     parser.add_argument("--model", default="tl_resnet", help="from torchvision or timm, or tl_resnet (default)")
     parser.add_argument("--weights", default="default", type=path, help="a file of weights, or `none`: random ones")
@@ -82,8 +81,9 @@ def _output(arguments: argparse.Namespace, recipes: list[str]) -> Path:
     out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.recipe}.safetensors"
     if arguments.recipe not in recipes:
         raise ValueError(f"There is no recipe {arguments.recipe!r}: choose among {', '.join(recipes)}.")
-    if out.is_dir() or out.suffix != ".safetensors":
+    if out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
+    refuse_unwritable(out, "Give another --out.")
     if out.exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
     if arguments.epochs < 1 or arguments.batch_size < 2:
@@ -92,7 +92,6 @@ def _output(arguments: argparse.Namespace, recipes: list[str]) -> Path:
         )
     if not 0 < arguments.lr < float("inf"):
         raise ValueError(f"lr={arguments.lr} must be positive and finite.")
-    refuse_unwritable(out, "Give another --out.")
     return out
 
 

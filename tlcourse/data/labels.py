@@ -60,7 +60,7 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
         below = plain(path.relative_to(root).as_posix())
         for name in {below, below.rpartition(".")[0], plain(path.name), plain(path.stem)}:
             named[name].append(path)
-    fits = [(sum(cell in named for cell in column), len(set(column))) for column in zip(*rows, strict=True)]
+    fits = [(len(named.keys() & {*column}), len({*column})) for column in zip(*rows, strict=True)]
     key = fits.index(max(fits))
     if not fits[key][0]:
         raise ValueError(f"No row of {file} names an image in {root}; it begins {rows[0]}. Check both paths.")
