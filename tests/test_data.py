@@ -324,7 +324,7 @@ def test_image_set_reads_labels_of_every_usual_kind(labels, right):
         ([[1, 1], [0, 1]], ["a", "b"], r"whole numbers.*shape \(2, 2\)"),
         ([[0.9, 0.1], [0.2, 0.8]], ["a", "b"], r"\.argmax\(1\)"),
         (["a", "c"], ["a", "b"], "'c' is neither a number nor a class"),
-        ([0, None], ["a", "b"], "'None' is neither"),
+        ([0, None], ["a", "b"], "Label 1 is missing"),
         ([0, 1], {"a", "b"}, "whose order numbers them"),
         ([0, 1], "ab", "whose order numbers them"),
         ([0, 1], ["a", "a"], "each class once"),

@@ -29,13 +29,13 @@ def as_labels(labels: Iterable[int | str] | torch.Tensor, classes: Sequence[str]
     """
     values = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else list(labels))
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # as Keras has them
+    if values.dtype.kind in "fO" and (missing := [i for i, v in enumerate(values.flat) if v is None or v != v]):
+        raise ValueError(f"Label {missing[0]} is missing (it is None or nan): leave that image out.")
     if values.dtype.kind in "USO":
         number = {name: i for i, name in enumerate(classes)}
         if wrong := [str(value) for value in values.flat if value not in number]:
             raise ValueError(f"The label {wrong[0]!r} is neither a number nor a class ({', '.join(classes[:8])}).")
         values = np.vectorize(number.get, otypes=[np.int64])(values)
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise ValueError(f"Label {np.isnan(values).nonzero()[0][0]} is missing (nan): leave that image out.")
     one_hot = values.ndim == 2 and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all()
     values = values.argmax(1) if one_hot and values.shape[1] == len(classes) else values
     if values.ndim != 1 or values.dtype.kind not in "biuf" or (values != np.round(values)).any():
