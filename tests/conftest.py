@@ -43,7 +43,7 @@ def small_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     package = folder / "tlcourse"
     package.mkdir()
-    for name in ("cli.py", "atomic_write.py"):
+    for name in ("cli.py", "commands.py", "atomic_write.py"):
         shutil.copy(ROOT / "tlcourse" / name, package / name)
     shutil.copytree(ROOT / "tlcourse" / "lessons", package / "lessons", ignore=shutil.ignore_patterns("__pycache__"))
     (package / "__init__.py").write_text(

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from tlcourse import data, runtime
 from tlcourse.data import registry
-from tlcourse.data.images import ZipMember, read_image, to_rgb
+from tlcourse.data.reading import ZipMember, read_image, to_rgb
 from tlcourse.data.sampling import shuffled, stratify
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 
@@ -188,6 +188,30 @@ def test_dark_16_bit_files_stay_dark(tmp_path, suffix):
     assert np.asarray(read_image(path)).max() == 1, "200 of 65535 is nearly black"
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_twelve_bits_in_sixteen_keep_their_greys(tmp_path, suffix):
+    values = np.linspace(0, 4095, 4096).reshape(64, 64)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / f"x{suffix}")
+    greys = np.asarray(read_image(tmp_path / f"x{suffix}"))[..., 0]
+    assert (len(np.unique(greys)), greys.min(), greys.max()) == (256, 0, 255)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1.02])
+def test_one_odd_value_does_not_spoil_an_image_of_floats(odd):
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    values[0, 0] = odd
+    greys = np.asarray(to_rgb(Image.fromarray(values)))[..., 0].astype(int)
+    np.testing.assert_allclose(greys.flatten()[1:], GREY.flatten()[1:], atol=1)
+    assert greys[0, 0] == (255 if odd > 0 else 0)
+
+
+@pytest.mark.parametrize("values", [np.linspace(-1, 1, 64), np.full(64, np.nan)])
+def test_values_that_leave_open_what_is_black_are_refused(tmp_path, values):
+    Image.fromarray(values.astype(np.float32).reshape(8, 8)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=r"x\.tif.*save it with values from 0 to 255"):
+        read_image(tmp_path / "x.tif")
+
+
 def test_transparency_lies_over_white(tmp_path):
     clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
     assert to_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
@@ -272,6 +296,76 @@ def test_true_labels_have_to_fit():
 def test_image_set_refuses_labels_that_do_not_fit(labels, message):
     with pytest.raises(ValueError, match=message):
         data.ImageSet(np.zeros((2, 4, 4), np.uint8), labels, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "right"),
+    [
+        ([1, 0, 1], [1, 0, 1]),
+        ([1.0, 0.0, 1.0], [1, 0, 1]),  # a column of numbers that had gaps once
+        (np.eye(2)[[1, 0, 1]], [1, 0, 1]),
+        (torch.eye(2)[[1, 0, 1]], [1, 0, 1]),
+        (np.array([[1], [0], [1]]), [1, 0, 1]),  # as Keras has them
+        (["b", "a", "b"], [1, 0, 1]),
+        (np.array(["b", "a", "b"]), [1, 0, 1]),
+        ([True, False, True], [1, 0, 1]),
+        ([torch.tensor(1), torch.tensor(0), torch.tensor(1)], [1, 0, 1]),
+    ],
+)
+def test_image_set_reads_labels_of_every_usual_kind(labels, right):
+    assert data.ImageSet(np.zeros((3, 4, 4), np.uint8), labels, ["a", "b"]).labels.tolist() == right
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        ([0.9, 0.2], ["a", "b"], r"whole numbers.*such as 0\.9"),
+        ([0.0, float("nan")], ["a", "b"], "Label 1 is missing"),
+        ([[1, 1], [0, 1]], ["a", "b"], r"whole numbers.*shape \(2, 2\)"),
+        ([[0.9, 0.1], [0.2, 0.8]], ["a", "b"], r"\.argmax\(1\)"),
+        (["a", "c"], ["a", "b"], "'c' is neither a number nor a class"),
+        ([0, None], ["a", "b"], "Label 1 is missing"),
+        ([0, 1], {"a", "b"}, "whose order numbers them"),
+        ([0, 1], "ab", "whose order numbers them"),
+        ([0, 1], ["a", "a"], "each class once"),
+        ([1, 2], ["a", "b"], "Labels go from 1 to 2"),
+    ],
+)
+def test_image_set_refuses_what_is_no_label(labels, classes, message):
+    with pytest.raises(ValueError, match=message):
+        data.ImageSet(np.zeros((2, 4, 4), np.uint8), labels, classes)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.full((4, 6), 7, np.uint8),
+        np.full((4, 6, 1), 7, np.uint8),
+        np.full((4, 6, 3), 7, np.uint8),
+        torch.full((4, 6), 7, dtype=torch.uint8),
+        torch.full((1, 4, 6), 7, dtype=torch.uint8),
+        torch.full((3, 4, 6), 7, dtype=torch.uint8),
+    ],
+)
+def test_arrays_and_tensors_of_every_usual_shape(source):
+    image = read_image(source)
+    assert (image.size, image.getpixel((5, 3))) == ((6, 4), (7, 7, 7))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), "channels go last in arrays"),
+        (torch.zeros((8, 8, 3), dtype=torch.uint8), "first in tensors"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "channels go last"),
+        (torch.zeros((3, 8, 8)), r"float32; give uint8, 0 to 255: \(255 \* x\)"),
+        (np.zeros((8, 8), np.int64), "int64; give uint8"),
+    ],
+)
+def test_arrays_that_are_no_images_say_what_to_do(source, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_image(source)
+    assert "skip_unreadable" not in str(caught.value)
 
 
 @pytest.fixture

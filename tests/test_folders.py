@@ -235,7 +235,11 @@ def test_flat_images_in_train(root):
     fill(root, 0, 2)
     (root / "dogs").rename(root / "test")
     (root / "cats").rmdir()
-    refused(root, "test has 2 images but no class folders")
+    assert "has 2 images but no class folders" in refused(root / "test", "CSV file.*--labels FILE")
+    splits = data.from_folder(root, model=SMALL)
+    assert sizes(splits) == [2, 2, 2]
+    assert "The test folder has no class folders" in splits.notes[0]
+    assert f"tlcourse predict MODEL {root / 'test'} --csv FILE" in splits.notes[0]
 
 
 def test_one_class_only(root):
@@ -353,3 +357,216 @@ def test_large_folders_are_checked_once(root, cache, monkeypatch):
     assert sum(sizes(data.from_folder(root, model=SMALL))) == 20
     assert checked == [20, 20], "a changed file is checked again"
     assert {path.suffix for path in (cache / "checked").iterdir()} == {".json"}
+
+
+# What archives and other systems bring
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("TrainingSet", "TestSet"),
+        ("trainset", "testset"),
+        ("train/images", "test/images"),
+        ("train_images", "test_images"),
+        ("ants_and_bees_train", "ants_and_bees_test"),
+        ("Train Data", "Test Data"),
+        ("train2017", "test2017"),
+    ],
+)
+def test_parts_under_the_names_of_archives(root, train, test):
+    fill(root / train, 5, 5)
+    fill(root / test, 3, 3)
+    if "seg" in train:  # images without labels, as in Kaggle's archive
+        fill(root / "seg_pred", 2, 0)
+        shutil.rmtree(root / "seg_pred" / "dogs")
+        (root / "seg_pred" / "cats").rename(root / "seg_pred" / "seg_pred")
+    splits = data.from_folder(root, model=SMALL)
+    assert splits.classes == ["cats", "dogs"]
+    assert sizes(splits) == [8, 2, 6]
+    assert all(name.startswith(test) for name in names(splits.test, root))
+
+
+def test_an_unlabelled_test_folder_beside_labelled_parts(root):
+    fill(root / "train")
+    fill(root / "val", 3, 3)
+    (root / "test" / "images").mkdir(parents=True)
+    shutil.copy(root / "val" / "cats" / "0.jpg", root / "test" / "images" / "0.jpg")
+    splits = data.from_folder(root, model=SMALL)
+    assert sizes(splits) == [16, 4, 6]
+    assert "test folder has no class folders, so no labels" in splits.notes[0]
+    assert f"{root / 'test' / 'images'} --csv FILE" in splits.notes[0]
+
+
+@pytest.mark.parametrize("name", ["cats [old]", "cats*", "?"])
+def test_one_class_with_signs_of_a_pattern_in_its_name(root, name):
+    fill(root, 4, 0)
+    shutil.rmtree(root / "dogs")
+    (root / "cats").rename(root / name)
+    (root / "labels.csv").touch()
+    assert "labels.csv" in refused(root, "one class only")
+    fill(root, 0, 4)
+    shutil.rmtree(root / "cats")
+    assert set(data.from_folder(root, model=SMALL).classes) == {name, "dogs"}
+
+
+def test_names_that_only_look_different_are_one_class(root):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for part, cats, dogs in (("train", composed, "dogs"), ("test", apart, "dogs ")):
+        fill(root / part, 5, 5)
+        (root / part / "cats").rename(root / part / cats)
+        (root / part / "dogs").rename(root / part / dogs) if dogs != "dogs" else None
+    splits = data.from_folder(root, model=SMALL)
+    assert splits.classes == [composed, "dogs"]
+    assert sizes(splits) == [8, 2, 10]
+    fill(root / "train", 0, 5)
+    (root / "train" / "cats").rename(root / "train" / "dogs ")
+    refused(root, "two folders 'dogs'|has no images")
+
+
+def test_the_split_is_the_same_in_both_forms_of_unicode(root, tmp_path):
+    chosen = []
+    for number, form in enumerate(("\u00e9", "e\u0301")):
+        folder = tmp_path / f"copy{number}"
+        fill(folder)
+        for path in sorted((folder / "cats").iterdir()):
+            path.rename(path.with_name(f"{form}{path.name}"))
+        chosen.append([path.name[-5:] for path in data.from_folder(folder, model=SMALL).test.sources])
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_dead_links_are_said(root, monkeypatch):
+    fill(root)
+    (root / "cats" / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    monkeypatch.setattr(folders, "REMEMBERED", 5)
+    assert "cats/gone.jpg" in refused(root, "1 of 21 files .* cannot be read")
+    assert sum(sizes(data.from_folder(root, model=SMALL, skip_unreadable=True))) == 20
+    (root / "birds").symlink_to(root / "nowhere")
+    refused(root, "birds is a link to something that is not there")
+
+
+def test_a_space_after_an_images_name(root):
+    fill(root)
+    (root / "cats" / "0.jpg").rename(root / "cats" / "0.jpg ")
+    assert sum(sizes(data.from_folder(root, model=SMALL))) == 20
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".ppm", ".pgm", ".jp2", ".tga", ".ico", ".dds", ".qoi", ".sgi"])
+def test_other_formats_that_pillow_reads(root, suffix):
+    fill(root)
+    for name in ("cats", "dogs"):
+        Image.new("L" if suffix == ".pgm" else "RGB", (24, 24), 9).save(root / name / f"x{suffix}")
+    assert sum(sizes(data.from_folder(root, model=SMALL))) == 22
+    assert len(data.images_below(root)) == 22
+
+
+def test_what_pillow_cannot_read_by_itself_is_no_image(root):
+    fill(root)
+    for suffix in (".pdf", ".eps", ".mpg", ".h5", ".wmf"):
+        (root / "cats" / f"x{suffix}").write_bytes(b"%!PS")
+    assert sum(sizes(data.from_folder(root, model=SMALL))) == 20
+
+
+def test_parts_below_classes_and_folders_that_are_no_classes(root):
+    for name in ("cats", "dogs"):
+        fill(root / name / "train")
+        fill(root / name / "test")
+    refused(root, "parts below a class")
+    fill(root / "other" / "images", 2, 0)
+    fill(root / "other" / "masks", 2, 0)
+    for name in ("images", "masks"):
+        shutil.rmtree(root / "other" / name / "dogs")
+    refused(root / "other", "images, masks, which are no classes")
+
+
+def test_a_failed_note_about_checked_files_does_not_stop_loading(root, cache, monkeypatch):
+    fill(root)
+    monkeypatch.setattr(folders, "REMEMBERED", 5)
+    cache.write_text("a file where the cache should be")
+    assert sum(sizes(data.from_folder(root, model=SMALL))) == 20
+
+
+# Labels from a CSV file
+
+
+def table(root, *lines, name="train.csv"):
+    (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root / name
+
+
+@pytest.fixture
+def unsorted(root):
+    """Twelve images, in a folder that says nothing about their classes."""
+    fill(root / "store", 12, 0)
+    shutil.rmtree(root / "store" / "dogs")
+    (root / "store" / "cats").rename(root / "images")
+    (root / "store").rmdir()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("header", "form", "suffix"),
+    [
+        ("id,label", "{i},{c}", ""),
+        ("image,species", "{i}.jpg,{c}", ""),
+        ("file;label", "images/{i}.jpg;{c}", ""),
+        ("label\tid", "{c}\t{i}", ""),
+        ("id,sex,breed,label", "{i},m,x,{c}", ""),
+        ("", "{i}.jpg,{c}", ""),
+        ("\ufeffid,label", "{i},{c}", ""),
+        ("id,label", '"{i}.jpg","{c}"', "\r"),
+    ],
+)
+def test_labels_from_a_csv_file(unsorted, header, form, suffix):
+    rows = [form.format(i=i, c="cat" if i % 2 else "dog") + suffix for i in range(12)]
+    file = table(unsorted, *([header + suffix] if header else []), *rows)
+    splits = data.from_folder(unsorted, labels=file, model=SMALL)
+    assert splits.classes == ["cat", "dog"]
+    assert sum(sizes(splits)) == 12
+    for images in (splits.train, splits.val, splits.test):
+        for path, label in zip(images.sources, images.labels.tolist(), strict=True):
+            assert splits.classes[label] == ("cat" if int(path.stem) % 2 else "dog")
+
+
+def test_numbers_as_names_and_as_labels(unsorted):
+    file = table(unsorted, "label,id", *(f"{i % 2},{i}" for i in range(12)))
+    splits = data.from_folder(unsorted, labels=file, model=SMALL)
+    assert (splits.classes, sum(sizes(splits))) == (["0", "1"], 12)
+
+
+def test_rows_without_image_and_images_without_row_are_noted(unsorted):
+    fill(unsorted / "test", 12, 0)  # their names are those of the images of train
+    shutil.rmtree(unsorted / "test" / "dogs")
+    (unsorted / "images").rename(unsorted / "train")
+    file = table(unsorted, "id,label", *(f"{i},{i % 2}" for i in range(10)), "77,0", "78,1")
+    splits = data.from_folder(unsorted, labels=file, model=SMALL)
+    assert sum(sizes(splits)) == 10
+    assert all(name.startswith("train/") for name in names(splits.test, unsorted))
+    assert splits.notes[0].startswith("14 images have no label in train.csv and were left out. `tlcourse predict")
+    assert splits.notes[1].startswith("2 rows of train.csv name no image")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["id,label", "a,cat", "b,dog"], "No row of .* names an image"),
+        (["id,label", "0,cat", "1,"], "has no label for 1"),
+        (["id,label", "0,cat", "1,nan"], "has no label for 1"),
+        (["id,label", "0,cat", "0,dog"], "two labels for 0: cat and dog"),
+        (["id,label", "0,cat", "1,cat"], "one class only, cat"),
+        (["id,x,y1", "0,cat,2", "1,dog,2"], r"Which column .*Call it `label`"),
+        (["id", "0", "1"], "is no table"),
+        ([""], "is no table"),
+    ],
+)
+def test_tables_that_do_not_work(unsorted, lines, message):
+    refused(unsorted, message, labels=table(unsorted, *lines))
+
+
+def test_a_file_of_labels_that_cannot_be_read(unsorted):
+    refused(unsorted, "cannot be read as a CSV file", labels=unsorted / "no.csv")
+    (unsorted / "x.csv").write_bytes(b"\xff\xfe\x00\x80")
+    refused(unsorted, "cannot be read as a CSV file", labels=unsorted / "x.csv")

@@ -20,7 +20,7 @@ import tlcourse as tl
 # or from its own room.
 GROUND = ["runtime", "table", "atomic_write", "evaluation", "preprocessing", "side_effects"]
 ROOMS = ["synthetic", "data", "models", "features", "train", "plots", "lessons"]
-FLOORS = [*GROUND, *ROOMS, "recipes", "predict", "doctor", "cli"]
+FLOORS = [*GROUND, *ROOMS, "recipes", "predict", "doctor", "commands", "cli"]
 
 MODULES = {module_name(path): path for path in module_files()}
 # A module has at most 250 lines; these may have up to 300.

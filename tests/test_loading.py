@@ -21,7 +21,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from tlcourse import data, runtime
-from tlcourse.data.images import Generated, ZipMember
 from tlcourse.data.loading import augmentation, make_loader, pixel_cache
 from tlcourse.data.loading.augmentation import (
     ANGLE,
@@ -35,6 +34,7 @@ from tlcourse.data.loading.augmentation import (
 )
 from tlcourse.data.loading.loader import PixelLoader
 from tlcourse.data.loading.shard import shard_loader
+from tlcourse.data.reading import Generated, ZipMember
 from tlcourse.preprocessing import Preprocessing
 
 SMALL = Preprocessing(16, 20)

@@ -1,5 +1,6 @@
 """Create models by name, replace heads, read weight files safely."""
 
+import argparse
 import hashlib
 import json
 import pickle
@@ -7,17 +8,22 @@ import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 import tlcourse as tl
 from tlcourse.features import Probe, put_into_head
-from tlcourse.models import weights
+from tlcourse.models import factory, weights
 from tlcourse.models.tl_resnet import WEIGHTS
 from tlcourse.runtime import OfflineError
 
@@ -252,6 +258,107 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(small):
     ):
         tl.models.load_weights(model, folder / "w.pth", head=False)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def old_densenet(state):
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): t for name, t in state.items()}
+
+
+def old_vit(state):
+    """The names in the files of torchvision's ViTs, which are older than its code."""
+    new = {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}
+    return {re.sub(r"mlp\.[03]\.", lambda found: new[found[0]], name): t for name, t in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [
+        ("densenet121", old_densenet),
+        ("googlenet", dict),
+        ("inception_v3", dict),
+        ("vit_b_16", old_vit),
+        ("mnasnet0_5", dict),  # asks for the version of its names
+    ],
+)
+def test_torchvisions_own_files_fit_its_models(name, old):
+    theirs = torchvision.models.get_model(name, **({"init_weights": False} if name == "googlenet" else {}))
+    state = theirs.state_dict()
+    model = tl.models.create(name, 2, weights=None)
+    weights.load_state(model, old(state), "file", head=False)
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items() if n not in head_parameters(model))
+
+
+def head_parameters(model):
+    return {f"{name}.{kind}" for name in tl.models.head_names(model) for kind in ("weight", "bias")}
+
+
+def test_a_file_of_torchvisions_name_decides_size_and_preprocessing():
+    with torch.device("meta"):
+        larger = factory._create_torchvision("vit_b_16", 2, None, "vit_b_16_swag-9ac1b537.pth")
+        usual = factory._create_torchvision("vit_b_16", 2, None, "mine.pth")
+    assert (larger.preprocessing.size, larger.image_size) == (384, 384)
+    assert (usual.preprocessing.size, usual.image_size) == (224, 224)
+
+
+class Settings(dict):
+    """A class that whoever reads the file does not have."""
+
+
+def checkpoints(state):
+    """What other tools write around the same weights."""
+    lightning = {f"model.{k}": t for k, t in state.items()} | {
+        "criterion.weight": torch.ones(2),
+        "acc.tp": torch.ones(1),
+    }
+    headless = {f"net.body.{k}": t for k, t in state.items() if not k.startswith("fc.")} | {
+        "net.top.weight": torch.ones(2)
+    }
+    network = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    return {
+        "tutorial.pth": {"epoch": 1, "model_state_dict": state, "optimizer_state_dict": optimizer.state_dict()},
+        "lightning.ckpt": {"state_dict": lightning, "hyper_parameters": Settings(lr=1), "callbacks": {}},
+        "headless.ckpt": {"state_dict": headless},
+        "model_best.pth.tar": {"epoch": 1, "state_dict": state, "best": np.float64(0.9), "when": datetime.now()},
+        "timm.pth": {"state_dict": state, "args": argparse.Namespace(lr=1, out=Path("x")), "state_dict_ema": state},
+        "swa.pth": {"n_averaged": torch.tensor(3)} | {f"module.{k}": t for k, t in state.items()},
+        "own.pth": {"my_net": state, "optimizer": optimizer.state_dict(), "log": defaultdict(list, a=[1])},
+        "flat.th": {"epoch": 1, **state},
+    }
+
+
+@pytest.mark.parametrize("name", ["tutorial.pth", "lightning.ckpt", "headless.ckpt", "model_best.pth.tar", "timm.pth"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_other_tools_load(small, name, zipped):
+    state, folder = small
+    torch.save(checkpoints(state)[name], folder / name, _use_new_zipfile_serialization=zipped)
+    model = tl.models.create("tl_resnet", 2, weights=str(folder / name))
+    assert torch.equal(model.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize("name", ["swa.pth", "own.pth", "flat.th"])
+def test_checkpoints_with_names_of_their_own_load(small, name):
+    test_checkpoints_of_other_tools_load(small, name, True)
+
+
+def test_code_beside_the_weights_is_not_run(small, monkeypatch):
+    state, folder = small
+    file = folder / "w.pth"
+    torch.save({"state_dict": state, "more": [Bomb()], "args": argparse.Namespace(bomb=Bomb())}, file)
+    assert tl.models.read_weights(file).keys() == state.keys()
+    monkeypatch.setattr(Bomb, "__reduce__", lambda self: (torch.storage._load_from_bytes, (file.read_bytes(),)))
+    torch.save({"state_dict": state, "more": Bomb()}, folder / "again.pth")
+    assert tl.models.read_weights(folder / "again.pth").keys() == state.keys()
+
+
+@pytest.mark.parametrize(("wrapped", "words"), [(False, "refused"), (True, "holds no state dict")])
+def test_a_whole_model_is_refused(tmp_path, wrapped, words):
+    model = tl.models.create("tl_resnet", 2, weights=None)
+    torch.save({"epoch": 1, "model": model} if wrapped else model, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"{words}.*model\.state_dict\(\)"):
+        tl.models.read_weights(tmp_path / "w.pth")
 
 
 class Bomb:

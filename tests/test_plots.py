@@ -10,6 +10,7 @@ from PIL import Image
 
 import tlcourse as tl
 from tlcourse.evaluation import Evaluation
+from tlcourse.plots import figures
 from tlcourse.plots.style import LINE_HEIGHT
 from tlcourse.train import Epoch, History, RangeTest
 
@@ -194,6 +195,36 @@ def test_confusion_counts():
     result = Evaluation(torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
     tl.plots.confusion(result, ["cats", "dogs"])
     assert [t.get_text() for t in plt.gcf().axes[0].texts] == ["1", "1", "0", "1"]
+
+
+def test_confusion_of_many_classes_shows_those_with_the_most_mistakes():
+    labels = torch.arange(300).repeat(2)
+    answers = labels.clone()
+    answers[[7, 307, 11]] = torch.tensor([8, 8, 12])
+    result = Evaluation(labels, torch.nn.functional.one_hot(answers, 300).float())
+    tl.plots.confusion(result, [f"class number {i}" for i in range(300)])
+    (ax,) = plt.gcf().axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(names) == figures.MOST
+    assert {"class number 7", "class number 8", "class number 11", "class number 12"} < set(names)
+    assert names[-1] == "277 others"
+    counts = {text.get_position(): int(text.get_text()) for text in ax.texts}
+    assert sum(counts.values()) == 600
+    assert counts[names.index("class number 8"), names.index("class number 7")] == 2
+    assert max(plt.gcf().get_size_inches()) < 20
+    plt.gcf().draw_without_rendering()
+
+
+def test_dollars_in_names_are_no_formulas():
+    names = ["$5 and $10", "a$b", "100 %"]
+    result = Evaluation(torch.tensor([0, 1, 2]), torch.eye(3))
+    tl.plots.confusion(result, names)
+    tl.plots.images([Image.new("RGB", (8, 8))] * 3, names)
+    tl.plots.bars({name: [1.0] for name in names}, xlabel="x")
+    for number in plt.get_fignums():
+        plt.figure(number).draw_without_rendering()
+    for text in (plt.figure(1).axes[0].get_xticklabels()[0], plt.figure(2).axes[0].title):
+        assert text._preprocess_math(text.get_text()) == (names[0], False)
 
 
 def test_tables_read_in_a_terminal_and_in_a_notebook():

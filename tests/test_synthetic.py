@@ -10,7 +10,7 @@ import torch
 from domain_difficulty import histogram, simple_accuracy, thumbnail
 
 from tlcourse import data
-from tlcourse.data.images import read_image
+from tlcourse.data.reading import read_image
 from tlcourse.data.registry import DOMAIN_COUNTS
 from tlcourse.preprocessing import Preprocessing
 from tlcourse.synthetic import domains

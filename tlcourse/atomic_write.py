@@ -39,3 +39,19 @@ def move_into_place(part: Path, file: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path that a user typed: a shell leaves ~ alone in `--data=~/x`."""
+    return Path(os.path.expanduser(text))
+
+
+def refuse_unwritable(file: Path, advice: str) -> None:
+    """Raise a ValueError, with advice, where a file cannot be written: before the work whose result it will hold."""
+    try:
+        if file.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with temporary_path(file) as part:
+            part.write_bytes(bytes(4096))  # a full disk takes a name, and no content
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written ({error.strerror or error}). {advice}") from error

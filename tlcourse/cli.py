@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlcourse.atomic_write import user_path
+from tlcourse.commands import add_predict, add_train
 from tlcourse.lessons import add_check
 
 if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `tlcourse --help` answers at once.
@@ -16,21 +19,60 @@ if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return its exit status: 0 success, 1 a bad result, 2 wrong usage."""
+    """Run a subcommand; return its exit status.
+
+    0 success, 1 a bad result, or something outside failed (network, disk, memory); 2 wrong usage, 130 Ctrl-C,
+    141 nobody reads the output any more.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks becomes a question mark instead of an error.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(prog="tlcourse", description="Transfer learning and fine-tuning, measured.")
     subcommands = parser.add_subparsers(title="subcommands", required=True)
-    for add in (_add_run, _add_train, _add_predict, _add_doctor, add_check):
+    for add in (_add_run, add_train, add_predict, _add_doctor, add_check):
         add(subcommands)
-    arguments = parser.parse_args(argv)
     try:
+        return _flushed(_status(parser, argv))
+    except SystemExit:
+        _flushed(0)  # of --help
+        raise
+
+
+def _status(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Run what was asked for; what the world outside does wrong becomes one line and a status."""
+    try:
+        arguments = parser.parse_args(argv)
         return arguments.function(arguments)
+    except BrokenPipeError:
+        return 141
+    except KeyboardInterrupt as stop:
+        print(f"tlcourse: stopped by Ctrl-C. {stop}".rstrip(), file=sys.stderr)
+        return 130
     except ValueError as error:
         print(f"tlcourse: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        outside = type(error).__name__ in ("OfflineError", "OutOfMemoryError", "SafetensorError")
+        memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        if not (outside or memory or isinstance(error, OSError | ArithmeticError)):
+            raise  # a fault of ours
+        print(f"tlcourse: {'There is not enough memory. ' * memory}{error}", file=sys.stderr)
+        return 1
+
+
+def _flushed(status: int) -> int:
+    """Write what waits to be printed, so that its failure is not left to Python's end, and return the status."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"tlcourse: The output could not be written: {error}", file=sys.stderr)
+        return 1
+    return status
 
 
 def seconds(text: str) -> float:
@@ -60,9 +102,13 @@ def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Run a lesson's notebook in a clean kernel, write the executed copy, list its claims. "
         "Exit status: 0 all claims hold, 1 a claim is false or a cell failed, 2 wrong usage, 130 interrupted.",
     )
-    parser.add_argument("section", help="a section (3.2), a notebook's name or a path; `all` for every lesson")
+    parser.add_argument(
+        "section", type=os.path.expanduser, help="a section (3.2), a notebook's name or a path; `all` for every lesson"
+    )
     parser.add_argument("--profile", choices=("mini", "full"), help="default: TLCOURSE_PROFILE, else by the hardware")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the executed copy (default: runs)")
+    parser.add_argument(
+        "--out", type=user_path, default=Path("runs"), help="folder for the executed copy (default: runs)"
+    )
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="limit for one cell (default: none)")
     parser.add_argument("--seed", type=int, metavar="N", help="base seed of all random numbers (default: 0)")
     parser.add_argument(
@@ -81,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     sources = lessons.find_all() if arguments.section == "all" else [lessons.find(arguments.section)]
     options = {"profile": arguments.profile, "timeout": arguments.timeout, "seed": arguments.seed}
-    options |= {"on_step": progress(sys.stdout.isatty()), "settings": dict(arguments.set)}
+    options |= {"on_step": progress(sys.stdout is not None and sys.stdout.isatty()), "settings": dict(arguments.set)}
     failed = []
     for source in sources:
         if len(sources) > 1:
@@ -130,99 +176,6 @@ def summary(result: LessonResult) -> str:
     return "\n".join(lines)
 
 
-def _add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subcommands.add_parser(
-        "train",
-        help="train a classifier on a folder of images",
-        description="Train on a folder with one subfolder per class, with or without train, val and test above them. "
-        "Reports validation and test accuracy, and writes a checkpoint for `tlcourse predict`.",
-    )
-    parser.add_argument("--data", required=True, help="a folder of images, or a name from the catalog such as toypets")
-    parser.add_argument("--model", default="tl_resnet", help="from torchvision or timm, or tl_resnet (default)")
-    parser.add_argument("--weights", default="default", help="a .safetensors or .pth file, or `none`: random weights")
-    parser.add_argument("--recipe", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
-    parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (default: 0.001)")
-    parser.add_argument("--seed", type=int, default=0, help="for splits, head and order (default: 0)")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged images out instead of stopping")
-    parser.add_argument("--out", type=Path, help="checkpoint (default: runs/DATA-MODEL-RECIPE.safetensors)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint if there is one")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
-    parser.set_defaults(function=_train)
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from tlcourse import data, models, predict, recipes, runtime
-
-    now = runtime.setup(device=arguments.device, seed=arguments.seed)
-    name = Path(arguments.data).resolve().name if Path(arguments.data).exists() else arguments.data
-    plain_model = arguments.model.replace("/", "-")
-    out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.recipe}.safetensors"
-    if out.is_dir() or out.suffix != ".safetensors":
-        raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
-    if out.exists() and not arguments.overwrite:
-        raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
-    if arguments.recipe not in recipes.RECIPES:
-        raise ValueError(f"There is no recipe {arguments.recipe!r}: choose among {', '.join(recipes.RECIPES)}.")
-    if arguments.epochs < 1 or arguments.batch_size < 2:
-        raise ValueError(
-            f"epochs={arguments.epochs} must be at least 1, and batch_size={arguments.batch_size} at least 2."
-        )
-    if not arguments.lr > 0:
-        raise ValueError(f"lr={arguments.lr} must be positive.")
-    if Path(arguments.data).exists():
-        splits = data.from_folder(arguments.data, seed=arguments.seed, skip_unreadable=arguments.skip_unreadable)
-    else:
-        splits = data.load(arguments.data)
-    weights = None if arguments.weights == "none" else arguments.weights
-    model = models.create(arguments.model, len(splits.classes), weights=weights).to(now.device)
-    splits = splits.for_model(model)
-    print(splits)
-    options = {"seed": arguments.seed}
-    if arguments.recipe != "linear-probe":
-        options |= {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": arguments.batch_size}
-    result = recipes.RECIPES[arguments.recipe](model, splits, **options)
-    facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
-    predict.save_checkpoint(out, model, splits.classes, recipe=arguments.recipe, seed=arguments.seed, **facts)
-    if result.history:
-        print(result.history.table())
-    print(f"{arguments.recipe}: {result.note}")
-    print(f"validation accuracy  {result.val}")
-    print(f"test accuracy        {result.test}")
-    print(f"Written to {out}. Use it: tlcourse predict {out} IMAGE ...")
-    return 0
-
-
-def _add_predict(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subcommands.add_parser(
-        "predict",
-        help="classify images with a checkpoint of `tlcourse train`",
-        description="Print file, class and probability for every image. "
-        "Exit status: 0 all were read, 1 some were not, 2 wrong usage.",
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, or a folder for all images in it")
-    parser.set_defaults(function=_predict)
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    from tlcourse import predict
-
-    model, about = predict.load_checkpoint(arguments.checkpoint)
-    files = predict.image_files(arguments.images)
-    width = max(len(str(file)) for file in files)
-    failed = 0
-    for file in files:
-        (answer,) = predict.predict_files(model, about["classes"], [file])
-        if answer.error:
-            failed += 1
-            print(f"{file!s:<{width}}  not read: {answer.error}", flush=True)
-        else:
-            print(f"{file!s:<{width}}  {answer.label}  {answer.probability:.3f}", flush=True)
-    return 1 if failed else 0
-
-
 def _add_doctor(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser(
         "doctor",
@@ -230,7 +183,7 @@ def _add_doctor(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]
         description="Say what is wrong, with the evidence and what to do; nothing is run or changed. "
         "Exit status: 0 nothing is wrong, 1 something is, 2 wrong usage.",
     )
-    parser.add_argument("path", help=".py, .ipynb, .safetensors, .pth, or a folder")
+    parser.add_argument("path", type=os.path.expanduser, help=".py, .ipynb, .safetensors, .pth, or a folder")
     parser.set_defaults(function=_doctor)
 
 

@@ -1,6 +1,8 @@
 """Save a trained classifier in one safe file, and classify image files with it."""
 
+import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from tlcourse.atomic_write import atomic_write
-from tlcourse.data import EXTENSIONS, read_image
+from tlcourse.atomic_write import atomic_write, user_path
+from tlcourse.data import images_below, read_image
 from tlcourse.evaluation import evaluation_mode, run
 from tlcourse.models import create, head, unwrap_model
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
@@ -20,12 +22,13 @@ from tlcourse.side_effects import no_side_effects
 
 @dataclass(frozen=True)
 class Answer:
-    """The predicted class of one file with its probability, or the reason why the file could not be read."""
+    """The predicted class of one file with its probability and all classes', or why the file could not be read."""
 
     file: str
     label: str | None
     probability: float | None
     error: str | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], **facts: object) -> Path:
@@ -39,7 +42,7 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
         ValueError: the model has no architecture name, or another number of outputs than there are classes; its weights
             are not finite; or the file would not give this model again, because parts of it were replaced.
     """
-    file, model = Path(file), unwrap_model(model)
+    file, model = user_path(file), unwrap_model(model)
     if not hasattr(model, "architecture"):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
     if len(classes) != (outputs := len(head(model).weight)):
@@ -81,7 +84,7 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
     Raises:
         ValueError: there is no such file, it is damaged, or it is no checkpoint of `save_checkpoint`.
     """
-    file = Path(file)
+    file = user_path(file)
     if not file.is_file():
         raise ValueError(f"There is no checkpoint {file}.")
     try:
@@ -99,16 +102,16 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the files that paths stand for: a file for itself, a folder for all images in and below it, sorted.
+    """Return the files that paths stand for: a file for itself, a folder for all images that training would read.
 
     Raises:
         ValueError: a folder holds no image.
     """
     files = []
-    for path in map(Path, paths):
-        inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
+    for path in map(user_path, paths):
+        inside = images_below(path) if path.is_dir() else [path]
         if not inside:
-            raise ValueError(f"The folder {path} holds no image ({', '.join(sorted(EXTENSIONS))}).")
+            raise ValueError(f"The folder {path} holds no image that Pillow reads (.jpg, .png and so on).")
         files += inside
     return files
 
@@ -124,9 +127,19 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
             except (ValueError, OSError) as error:
                 answers.append(Answer(str(file), None, None, str(error)))
                 continue
-            probability, winner = run(model, image[None].to(device)).softmax(1)[0].max(0)
-            if not probability.isfinite():
+            probabilities = tuple(run(model, image[None].to(device)).softmax(1)[0].tolist())
+            if not math.isfinite(sum(probabilities)):
                 answers.append(Answer(str(file), None, None, "the model's outputs are not finite: train it anew"))
                 continue
-            answers.append(Answer(str(file), classes[winner], probability.item()))
+            highest = max(probabilities)
+            label = classes[probabilities.index(highest)]
+            answers.append(Answer(str(file), label, highest, probabilities=probabilities))
     return answers
+
+
+def write_csv(file: str | Path, classes: Sequence[str], answers: Sequence[Answer]) -> None:
+    """Write a row for each file: its name, its class, and a column of probabilities for each class."""
+    rows = [[one.file, one.label, *(one.probabilities or [None] * len(classes))] for one in answers]
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with atomic_write(user_path(file)) as part, part.open("w", **text) as opened:
+        csv.writer(opened).writerows([["file", "class", *classes], *rows])

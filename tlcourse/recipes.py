@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from tlcourse import features
 from tlcourse.data import Loaders, Splits
 from tlcourse.evaluation import Evaluation, evaluate
 from tlcourse.features import Features, extract, extract_splits, put_into_head
-from tlcourse.models import freeze, head_names, param_groups, unfreeze
+from tlcourse.models import freeze, head, head_names, param_groups, unfreeze
 from tlcourse.train import History, fit, schedules
 
 LR = 1e-3  # of the head, for AdamW
@@ -35,8 +36,13 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
 
     Nothing is chosen on the validation set: once the accuracy on it is measured, its images join the training set.
     """
+    if not _takes_probe(model):
+        names = ", ".join(head_names(model))
+        raise ValueError(f"A linear probe needs one head with a bias, not {names}. Take frozen or fine-tune.")
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
+    if not all(part.x.isfinite().all() for part in (train, val, test)):
+        raise FloatingPointError("The features are not all finite: the weights are damaged, or not those of the model.")
     val_result = features.fit_probe(train, seed=seed).evaluate(val)
     both = Features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
     probe = features.fit_probe(both, seed=seed)
@@ -60,29 +66,40 @@ def frozen(
 def fine_tune(
     model: nn.Module, splits: Splits, *, epochs: int = 5, lr: float = LR, batch_size: int = 32, seed: int = 0
 ) -> RecipeResult:
-    """Start with a linear probe as the head, then train everything, and keep the best epoch, or the start.
+    """Start with a linear probe as the head, where it takes one, train everything, keep the best epoch or the start.
 
     Source: Kumar et al. 2022, Fine-tuning can distort pretrained features (LP-FT).
     """
     torch.manual_seed(seed)
     loaders = splits.loaders(batch_size, seed=seed)
-    if len(head_names(model)) > 1:  # parallel heads (distilled DeiT) start from random weights
+    if not _takes_probe(model):  # parallel heads (distilled DeiT) start from random weights
         return _measured(model, loaders, *_train(unfreeze(model), loaders, epochs, lr))
     put_into_head(model, features.fit_probe(extract(model, splits.plain().train), seed=seed))
     start, weights = evaluate(model, loaders.val), copy.deepcopy(model.state_dict())
-    history, note = _train(unfreeze(model), loaders, epochs, lr)
-    best = history.best
-    if (best.val_accuracy, -best.val_loss) < (start.accuracy, -start.loss):  # as networks without batch norm may end
+    history, note = _train(unfreeze(model), loaders, epochs, lr, weights)
+    best, before = history.best, (start.accuracy, -start.loss)
+    if best and (best.val_accuracy, -best.val_loss) < before:  # as networks without batch norm may end
         model.load_state_dict(weights)
         note += "; no epoch was as good as the linear probe it started from, so that is kept: try a lower rate"
     return _measured(model, loaders, history, note)
 
 
-def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float) -> tuple[History, str]:
+def _takes_probe(model: nn.Module) -> bool:
+    return len(head_names(model)) == 1 and head(model).bias is not None
+
+
+def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: Any = None) -> tuple[History, str]:
+    """Train; after Ctrl-C in the first epoch the model has the weights in `start`, or the interrupt goes on."""
     optimizer = torch.optim.AdamW(param_groups(model, lr, layer_decay=LAYER_DECAY), weight_decay=1e-2)
     schedule = schedules.one_cycle(optimizer, epochs * len(loaders.train), warmup=WARMUP)
     history = fit(model, loaders, optimizer, epochs=epochs, scheduler=schedule)
-    return history, f"best epoch {history.best.epoch} of {epochs}, highest learning rate {lr:g}"
+    if not history.epochs:
+        if start is None:
+            raise KeyboardInterrupt("No epoch was finished, so there are no weights to keep.")
+        model.load_state_dict(start)
+        return history, "stopped by Ctrl-C in the first epoch; the linear probe is kept"
+    done = f", stopped by Ctrl-C after {len(history.epochs)}" if history.interrupted else ""
+    return history, f"best epoch {history.best.epoch} of {epochs}{done}, highest learning rate {lr:g}"
 
 
 def _measured(model: nn.Module, loaders: Loaders, history: History, note: str) -> RecipeResult:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from tlcourse.data.images import Source, read_image
+from tlcourse.data.reading import Source, read_image
 from tlcourse.data.splits import PARTS
 
 SIDE = 48  # pixels of a thumbnail: two views of one scene differ here, two encodings of one image do not

@@ -4,13 +4,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tlcourse import runtime
-from tlcourse.atomic_write import atomic_write
-from tlcourse.data.folder_layout import Layout, scan
-from tlcourse.data.images import ImageSet, find_unreadable
+from tlcourse.atomic_write import atomic_write, user_path
+from tlcourse.data.folder_layout import Layout, plain, scan
+from tlcourse.data.images import ImageSet
+from tlcourse.data.labels import layout_from_csv
+from tlcourse.data.reading import find_unreadable
 from tlcourse.data.sampling import stratify
 from tlcourse.data.splits import Splits
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
@@ -25,6 +28,7 @@ Files = list[tuple[int, Path]]
 def from_folder(
     folder: str | Path,
     *,
+    labels: str | Path | None = None,
     model: Any = None,
     seed: int = 0,
     val: float = 0.2,
@@ -32,15 +36,16 @@ def from_folder(
     augment: bool | Mapping[str, Any] = True,
     skip_unreadable: bool = False,
 ) -> Splits:
-    """Load a folder of images whose subfolders are the classes.
+    """Load a folder of images whose subfolders are the classes, or whose labels are in a CSV file.
 
     The class folders are in `folder` itself, or in its `train`, `val` and `test` subfolders. Missing parts are split
     off, class by class: without `val`, a share of train becomes val; without `test`, the given val becomes the test
     part, because nothing was chosen on it yet, and a new val is split off. The split depends on file names and `seed`
     alone. Every file is decoded once before anything is trained.
 
-    `model` decides the preprocessing (see `preprocessing`); without it the profile does. `augment` may hold keywords
-    for `Preprocessing.training`, such as `{"flip": False}`. `val` and `test` are shares between 0 and 1.
+    `labels` is a CSV file with the name or id of each image and its label, as Kaggle has them; folders are then no
+    classes. `model` decides the preprocessing (see `preprocessing`); without it the profile does. `augment` may hold
+    keywords for `Preprocessing.training`, such as `{"flip": False}`. `val` and `test` are shares between 0 and 1.
 
     Raises:
         ValueError: the folder has no usable classes, or files that cannot be read; the message says what to do.
@@ -49,8 +54,8 @@ def from_folder(
         raise ValueError(
             f"val={val}, test={test}: give shares above 0, together below 1, or nothing to train on is left."
         )
-    root = Path(folder).expanduser().absolute()
-    layout = scan(root)
+    root = user_path(folder).absolute()
+    layout = scan(root) if labels is None else layout_from_csv(root, user_path(labels))
     layout.parts = _readable(layout, skip_unreadable)
     sets = {
         part: ImageSet([path for _, path in files], [label for label, _ in files], layout.classes, root=root)
@@ -104,7 +109,7 @@ def _readable(layout: Layout, skip: bool) -> dict[str, Files]:
 def _faults(root: Path, files: list[Path]) -> dict[str, str]:
     """Return the unreadable files (their names below `root`) with the reason; cached for large folders."""
     cached = None
-    if len(files) >= REMEMBERED:
+    if len(files) >= REMEMBERED and all(path.exists() for path in files):  # a link may lead nowhere
         state = [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         key = hashlib.sha256(repr(state).encode()).hexdigest()[:32]
         cached = runtime.get_runtime().cache / "checked" / f"{key}.json"
@@ -112,7 +117,7 @@ def _faults(root: Path, files: list[Path]) -> dict[str, str]:
             return json.loads(cached.read_text(encoding="utf-8"))
     faults = {path.relative_to(root).as_posix(): fault for path, fault in find_unreadable(files).items()}
     if cached is not None:
-        with atomic_write(cached) as part:
+        with suppress(OSError), atomic_write(cached) as part:  # a full disk, a folder that cannot be written
             part.write_text(json.dumps(faults), encoding="utf-8")
     return faults
 
@@ -149,9 +154,10 @@ def _split(layout: Layout, shares: list[float], seed: int) -> list[Files]:
     needed = len(shares) + 1
     small = [name for label, name in enumerate(layout.classes) if counts[label] < needed]
     if small:
+        small = [*small[:LISTED], *["…"] * (len(small) > LISTED)]
         raise ValueError(
             f"{layout.root}: too few images in {', '.join(small)}. Each class needs at least {needed}, one for each "
             "part that is split off and one to train on. Add images, or take the class out."
         )
-    keys = [path.relative_to(layout.root).as_posix() for _, path in files]
+    keys = [plain(path.relative_to(layout.root).as_posix()) for _, path in files]
     return [[files[position] for position in part] for part in stratify(keys, labels, shares, seed)]

@@ -14,7 +14,8 @@ import numpy as np
 from tlcourse import runtime
 from tlcourse.data.downloads import fetch_archive
 from tlcourse.data.folders import from_folder, preprocessing_for
-from tlcourse.data.images import Generated, ImageSet, ZipMember
+from tlcourse.data.images import ImageSet
+from tlcourse.data.reading import Generated, ZipMember
 from tlcourse.data.sampling import stratify
 from tlcourse.data.splits import PARTS, Splits
 from tlcourse.synthetic import DOMAINS, generate

@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tlcourse.atomic_write import user_path
+
 # No answer needs these: they are what checks are made of.
 _MACHINERY = re.compile(r"\b(?:tl|tlcourse)\.lessons\b|\bSTEPS\b|TLCOURSE_CHECK|/proc/")
 
@@ -202,7 +204,7 @@ def add_check(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run an exercise's notebook in processes of their own, in a temporary folder, and print the points "
         "of each step. Exit status: 0 every step is right, 1 not every step, 2 wrong usage.",
     )
-    parser.add_argument("notebook", type=Path)
+    parser.add_argument("notebook", type=user_path)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for the run (default: 300)")
     parser.add_argument("--memory", type=float, default=4.0, metavar="GB", help="for each process (default: 4; 0: all)")

@@ -8,8 +8,9 @@ import torchvision
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
+from tlcourse.atomic_write import user_path
 from tlcourse.models.heads import head_names, replace_head
-from tlcourse.models.weights import hub_or_cache, load_state, load_weights, local_file, torchvision_state
+from tlcourse.models.weights import SUFFIXES, hub_or_cache, load_state, load_weights, local_file, torchvision_state
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 from tlcourse.runtime import OfflineError
 
@@ -27,7 +28,7 @@ def create(name: str, num_classes: int | None = None, *, weights: str | Path | N
             model; `timm/resnet50` and `torchvision/resnet50` are explicit.
         num_classes: outputs of the new, randomly initialised head; `None` keeps the pre-trained head.
         weights: `"default"` for the library's recommended ones, `None` for random ones, the name of a torchvision
-            entry such as `"IMAGENET1K_V2"`, or a `.safetensors`, `.pth` or `.pt` file. A file may lack the head.
+            entry such as `"IMAGENET1K_V2"`, or a file: `.safetensors`, `.pth`, a checkpoint. A file may lack the head.
 
     Raises:
         ValueError: the name is unknown or that of an encoder without a classifier, there are no such weights, the file
@@ -38,12 +39,16 @@ def create(name: str, num_classes: int | None = None, *, weights: str | Path | N
         raise ValueError(f"num_classes is {num_classes}: a head needs at least one output.")
     library, name = _resolve(name)
     file = None
-    if isinstance(weights, Path) or (weights and Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin")):
-        file = Path(weights)
+    given = user_path(weights or "")
+    if isinstance(weights, Path) or given.suffix.lower() in SUFFIXES or given.is_file():
+        file = given
     elif library == "timm" and weights == "default" and name != "tl_resnet":
         file = local_file(f"{name}.safetensors", f"{name}.pth")
-    build = _create_torchvision if library == "torchvision" else _create_timm
-    model = build(name, num_classes, None if file else weights)
+    own = None if file else weights
+    if library == "torchvision":
+        model = _create_torchvision(name, num_classes, own, file.name if file else "")
+    else:
+        model = _create_timm(name, num_classes, own)
     model.architecture = f"{library}/{name}"
     if file:
         load_weights(model, file, head=num_classes is None)
@@ -68,7 +73,8 @@ def _resolve(name: str) -> tuple[str, str]:
     raise ValueError(f"There is no model {name!r}." + (f" Did you mean {', '.join(near)}?" if near else ""))
 
 
-def _create_torchvision(name: str, num_classes: int | None, weights: str | None) -> nn.Module:
+def _create_torchvision(name: str, num_classes: int | None, weights: str | None, file: str = "") -> nn.Module:
+    """Create one of torchvision's models; one of its files, by its name, decides the size and preprocessing."""
     entries = torchvision.models.get_model_weights(name)
     entry = None
     if weights is not None:
@@ -76,19 +82,17 @@ def _create_torchvision(name: str, num_classes: int | None, weights: str | None)
         if wanted not in entries.__members__:
             raise ValueError(f"{name} has no weights {weights!r}; it has {', '.join(entries.__members__) or 'none'}.")
         entry = entries[wanted]
-    auxiliary = name in ("googlenet", "inception_v3")
     options: dict[str, object] = {}
-    if auxiliary:
+    if name in ("googlenet", "inception_v3"):
         # Their weights expect another range of values; with `transform_input` the model converts the images itself.
         options = {"aux_logits": False, "transform_input": True, "init_weights": entry is None}
-    reference = entry or getattr(entries, "DEFAULT", None)
+    named = (each for each in entries if file and each.url.endswith(f"/{file}"))
+    reference = entry or next(named, getattr(entries, "DEFAULT", None))
     if name.startswith("vit_"):
         options["image_size"] = reference.meta["min_size"][0]  # it takes one size only, and not always 224
     model = torchvision.models.get_model(name, weights=None, **options)
     if entry is not None:
-        own = model.state_dict()
-        state = {k: v for k, v in torchvision_state(entry).items() if k in own or not auxiliary}
-        load_state(model, state, str(entry))
+        load_state(model, torchvision_state(entry), str(entry))
     model.preprocessing = get_preprocessing(reference) if reference else Preprocessing(224, 256)
     return model if num_classes is None else replace_head(model, num_classes)
 

@@ -1,7 +1,8 @@
 """Weights: read files without running code, check that they fit, and find them on this machine or on the internet."""
 
 import re
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,38 +12,57 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
+from tlcourse.atomic_write import user_path
 from tlcourse.models.heads import head_names, unwrap_model
+from tlcourse.models.unpickle import load_inert
 from tlcourse.runtime import OfflineError, weights_folder
 
 TIMEOUT = 5  # seconds to wait for a hub's first answer; the hub's own client keeps trying for about a minute
+# What weights lie under in a checkpoint of PyTorch's tutorials, Lightning and timm.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "state_dict_ema", "model_ema")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl", ".model")
+# Names in torchvision's files of DenseNet and of ViT that its code no longer has.
+OLD_NAMES = {r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.": r"\1\2."}
+OLD_NAMES |= {r"mlp\.linear_1\.": "mlp.0.", r"mlp\.linear_2\.": "mlp.3."}
+AUXILIARY = re.compile(r"(aux\d?|AuxLogits|aux_head)\.")  # heads that only serve training from scratch
 
 
 def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     """Read a file of weights without running any code that it may hold.
 
-    Wrappers (`state_dict`, `model`) and the prefixes of `DataParallel` and `torch.compile` are removed.
+    They may lie in a checkpoint, beside other things. The prefixes of `DataParallel`, `AveragedModel` and
+    `torch.compile` are removed.
 
     Raises:
-        ValueError: the file is missing, damaged, or a pickle that holds more than weights.
+        ValueError: the file is missing, damaged, or holds no weights.
     """
-    file = Path(file)
+    file = user_path(file)
     if not file.is_file():
         raise ValueError(f"There is no weights file {file}.")
     try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_file(file) if file.suffix == ".safetensors" else load_inert(file)
     except Exception as error:
         raise ValueError(
             f"{file} could not be read as weights ({type(error).__name__}). Either it is damaged, or it is a pickle "
             "of a whole model, which may run code and is refused: store `model.state_dict()` instead."
         ) from error
-    for wrapper in ("state_dict", "model"):
-        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{file} holds no state dict (names with tensors).")
+    if (state := _find_state(content)) is None:
+        found = f", but {', '.join(map(str, [*content][:6]))}" if isinstance(content, dict) and content else ""
+        raise ValueError(f"{file} holds no state dict (names with tensors){found}. Store `model.state_dict()`.")
+    state.pop("n_averaged", None)
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in state.items()}
+
+
+def _find_state(content: object) -> dict[str, torch.Tensor] | None:
+    """Return the weights in a checkpoint: the only names with tensors, or those under the most usual key."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return None
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if tensors and (len(tensors) == len(content) or any("." in name for name in tensors)):
+        return tensors
+    inner = {key: state for key, value in content.items() if (state := _find_state(value))}
+    usual = [key for key in WRAPPERS if key in inner] or ([*inner] if len(inner) == 1 else [])
+    return inner[usual[0]] if usual else None
 
 
 def load_weights(model: nn.Module, file: str | Path, *, head: bool = True) -> None:
@@ -58,9 +78,14 @@ def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str, *,
     """Load a state dict as `load_weights` does; messages call it `source`."""
     model = unwrap_model(model)
     own, classifier = model.state_dict(), tuple(f"{name}." for name in head_names(model))
+    needed = [n for n in own if (head or not n.startswith(classifier)) and not n.endswith("num_batches_tracked")]
+    # Lightning and others put a model below a name, `model.`, beside metrics and the tensors of the loss.
+    prefixes = ["", *(name.removesuffix(needed[0]) for name in state if name.endswith(f".{needed[0]}"))]
+    prefix = max(prefixes, key=lambda prefix: sum(prefix + name in state for name in needed))
+    state = {_new_name(n.removeprefix(prefix), own): tensor for n, tensor in state.items() if n.startswith(prefix)}
+    state = {n: tensor for n, tensor in state.items() if n in own or not AUXILIARY.match(n)}
     if not head:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(classifier)}
-    needed = [n for n in own if (head or not n.startswith(classifier)) and not n.endswith("num_batches_tracked")]
     other_shape = [n for n in state if n in own and state[n].shape != own[n].shape]
     problems = {
         "missing in the file": [n for n in needed if n not in state],
@@ -71,7 +96,15 @@ def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str, *,
         lines = [f"{len(v)} {k}: {', '.join(v[:4])}{', …' if len(v) > 4 else ''}" for k, v in problems.items() if v]
         kind = getattr(model, "architecture", type(model).__name__)
         raise ValueError(f"{source} does not fit {kind}. " + "; ".join(lines) + ". Is it the same architecture?")
-    model.load_state_dict(state, strict=False)
+    fitting = OrderedDict(state)
+    fitting._metadata = own._metadata  # which version of its layers the names are of: MNASNet asks for it
+    model.load_state_dict(fitting, strict=False)
+
+
+def _new_name(name: str, own: Mapping[str, torch.Tensor]) -> str:
+    for old, new in OLD_NAMES.items() if name not in own else ():
+        name = re.sub(old, new, name)
+    return name
 
 
 def local_file(*names: str) -> Path | None:
@@ -88,17 +121,14 @@ def torchvision_state(entry: torchvision.models.WeightsEnum) -> dict[str, torch.
     """
     name = entry.url.rpartition("/")[2]
     if file := local_file(name):
-        state = read_weights(file)
-    else:
-        try:
-            state = entry.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:
-            raise OfflineError(
-                f"The weights {entry} are not on this machine, and {entry.url} could not be reached. "
-                f"Put {name} into a folder and name it in TLCOURSE_WEIGHTS, or use `tl_resnet`, whose weights are here."
-            ) from error
-    # DenseNet's files still have old names, such as `norm.1` for `norm1`.
-    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name): v for name, v in state.items()}
+        return read_weights(file)
+    try:
+        return entry.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # the second: another hash than expected
+        raise OfflineError(
+            f"The weights {entry} are not on this machine, and {entry.url} could not be reached. "
+            f"Put {name} into a folder and name it in TLCOURSE_WEIGHTS, or use `tl_resnet`, whose weights are here."
+        ) from error
 
 
 @contextmanager

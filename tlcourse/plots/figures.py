@@ -10,9 +10,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 
 from tlcourse.evaluation import Evaluation, mean_and_error
-from tlcourse.plots.style import BLACK, COLOURS, GREY, OTHERS, colour, end_label, new_figure
+from tlcourse.plots.style import BLACK, COLOURS, GREY, OTHERS, colour, end_label, literal, new_figure
 
 MARKERS = "o^sDvPX"
+MOST = 24  # classes in a confusion matrix
 
 
 def images(items: Sequence[object], labels: Sequence[str] | None = None, *, columns: int = 5, title: str = "") -> None:
@@ -33,7 +34,7 @@ def images(items: Sequence[object], labels: Sequence[str] | None = None, *, colu
                     interpolation="nearest",
                 )
                 if labels is not None:
-                    ax.set_title(labels[i], fontsize=9, loc="center", pad=2, color="black")
+                    ax.set_title(literal(str(labels[i])), fontsize=9, loc="center", pad=2, color="black")
 
 
 def runs(
@@ -89,7 +90,7 @@ def _rows(
         ax.vlines(mean, i - 0.28, i + 0.28, color=shade, lw=2.5)
         ax.annotate(f"{mean:.3f}", (mean, i - 0.32), ha="center", fontsize=9, color=shade)
         ax.plot(live.get(name, []), [i] * len(live.get(name, [])), "D", color=shade, mfc="white", ms=7, zorder=4)
-    ax.set_yticks(range(len(results)), list(results))
+    ax.set_yticks(range(len(results)), [*map(literal, results)])
     ax.set_ylim(len(results) - 0.5, -0.75)
     if chance is not None:
         ax.axvline(chance, color=GREY, lw=0.8)
@@ -130,7 +131,7 @@ def bars(values: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
             ax.barh(i, mean, xerr=error or None, color=COLOURS.get(name, GREY), height=0.6, capsize=3)
             end = (mean + error, i)
             ax.annotate(f"{mean:,.{digits}f}", end, xytext=(5, 0), textcoords="offset points", va="center")
-        ax.set_yticks(range(len(values)), list(values))
+        ax.set_yticks(range(len(values)), [*map(literal, values)])
         ax.invert_yaxis()
         ax.set(xmargin=0.12, xlabel=xlabel)
 
@@ -178,8 +179,21 @@ def depth(profile: Mapping[str, Mapping[str, float]], *, chance: Mapping[str, fl
 
 
 def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = "") -> None:
-    """Draw how many images of each true class (row) were given each answer (column)."""
+    """Draw how many images of each true class (row) were given each answer (column).
+
+    Of many classes, those with the most mistakes are shown, and the others together in the last row and column.
+    """
     counts = evaluation.confusion().numpy()
+    if len(classes) > MOST:
+        wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+        chosen = np.sort(np.argsort(-wrong, kind="stable")[: MOST - 1])
+        group = np.full(len(classes), MOST - 1)
+        group[chosen] = range(MOST - 1)
+        merged = np.zeros((MOST, MOST), counts.dtype)
+        np.add.at(merged, np.ix_(group, group), counts)
+        counts, classes = merged, [*(classes[i] for i in chosen), f"{len(classes) - MOST + 1} others"]
+    names = [literal(str(name)) for name in classes]
+    turn = 90 if max(map(len, names)) > 8 else 0  # degrees
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 1.6 + 0.6 * len(classes)
     with new_figure(side + 0.6, side, title=title) as ((ax,),):
@@ -187,8 +201,8 @@ def confusion(evaluation: Evaluation, classes: Sequence[str], *, title: str = ""
         for (row, column), n in np.ndenumerate(counts):
             shade = "white" if share[row, column] > 0.5 else "black"
             ax.text(column, row, f"{n:,}", ha="center", va="center", color=shade)
-        ax.set_xticks(range(len(classes)), classes)
-        ax.set_yticks(range(len(classes)), classes)
+        ax.set_xticks(range(len(classes)), names, rotation=turn)
+        ax.set_yticks(range(len(classes)), names)
         ax.set(xlabel="answer", ylabel="true class")
         ax.spines[:].set_visible(False)
 

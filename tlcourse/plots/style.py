@@ -51,7 +51,12 @@ def colour(name: str, position: int) -> str:
 def end_label(ax: Axes, x: float, y: float, text: str, shade: str) -> None:
     """Write a line's name to the right of its last point, instead of a legend."""
     look = {"color": shade, "va": "center", "fontsize": 9, "gid": END_LABEL}
-    ax.annotate(text, (x, y), xytext=(7, 0), textcoords="offset points", **look)
+    ax.annotate(literal(text), (x, y), xytext=(7, 0), textcoords="offset points", **look)
+
+
+def literal(text: str) -> str:
+    """Return a user's text so that matplotlib takes no $ in it for the sign of a formula."""
+    return text.replace("$", r"\$")
 
 
 def _spread_end_labels(axes: np.ndarray) -> None:

@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from tlcourse import runtime
 from tlcourse.atomic_write import atomic_write
-from tlcourse.data.images import Generated, ImageSet
+from tlcourse.data.images import ImageSet
+from tlcourse.data.reading import Generated
 
 Transform = Callable[[Image.Image], Image.Image]
 

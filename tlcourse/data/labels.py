@@ -1,0 +1,102 @@
+"""Labels: what `ImageSet` takes as numbers of classes, and the labels of a folder's images in a CSV file."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tlcourse.data.folder_layout import Layout, images_below, part_of, plain
+
+LABEL_NAMES = ("label", "class", "target", "category", "y")  # of the column, where a file has more than two
+
+
+def class_list(classes: Iterable[str]) -> list[str]:
+    """Return the classes as a list; raise a ValueError where they have no order, or one is there twice."""
+    listed = list(classes)
+    if isinstance(classes, set | frozenset | str) or len(set(listed)) < len(listed):
+        raise ValueError(f"The classes are {classes!r}: give a list with each class once, whose order numbers them.")
+    return listed
+
+
+def as_labels(labels: Iterable[int | str] | torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
+    """Return labels `(N,)` as the numbers of their classes: whole numbers, rows with a single 1, or names.
+
+    Raises:
+        ValueError: a label is missing, between two numbers, or the name of no class.
+    """
+    values = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else list(labels))
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # as Keras has them
+    if values.dtype.kind in "fO" and (missing := [i for i, v in enumerate(values.flat) if v is None or v != v]):
+        raise ValueError(f"Label {missing[0]} is missing (it is None or nan): leave that image out.")
+    if values.dtype.kind in "USO":
+        number = {name: i for i, name in enumerate(classes)}
+        if wrong := [str(value) for value in values.flat if value not in number]:
+            raise ValueError(f"The label {wrong[0]!r} is neither a number nor a class ({', '.join(classes[:8])}).")
+        values = np.vectorize(number.get, otypes=[np.int64])(values)
+    one_hot = values.ndim == 2 and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all()
+    values = values.argmax(1) if one_hot and values.shape[1] == len(classes) else values
+    if values.ndim != 1 or values.dtype.kind not in "biuf" or (values != np.round(values)).any():
+        raise ValueError(
+            f"Labels are whole numbers, one for each image; these are {values.dtype}, of shape {values.shape}, such as "
+            f"{values.flat[0]}. Of probabilities take `.argmax(1)`, of scores `(scores > 0.5)`."
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def layout_from_csv(root: Path, file: Path) -> Layout:
+    """Return the images below a folder with their labels from a CSV file: an image's name or id, and its label.
+
+    The column of names is the one that fits most images, with or without folder and suffix. The other one holds the
+    labels; of several others, the one that is called so.
+
+    Raises:
+        ValueError: no column fits, labels are missing, or a name stands for several images.
+    """
+    rows, named = _rows(file), defaultdict(list)
+    for path in images_below(root):
+        below = plain(path.relative_to(root).as_posix())
+        for name in {below, below.rpartition(".")[0], plain(path.name), plain(path.stem)}:
+            named[name].append(path)
+    fits = [(len(named.keys() & {*column}), len({*column})) for column in zip(*rows, strict=True)]
+    key = fits.index(max(fits))
+    if not fits[key][0]:
+        raise ValueError(f"No row of {file} names an image in {root}; it begins {rows[0]}. Check both paths.")
+    header = [""] * len(fits) if rows[0][key] in named else rows.pop(0)
+    others = [i for i in range(len(header)) if i != key]
+    called = [i for i in others if len(others) == 1 or header[i].lower() in LABEL_NAMES]
+    if len(called) != 1:
+        raise ValueError(f"Which column of {file} is the label? Call it `label`, or take others out: {header}.")
+    found: dict[Path, str] = {}
+    for name, label in ((row[key], row[called[0]]) for row in rows):
+        # Kaggle counts the images of train and test from 0 each.
+        paths = [path for path in named[name] if part_of(path.relative_to(root).parts[0]) == "train"] or named[name]
+        if label.lower() in ("", "nan"):
+            raise ValueError(f"{file} has no label for {name}. Take out the rows that have none.")
+        if len(paths) > 1:
+            raise ValueError(f"{name} is {paths[0]} or {paths[1]}: give the folder of one of them as data.")
+        if paths and found.setdefault(paths[0], label) != label:
+            raise ValueError(f"{file} has two labels for {name}: {found[paths[0]]} and {label}.")
+    if len(classes := sorted(set(found.values()))) < 2:
+        raise ValueError(f"{file} has one class only, {classes[0]}; there must be at least two.")
+    unlabelled, absent = len(set().union(*named.values())) - len(found), sum(not named[row[key]] for row in rows)
+    advice = "`tlcourse predict MODEL FOLDER --csv FILE` answers them."
+    notes = [f"{unlabelled} images have no label in {file.name} and were left out. {advice}"] * bool(unlabelled)
+    notes += [f"{absent} rows of {file.name} name no image in {root.name}, and were left out."] * bool(absent)
+    files = [(classes.index(found[path]), path) for path in sorted(found)]
+    return Layout(root, classes, {"train": files}, flat=True, notes=notes)
+
+
+def _rows(file: Path) -> list[list[str]]:
+    """Read a file whose cells are separated by commas, semicolons or tabs."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as a CSV file with labels ({error}).") from error
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = [[plain(cell) for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    if not rows or len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
+        raise ValueError(f"{file} is no table: each row needs an image's name, a comma and its label.")
+    return rows
