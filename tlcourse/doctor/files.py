@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from tlcourse.doctor import scripts
-from tlcourse.doctor.report import Report, functions, run_checks, wrong
-from tlcourse.doctor.scripts.reader import read_script
+from tlcourse.doctor.report import Report, functions, listed, run_checks, wrong
+from tlcourse.doctor.scripts import RULES as MODULES
+from tlcourse.doctor.scripts.source import read_script
 from tlcourse.table import Table
 
-RULES = functions(scripts.setup, scripts.data, scripts.loop)
+RULES = functions(*MODULES)
 SCRIPTS = (".py", ".ipynb")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -43,5 +43,11 @@ def diagnose_script(path: Path) -> Report:
     findings += [wrong("syntax", evidence, place) for place, evidence in script.errors.items()]
     findings.sort(key=lambda finding: [int(number) for number in re.findall(r"\d+", finding.where)])
     table = Table([{"lines": len(script.places), "calls": len(script.calls), "rules": len(RULES)}])
-    remark = "A script's text does not show everything: `tl.examine(model, optimizer, data)` looks at what is there."
-    return Report(str(path), table, findings, [remark])
+    remarks = ["A script's text does not show everything: `tl.examine(model, optimizer, data)` looks at what is there."]
+    if not script.named("backward", "Trainer", "fit", "fine_tune", "create_model", "DataLoader"):
+        remarks.insert(0, "I found no PyTorch training here.")
+    own = [name for name in script.imports.values() if (path.parent / f"{name.partition('.')[0]}.py").is_file()]
+    unread = [*script.skipped, *(f"{name}, imported from beside it" for name in dict.fromkeys(own))]
+    if unread:
+        remarks.append(f"Not read, and not checked: {listed(unread, 6)}.")
+    return Report(str(path), table, findings, remarks)

@@ -1,82 +1,38 @@
-"""What goes wrong in loops, as far as a script shows it: modes, gradients, state from outside, and schedulers."""
+"""What goes wrong in loops, as a script shows it: gradients, what is kept, what is selected, state from outside."""
 
 import ast
 import re
 
 from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
-from tlcourse.doctor.scripts.reader import MODELS, SCHEDULERS, Script, argument, constant, dotted, last, owner, quoted
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, last, owner, position, quoted
+from tlcourse.doctor.scripts.reader import Script
 
-WITH_BATCH_NORM = re.compile(
-    r"(?i)resne[xs]?t|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|vgg\d+_bn|BatchNorm"
-)
-WITHOUT_BATCH_NORM = re.compile(r"\bvit_|swin|convnext|deit|squeezenet|alexnet|vgg\d+\(|mixer", re.IGNORECASE)
-FREEZING = re.compile(r"requires_grad\s*=\s*False|requires_grad_\(False\)|\bmodels\.freeze\(|unfreeze_from\(")
-# Every parameter trains at some time: then this `train()` may be right.
-UNFREEZING = re.compile(
-    r"in \w+\.(named_)?parameters\(\):\s*\w+\.requires_grad(\s*=\s*True|_\((True)?\))|"
-    r"\b(model|net)\.requires_grad_\((True)?\)|models\.unfreeze\("
-)
-NO_GRAD = ("no_grad", "inference_mode")
 FROM_OUTSIDE = ("model", "optimizer", "criterion", "scheduler", "device")
-# Where each scheduler is told how long it is: the argument's name and position.
-LENGTHS = {
-    **{"OneCycleLR": ("total_steps", 2), "CosineAnnealingLR": ("T_max", 1)},
-    **{"StepLR": ("step_size", 1), "MultiStepLR": ("milestones", 1), "ExponentialLR": ("gamma", 1)},
-}
-LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
-
-
-def frozen_bn(script: Script) -> Findings:
-    """`model.train()` puts the batch norms of a frozen backbone into training mode."""
-    text, has_bn = script.source, WITH_BATCH_NORM.search(script.source)
-    if not FREEZING.search(text) or "train_mode" in text or "def train(self" in text:
-        return
-    if not has_bn and WITHOUT_BATCH_NORM.search(text):
-        return
-    for call in script.named("train"):
-        mode = argument(call, "mode", 0)
-        trains = MODELS.match(owner(call)) and (mode is None or constant(mode) is True)
-        if trains and isinstance(script.parents[call], ast.Expr) and not _eval_follows(script, call):
-            evidence = f"{quoted(call)}, and no `.eval()` for the frozen part before the batches"
-            found = wrong if has_bn and not UNFREEZING.search(text) else suspicious
-            yield found("frozen-statistics-move/train", evidence, script.place(call))
-
-
-def evaluation_mode(script: Script) -> Findings:
-    """Where a loader is run through without gradients, the model must be in evaluation mode."""
-    anywhere = any(isinstance(call.func, ast.Attribute) for call in script.named("eval"))
-    seen = set()
-    for call in script.calls:
-        loop = script.loop(call, "batches")
-        if loop is None or loop in seen or not MODELS.match(dotted(call)) or not _without_gradients(script, call):
-            continue
-        if isinstance(script.parents[call], ast.Expr):  # nothing is measured: a pass for new batch-norm statistics
-            continue
-        earlier = [one for one in script.inside(script.scopes[call]) if one.lineno <= call.lineno]
-        evals = [one.lineno for one in earlier if last(one) in ("eval", "evaluation_mode")]
-        trains = [one.lineno for one in earlier if last(one) == "train" and owner(one) == dotted(call)]
-        if not evals or (trains and evals[-1] <= trains[-1]):
-            seen.add(loop)
-            evidence = f"{quoted(call)} without gradients, over {quoted(loop.iter)}"
-            found = suspicious if anywhere and not trains else wrong
-            yield found("training-mode/loop", evidence, script.place(loop), model=dotted(call))
+ZEROED = re.compile(r"grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
+DETACHED = re.compile(r"item\(|detach|float\(|\.data|numpy|tolist")
+KEPT = ("state_dict", "copy")
 
 
 def gradients(script: Script) -> Findings:
     """Each step needs a fresh gradient: zero_grad, backward, step."""
+    zeroed = "zero_grad" in ast.unparse(script.tree) or ZEROED.search(ast.unparse(script.tree))
     for scope, backward in _training_scopes(script).items():
-        calls = script.inside(scope)
-        if script.loop(backward, "batches") is None and script.loop(backward, "epochs") is None:
-            continue
-        zero = [c for c in calls if last(c) == "zero_grad" or "grad = None" in ast.unparse(script.statement(c)[0])]
-        steps = [c for c in calls if last(c) == "step" and not re.search("sched", owner(c), re.IGNORECASE)]
-        for name, missing, there in (("no-zero-grad", zero, steps), ("no-step", steps, zero)):
-            if there and not missing:
-                yield wrong(name, f"{quoted(backward)} in a loop", script.place(backward))
-        for call in zero:
-            beside = [c for c in calls if script.statement(c)[0] in script.statement(call)[1]]
-            before, after = beside[: beside.index(call)], beside[beside.index(call) :]
-            if any(last(c) == "backward" for c in before) and any(c in steps for c in after):
+        calls = script.reached(scope)
+        looped = script.loop(backward, "batches") is not None or script.loop(backward, "epochs") is not None
+        steps = [c for c in calls if last(c) == "step" and _is_optimizer(script, c)]
+        if steps and not zeroed and (looped or isinstance(scope, ast.FunctionDef)):
+            yield (wrong if looped else suspicious)("no-zero-grad", f"{quoted(backward)}", script.place(backward))
+        zero = [c for c in script.inside(scope) if last(c) == "zero_grad" and _is_optimizer(script, c)]
+        handed = [c for c in calls if any(ast.unparse(arg) in map(owner, zero) for arg in c.args)]
+        if looped and zero and not handed and not any("step" in last(c) for c in calls):
+            yield wrong("no-step", f"{quoted(backward)} in a loop", script.place(backward))
+        events = [c for c in script.inside(scope) if last(c) in ("backward", "step", "zero_grad")]
+        events = [c for c in events if last(c) != "step" or _is_optimizer(script, c)]
+        for before, call, after in zip(events, events[1:], events[2:], strict=False):
+            blocks = {id(script.statement(c)[1]) for c in (before, call, after)}
+            stepped = owner(call) in (owner(after), *map(ast.unparse, after.args)) or re.search("model|net", owner(call))
+            order = [last(c) for c in (before, call, after)] == ["backward", "zero_grad", "step"]
+            if order and stepped and len(blocks) == 1:
                 yield wrong("zeroed-before-step", f"{quoted(call)} is between them", script.place(call))
 
 
@@ -86,9 +42,39 @@ def graph_is_kept(script: Script) -> Findings:
         if not isinstance(node.op, ast.Add) or script.loop(node, "batches") is None:
             continue
         names = {n.id for n in script.nodes(ast.Name, node.value)}
-        losses = [c for c in script.inside(script.scopes[node]) if last(c) == "backward" and owner(c) in names]
-        if losses and not re.search(r"item\(|detach\(|float\(|\.data", ast.unparse(node.value)):
+        backward = [owner(c) for c in script.inside(script.scopes[node]) if last(c) == "backward"]
+        kept = names & set(backward) and ast.unparse(node.target) not in backward
+        if kept and not DETACHED.search(ast.unparse(node.value)) and "backward" not in ast.unparse(node):
             yield suspicious("graph-kept", quoted(node), script.place(node))
+
+
+def best_weights_are_copied(script: Script) -> Findings:
+    """`state_dict()` gives the weights themselves, and not a copy: they go on changing."""
+    for name, own in script.bindings.items():
+        for one in own:
+            loops = [up for up in script.above(one.at) if isinstance(up, ast.For | ast.While)]
+            value = one.value
+            while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and last(value) == "copy":
+                value = value.args[0] if value.args else value.func.value
+            if not one.exact or not loops or last(value) != "state_dict" or not isinstance(value, ast.Call):
+                continue
+            loads = [c for c in script.named("load_state_dict", "save") if c.args and ast.unparse(c.args[0]) == name]
+            late = [c for c in loads if position(c) > position(one.at) and loops[0] not in script.above(c)]
+            if late and not any(isinstance(up, ast.For) and up is loops[0] for up in script.above(late[0])):
+                evidence = f"{quoted(one.at)}, and {quoted(late[0])} at {script.place(late[0])}"
+                yield wrong("best-not-copied", evidence, script.place(one.at))
+
+
+def test_set_does_not_select(script: Script) -> Findings:
+    """An epoch that was chosen on the test set looks better than it is."""
+    for choice in script.nodes(ast.If):
+        if script.loop(choice, "epochs") is None or not isinstance(choice.test, ast.Compare):
+            continue
+        sides = [choice.test.left, *choice.test.comparators]
+        tested = [side for side in sides if re.search("test", _measured_on(script, side), re.IGNORECASE)]
+        keeps = [c for part in choice.body for c in script.nodes(ast.Call, part) if last(c) in ("save", "state_dict")]
+        if tested and keeps and not isinstance(tested[0], ast.Constant):
+            yield suspicious("test-selects", quoted(choice.test), script.place(choice))
 
 
 def hidden_state(script: Script) -> Findings:
@@ -105,80 +91,23 @@ def hidden_state(script: Script) -> Findings:
             yield note("hidden-state", evidence, script.place(scope), function=scope.name, names=outside)
 
 
-def schedulers_step(script: Script) -> Findings:
-    """A scheduler is stepped at the interval that it was built for, and a plateau scheduler with a measurement."""
-    built = {target: value for target, value, _ in script.made(*SCHEDULERS)}
-    kinds = {last(value) for value in built.values()}
-    for call in script.named("step"):
-        name = owner(call)
-        # A loop for schedulers of any kind asks for the class of the one that it has.
-        guarded = any(isinstance(n, ast.If) and "isinstance" in ast.unparse(n.test) for n in script.above(call))
-        if guarded or (name not in built and not re.search("sched", name, re.IGNORECASE)):
-            continue
-        # A function's parameter stands for the one scheduler that there is.
-        scheduler = built.get(name) or (next(iter(built.values())) if len(kinds) == 1 else None)
-        if scheduler is not None:
-            yield from _interval(script, call, scheduler)
-        if last(scheduler) == "ReduceLROnPlateau":
-            yield from _metric(script, call)
-
-
 def _training_scopes(script: Script) -> dict[ast.AST, ast.Call]:
     """Return every function, or the module, that calls `backward`, with its first such call."""
     return {script.scopes[call]: call for call in reversed(script.named("backward"))}
 
 
-def _eval_follows(script: Script, call: ast.Call) -> bool:
-    """Whether `.eval()` is called on something between `train()` and the batches that follow."""
-    statement, block = script.statement(call)
-    for other in block[block.index(statement) + 1 :]:
-        if isinstance(other, ast.For) and script.loop(other.body[0], "batches") is other:
-            return False
-        if any(re.search(r"eval|freeze|set_bn", last(n)) for n in script.nodes(ast.Call, other)):
-            return True
-    return False
+def _is_optimizer(script: Script, call: ast.Call) -> bool:
+    """Whether a method is called on an optimizer, or on a scaler that steps one."""
+    made = script.origins(call.func.value) if isinstance(call.func, ast.Attribute) else []
+    named = re.search(r"opt|scaler|^sgd$|^adam", owner(call), re.IGNORECASE)
+    return bool(named) or any(script.kind(one) in OPTIMIZERS for one in made)
 
 
-def _without_gradients(script: Script, node: ast.AST) -> bool:
-    around = list(script.above(node))
-    blocks = [item.context_expr for n in around if isinstance(n, ast.With) for item in n.items]
-    blocks += [d for n in around if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
-    return any(last(block) in NO_GRAD for block in blocks)
-
-
-def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
-    kind, where = last(scheduler), script.place(call)
-    by_batch = script.loop(call, "batches") is not None or any(
-        script.statement(backward)[1] is script.statement(call)[1] for backward in script.named("backward")
-    )
-    by_epoch = not by_batch and script.loop(call, "epochs") is not None
-    evidence = f"{quoted(scheduler)}, and {quoted(call)} once per {'batch' if by_batch else 'epoch'}"
-    length = argument(scheduler, *LENGTHS[kind]) if kind in LENGTHS else None
-    text, value = ("" if length is None else ast.unparse(length)), constant(length)
-    batches = "len(" in text or argument(scheduler, "steps_per_epoch") is not None
-    if kind in ("OneCycleLR", "CosineAnnealingLR") and by_epoch and batches:
-        yield wrong("scheduler-interval/counts-batches", evidence, where, kind=kind)
-    elif kind == "CosineAnnealingLR" and by_batch:
-        epochs = re.fullmatch(r"\w*epochs?", text)
-        if epochs or (isinstance(value, int) and value <= LONG):
-            yield (wrong if epochs else suspicious)("scheduler-interval/counts-epochs", evidence, where, kind=kind)
-    elif kind in LENGTHS and kind != "OneCycleLR" and by_batch:
-        end = max(value) if isinstance(value, list | tuple) and value else value
-        if isinstance(end, int | float) and end <= (0.99 if kind == "ExponentialLR" else LONG):
-            yield wrong("scheduler-interval/decayed", evidence, where, kind=kind)
-    elif kind == "ReduceLROnPlateau" and by_batch:
-        yield suspicious("scheduler-interval/plateau", evidence, where)
-
-
-def _metric(script: Script, call: ast.Call) -> Findings:
-    metric, scope = argument(call, "metrics", 0), script.scopes[call]
-    if metric is None:
-        yield wrong("plateau-constant/no-number", quoted(call), script.place(call))
-        return
-    name = ast.unparse(metric)
-    given = [value for target, value, at in script.assignments if target == name and script.scopes[at] is scope]
-    changed = [n for n in script.nodes(ast.AugAssign, scope) if ast.unparse(n.target) == name]
-    values = [metric] if isinstance(metric, ast.Constant) else given
-    if values and all(isinstance(value, ast.Constant) for value in values) and not changed:
-        evidence = f"{quoted(call)}, with {quoted(values[-1])}, which never changes"
-        yield wrong("plateau-constant", evidence, script.place(call))
+def _measured_on(script: Script, node: ast.expr) -> str:
+    """Return the names that say what a number was measured on: its own, and those of what measured it."""
+    if not isinstance(node, ast.Name | ast.Attribute):
+        return ""
+    text = ast.unparse(node)
+    calls = [one.value for one in script.given(node) if isinstance(one.value, ast.Call)]
+    words = [text] if not calls else [text, *(ast.unparse(c) for c in calls)]
+    return "" if re.search(r"(^|[_\W])(val|valid|best)", " ".join(words), re.IGNORECASE) else " ".join(words)
