@@ -26,9 +26,7 @@ not-in-optimizer/unfrozen-later: This unfreezes parameters that the optimizer do
     them over, `optimizer.add_param_group({{"params": ...}})`, or build the optimizer again here.
 several-schedulers: Several schedulers were built on one optimizer; each rewrote its learning rates. Fix: Build a new
     optimizer for each scheduler that you try; chain schedulers with SequentialLR.
-moments-forgotten: A new optimizer starts with no memory of layers that were already training. Fix: Add the new stage
-    with `optimizer.add_param_group`, and rebuild the scheduler.
-moments-forgotten/each-epoch: The optimizer is built anew in every epoch: it forgets its momentum and averages each time.
+moments-forgotten: The optimizer is built anew in every epoch: it forgets its momentum and averages each time.
     Fix: Build it once, before the loop, and change its rate with a scheduler.
 deprecated/pretrained: `pretrained=True` is the old spelling, and newer versions of torchvision will refuse it. Fix: For
     the same weights, write `weights="IMAGENET1K_V1"`; `weights="DEFAULT"` are newer ones.
@@ -37,6 +35,7 @@ deprecated/verbose: `verbose` is gone: newer versions of PyTorch raise a TypeErr
     `scheduler.get_last_lr()`.
 deprecated/amp: `torch.cuda.amp` is deprecated. Fix: Use `torch.amp`.
 pickle/save: A whole model is saved: a pickle, which needs the same source files. Fix: Save `model.state_dict()`.
+not-called: Without brackets this names the method and does not call it: nothing happens. Fix: Write `{call}`.
 pickle/refused: The file holds a whole model, which `torch.load` has refused since PyTorch 2.6. Fix: Save
     `model.state_dict()`, and load that into a new model; for a file that you trust, set weights_only=False.
 pickle/load: This runs whatever code the file holds. Fix: Leave weights_only at True, or use safetensors.

@@ -3,5 +3,3 @@
 from tlcourse.doctor.scripts import api, data, loop, modes, schedule, setup
 
 RULES = (setup, data, modes, loop, schedule, api)
-
-__all__ = ["RULES"]

@@ -5,7 +5,7 @@ import re
 
 from tlcourse.doctor.report import Findings, suspicious, wrong
 from tlcourse.doctor.scripts.data import EVALUATED
-from tlcourse.doctor.scripts.networks import all_networks, heads_alone, networks, switches
+from tlcourse.doctor.scripts.networks import BATCH_NORM, all_networks, heads_alone, networks, switches
 from tlcourse.doctor.scripts.nodes import MODELS, argument, constant, dotted, last, owner, position, quoted, runs_over
 from tlcourse.doctor.scripts.reader import Script
 
@@ -19,9 +19,9 @@ def frozen_bn(script: Script) -> Findings:
         return  # a class of this file decides what its `train()` does
     frozen = switches(script, False)
     still = {one.at: {net.call: net for net in networks(script, one.model)} for one in frozen or heads_alone(script)}
-    still = {at: nets for at, nets in still.items() if nets and all(net.batch_norm for net in nets.values())}
+    still = {at: nets for at, nets in still.items() if nets and all(BATCH_NORM.search(net.name) for net in nets.values())}
     free = any(one.whole for one in switches(script, True))
-    every = all(net.batch_norm for net in all_networks(script))
+    every = all(BATCH_NORM.search(net.name) for net in all_networks(script))
     for call in script.named("train"):
         mode = argument(call, "mode", 0)
         trains = mode is None or constant(mode) is True or isinstance(mode, ast.Compare)

@@ -8,12 +8,11 @@ from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, constant, last, 
 from tlcourse.doctor.scripts.reader import Script
 
 BATCH_NORM = re.compile(
-    r"(?i)(resne[xs]?t(?!v2)|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|xception|_bn$)"
+    r"resne[xs]?t(?!v2)|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|_bn$"
 )
-FAMILIES = re.compile(BATCH_NORM.pattern[:-5] + r"|alexnet|vgg\d|squeezenet|^vit_|^swin|convnext|maxvit).*$")
-HEADS = re.compile(r"^((?:self\.)?\w+(?:\.\w+)*?)\.(fc|_fc|classifier|head|heads|last_linear)\b")
+FAMILIES = re.compile(BATCH_NORM.pattern + r"|^(alexnet|vgg\d|squeezenet|vit_|swin|convnext|maxvit)")
+HEADS = re.compile(r"^((?:self\.)?\w+(?:\.\w+)*?)\.(_?fc|classifier|heads?|last_linear)\b")
 WALKS = ("parameters", "named_parameters", "children", "named_children", "modules", "named_modules")
-NO_LEARNING = {"Identity", "Flatten", "Dropout"}
 
 
 class Network(NamedTuple):
@@ -23,11 +22,6 @@ class Network(NamedTuple):
     name: str
     library: str
     pretrained: bool | None
-
-    @property
-    def batch_norm(self) -> bool:
-        """Whether it has batch norms."""
-        return bool(BATCH_NORM.search(self.name))
 
 
 class Switch(NamedTuple):
@@ -41,42 +35,34 @@ class Switch(NamedTuple):
 
 def network(script: Script, call: ast.expr) -> Network | None:
     """Return the network that a call builds, where it is one of torchvision or timm."""
+    full, name, library, first = script.name(call), script.kind(call), "torchvision", 0
     if not isinstance(call, ast.Call):
         return None
-    full, name = script.name(call), script.kind(call)
-    weights, flag = argument(call, "weights"), argument(call, "pretrained", 0)
     if name == "create_model" or full == "torch.hub.load":
-        name = constant(argument(call, "model_name", 0) if name == "create_model" else argument(call, "model", 1))
-        if not isinstance(name, str) or (full == "torch.hub.load" and not FAMILIES.match(name)):
-            return None
-        flag, library = argument(call, "pretrained", 1), "torchvision" if full == "torch.hub.load" else "timm"
-    elif FAMILIES.match(name) and re.search(r"(^|torchvision\.)models\.\w+$|^torchvision\.models\.", full):
-        library = "torchvision"
-    elif FAMILIES.match(name) and name == full and (weights is not None or argument(call, "pretrained") is not None):
-        library = "torchvision"  # imported with a star, or in a cell that is not here
-    else:
+        library, first = ("timm", 1) if name == "create_model" else (library, 9)
+        name = str(constant(argument(call, "model_name", 0) if first == 1 else argument(call, "model", 1)))
+    own = first or "models." in full or argument(call, "weights") or argument(call, "pretrained")
+    if not own or name != name.lower() or not (library == "timm" or FAMILIES.search(name)):
         return None
-    given = [value for one in (weights, flag) for value in script.origins(one)]
-    unsure = any(word.arg is None for word in call.keywords) or any(isinstance(one, ast.Name) for one in given)
+    words = [argument(call, "weights"), argument(call, "pretrained", first)]
+    given = [value for one in words for value in script.origins(one)]
     loaded = any(not isinstance(one, ast.Constant) or one.value for one in given)
-    return Network(call, str(name), library, None if unsure else loaded)
+    unsure = any(word.arg is None for word in call.keywords) or any(isinstance(one, ast.Name) for one in given)
+    return Network(call, name, library, None if unsure else loaded)
 
 
 def networks(script: Script, node: ast.expr | None, depth: int = 4) -> list[Network]:
     """Return the networks that an expression may be, or be a part of, or a class of this file may hold."""
     found: list[Network] = []
     for one in script.origins(node) if depth else []:
-        made = network(script, one)
-        inner: list[ast.expr] = []
-        if made is not None:
-            found.append(made)
-        elif isinstance(one, ast.Attribute | ast.Subscript):
+        made, inner = network(script, one), []
+        if isinstance(one, ast.Attribute | ast.Subscript):
             inner = [one.value]
         elif isinstance(one, ast.Call) and last(one) == "Sequential":
             inner = script.nodes(ast.Name, one)
         elif isinstance(one, ast.Call) and (own := script.classes.get(last(one))):
-            inner = [b.value for all_ in script.bindings.values() for b in all_ if script.owner_class(b.at) is own]
-        found += [other for own in inner for other in networks(script, own, depth - 1)]
+            inner = [b.value for every in script.bindings.values() for b in every if script.owner_class(b.at) is own]
+        found += [made] if made else [other for own in inner for other in networks(script, own, depth - 1)]
     return list({other.call: other for other in found}.values())
 
 
@@ -89,43 +75,36 @@ def switches(script: Script, on: bool) -> list[Switch]:
     """Return the places where parameters are unfrozen (`on`) or frozen."""
     found = []
     for loop in script.nodes(ast.For):
-        walks = [call for call in script.nodes(ast.Call, loop.iter) if last(call) in WALKS]
-        model = walks[0].func.value if walks and isinstance(walks[0].func, ast.Attribute) else None
+        walks = [call for call in script.named(*WALKS, within=loop.iter) if isinstance(call.func, ast.Attribute)]
         sets = [node for node in ast.walk(loop) if _sets(node) is on]
-        if model is not None and sets:
+        if walks and sets:
             plain = walks[0] is loop.iter and not any(script.chosen(node, loop) for node in sets)
-            found.append(Switch(model, loop, plain, not script.chosen(loop)))
+            found.append(Switch(walks[0].func.value, loop, plain, not script.chosen(loop)))
     for call in script.named("requires_grad_"):
-        inside = any(isinstance(up, ast.For) for up in script.above(call))
-        if _sets(call) is on and isinstance(call.func, ast.Attribute) and not inside:
+        if _sets(call) is on and not any(isinstance(up, ast.For) for up in script.above(call)):
             found.append(Switch(call.func.value, call, True, not script.chosen(call)))
     return sorted(found, key=lambda one: position(one.at))
 
 
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
-    """Return the model, the head and the statement of each assignment that replaces a head by a new one."""
+    """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
     every = [one for own in script.bindings.values() for one in own if one.exact and isinstance(one.value, ast.Call)]
-    heads = [(match, one) for one in every if (match := HEADS.match(one.name))]
-    heads = [pair for pair in heads if last(script.origins(pair[1].value)[0]) not in NO_LEARNING | {""}]
-    return [(match[1], one.name, one.at) for match, one in sorted(heads, key=lambda pair: position(pair[1].at))]
+    made = [(HEADS.match(one.name), one, last(script.origins(one.value)[0])) for one in every]
+    found = [(match[1], b.name, b.at) for match, b, kind in made if match and kind not in ("", "Identity", "Dropout")]
+    return sorted(found, key=lambda head: position(head[2]))
 
 
 def heads_alone(script: Script) -> list[Switch]:
-    """Return the models of which every optimizer of this file has the head alone, while nothing is frozen."""
-    if switches(script, False):
-        return []
-    walks = [call for one in script.made(*OPTIMIZERS) for call in script.named("parameters", "named_parameters", within=one.value)]
-    models = [call.func.value for call in walks if isinstance(call.func, ast.Attribute)]
-    if not models or not all(HEADS.fullmatch(ast.unparse(model)) for model in models):
-        return []
-    return [Switch(model.value, model, False, False) for model in models if isinstance(model, ast.Attribute)]
+    """Return the models of which every optimizer of this file has the head alone."""
+    made = [call for one in script.made(*OPTIMIZERS) for call in script.named(*WALKS, within=one.value)]
+    models = [call.func.value for call in made if isinstance(call.func, ast.Attribute)]
+    alone = all(isinstance(model, ast.Attribute) and HEADS.fullmatch(ast.unparse(model)) for model in models)
+    return [Switch(model.value, model, False, False) for model in models] if alone else []
 
 
 def _sets(node: ast.AST) -> bool | None:
     """Return what `requires_grad` is set to here; None where it is not set, or not to a literal."""
     if isinstance(node, ast.Assign) and last(node.targets[0]) == "requires_grad":
-        return node.value.value if isinstance(node.value, ast.Constant) else None
-    if isinstance(node, ast.Call) and last(node) == "requires_grad_":
-        value = argument(node, "requires_grad", 0)
-        return True if value is None else value.value if isinstance(value, ast.Constant) else None
-    return None
+        return constant(node.value)
+    value = argument(node, "requires_grad", 0) if last(node) == "requires_grad_" else ast.Constant(None)
+    return True if value is None else constant(value)

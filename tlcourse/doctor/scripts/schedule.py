@@ -102,8 +102,8 @@ def _trains(script: Script, call: ast.Call) -> bool:
 
 def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
     kind, where, loop = script.kind(scheduler), script.place(call), script.loop(call, "batches")
-    block = script.statement(call)[1]
-    by_batch = loop is not None or any(script.statement(one)[1] is block for one in script.named("backward"))
+    block = script.block(call)
+    by_batch = loop is not None or any(script.block(one) is block for one in script.named("backward"))
     by_epoch = not by_batch and script.loop(call, "epochs") is not None
     if call.args or (loop is not None and script.chosen(call, loop)):
         return

@@ -10,10 +10,9 @@ from pathlib import Path
 from tlcourse.doctor.scripts.reader import Script
 
 MAX_SYNTAX_ERRORS = 5  # lines that are left out before a source is given up
-PYTHON_CELLS = re.compile(r"%%(time|timeit|capture|prun|python3?|snakeviz|memit|mprun|lprun)\b")
-PYTHON_LINES = re.compile(r"(?s)^(\s*)%(?:time|timeit|prun|memit)\s+(?:-\w+\s+)*(.*)")
-MAGIC = re.compile(r"^\s*([%!?]|[\w.]+\?{1,2}\s*(#.*)?$|[\w., ]+=\s*[!%]\w)")
-ASSIGNED = re.compile(r"^(\s*[\w., ]+?)\s*=\s*[!%]\w.*")
+PYTHON_CELLS = re.compile(r"%%(time|timeit|capture|prun|python3?|memit)\b")
+# A line of IPython's with what it is for: a magic that runs the Python after it, a value, or anything else.
+MAGIC = re.compile(r"^(\s*)(?:%(?:time|timeit|prun|memit)\s+(?:-\w+\s+)*(.*)|([\w., ]+=)\s*[!%]\w.*|[%!?].*|[\w.]+\?\??\s*)$", re.S)
 
 
 def read_script(file: Path) -> Script:
@@ -22,15 +21,13 @@ def read_script(file: Path) -> Script:
     Raises:
         ValueError: it cannot be read as text or as a notebook.
     """
-    notebook, skipped = file.suffix == ".ipynb", []
+    kind, skipped = "notebook" if file.suffix == ".ipynb" else "script", []
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if notebook:
-            lines = list(_notebook_lines(json.loads(text), skipped))
-        else:
-            lines = [(f"line {i}", line) for i, line in enumerate(_python(text).split("\n"), start=1)]
+        cells = json.loads(text)["cells"] if kind == "notebook" else []
+        lines = list(_lines(cells, skipped)) if kind == "notebook" else list(_placed(text, ""))
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read as a {'notebook' if notebook else 'script'}: {error}.") from error
+        raise ValueError(f"{file} cannot be read as a {kind}: {error}.") from error
     return _parse([line for _, line in lines], [place for place, _ in lines], skipped)
 
 
@@ -40,53 +37,48 @@ def _parse(lines: list[str], places: list[str], skipped: list[str]) -> Script:
     while True:
         try:
             return Script(ast.parse("\n".join(lines)), places, errors, skipped)
-        except SyntaxError as error:
-            number = min(error.lineno or 1, len(lines)) - 1
+        except (SyntaxError, ValueError) as error:
+            number = min(getattr(error, "lineno", 1) or 1, len(lines)) - 1
             line, place = lines[number], places[number]
             if place in errors or len(errors) == MAX_SYNTAX_ERRORS:
-                return Script(ast.parse(""), places, errors, [*skipped, f"all from {place} on"])
-            if sys.version_info < (3, 12) and error.msg.startswith("f-string") and re.search(r"\bf[\"'].*\{", line):
-                skipped.append(f"{place}, an f-string for Python 3.12 and newer")
+                return Script(ast.parse(""), places, errors, [*skipped, "the rest, after so many errors"])
+            if sys.version_info < (3, 12) and "f-string" in str(error):
+                skipped.append(f"{place}, which may be right in Python 3.12 and newer")
             else:
-                errors[place] = f"{error.msg}: `{line.strip()}`"
+                errors[place] = f"{getattr(error, 'msg', error)}: `{line.strip()}`"
             lines[number] = line[: len(line) - len(line.lstrip())] + "pass"
 
 
-def _python(code: str) -> str:
-    """Return code in which IPython's magics are statements that do nothing; what is Python already stays as it is."""
+def _lines(cells: list[dict], skipped: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield every line of the code cells with its place; cells are counted from 1, those of text included."""
+    for number, cell in enumerate(cells, start=1):
+        code = "".join(cell["source"])
+        first = next((line for line in code.split("\n") if line.strip() and not line.startswith("#")), "")
+        if cell["cell_type"] == "code" and first.startswith("%%") and not PYTHON_CELLS.match(first):
+            skipped.append(f"cell {number} ({first.split()[0]})")
+        elif cell["cell_type"] == "code":
+            yield from _placed(code.replace(first, "pass", 1) if first.startswith("%%") else code, f"cell {number}, ")
+
+
+def _placed(code: str, cell: str) -> Iterator[tuple[str, str]]:
+    """Yield each line with its place; where IPython's lines stand, statements that do nothing."""
+    lines, number, inside = code.split("\n"), 0, ""
     try:
         ast.parse(code)
-        return code
-    except SyntaxError:
-        lines = code.split("\n")
-    inside, number = False, 0
-    while number < len(lines):
-        line, end = lines[number], number + 1
-        if not inside and MAGIC.match(line):
-            while lines[end - 1].endswith("\\") and end < len(lines):
-                end += 1
-            kept = PYTHON_LINES.match("\n".join(lines[number:end]))
-            indent = re.match(r"\s*", line)[0]
-            new = kept[1] + kept[2] if kept else ASSIGNED.sub(r"\1 = None", line) if "=" in line else indent + "pass"
-            new = new if kept or ASSIGNED.match(line) else indent + "pass"
-            lines[number:end] = (new.split("\n") + [""] * (end - number))[: end - number]
-        elif line.count('"""') % 2 or line.count("'''") % 2:
-            inside = not inside  # a line of a long text may begin with any mark
+        number = len(lines)
+    except (SyntaxError, ValueError):
+        pass
+    while number < len(lines):  # not all of it is Python
+        end = number + 1
+        magic = None if inside else MAGIC.match(lines[number])
+        while magic and lines[end - 1].endswith("\\") and end < len(lines):
+            end += 1
+        if magic:
+            indent, python, target = magic.groups()
+            lines[number] = indent + (python or (f"{target} None" if target else "pass"))
+            lines[number + 1 : end] = [""] * (end - number - 1)
+        for quotes in ('"""', "'''"):  # a line of a long text may begin with any mark
+            if inside in ("", quotes) and lines[number].count(quotes) % 2:
+                inside = "" if inside else quotes
         number = end
-    return "\n".join(lines)
-
-
-def _notebook_lines(notebook: dict, skipped: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield every line of the code cells with its place; cells are counted from 1, those of text included."""
-    for number, cell in enumerate(notebook["cells"], start=1):
-        code = "".join(cell["source"])
-        if cell["cell_type"] != "code":
-            continue
-        first = next((line for line in code.split("\n") if line.strip() and not line.startswith("#")), "")
-        if first.startswith("%%"):
-            if not PYTHON_CELLS.match(first):
-                skipped.append(f"cell {number} ({first.split()[0]})")
-                continue
-            code = code.replace(first, "pass", 1)
-        for position, line in enumerate(_python(code).split("\n"), start=1):
-            yield f"cell {number}, line {position}", line
+    yield from ((f"{cell}line {i}", line) for i, line in enumerate(lines, start=1))
