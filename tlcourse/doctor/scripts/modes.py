@@ -9,120 +9,110 @@ from tlcourse.doctor.scripts.networks import BATCH_NORM, all_networks, heads_alo
 from tlcourse.doctor.scripts.nodes import MODELS, argument, constant, dotted, last, owner, position, quoted, runs_over
 from tlcourse.doctor.scripts.reader import Script
 
-NO_GRAD = ("no_grad", "inference_mode")
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
+FRAMEWORKS = re.compile(r"lightning|fastai|ignite|skorch")  # they set the modes themselves
 
 
 def frozen_bn(script: Script) -> Findings:
     """`model.train()` puts the batch norms of a frozen backbone into training mode."""
-    if any(isinstance(script.parents[one], ast.ClassDef) and len(one.args.args) > 1 for one in script.functions.get("train", [])):
+    if any(
+        isinstance(script.parents[f], ast.ClassDef) and len(f.args.args) > 1 for f in script.functions.get("train", [])
+    ):
         return  # a class of this file decides what its `train()` does
     frozen = switches(script, False)
-    still = {one.at: {net.call: net for net in networks(script, one.model)} for one in frozen or heads_alone(script)}
-    still = {at: nets for at, nets in still.items() if nets and all(BATCH_NORM.search(net.name) for net in nets.values())}
-    free = any(one.whole for one in switches(script, True))
-    every = all(BATCH_NORM.search(net.name) for net in all_networks(script))
-    for call in script.named("train"):
+    still = [(one, networks(script, one.model)) for one in frozen or heads_alone(script)]
+    still = [(one, nets) for one, nets in still if nets and all(BATCH_NORM.search(net.name) for net in nets)]
+    for call in script.named("train") if still else []:
         mode = argument(call, "mode", 0)
         trains = mode is None or constant(mode) is True or isinstance(mode, ast.Compare)
-        if not still or not trains or not isinstance(script.parents[call], ast.Expr | ast.IfExp) or not owner(call):
+        if not owner(call) or not trains or not isinstance(script.parents[call], ast.Expr | ast.IfExp):
             continue
         nets = {net.call for net in networks(script, call.func.value)}
-        same = [one for one in frozen or heads_alone(script) if nets & set(still.get(one.at, ()))]
-        same = [one for one in same if script.scopes[one.at] is not script.scopes[call] or position(one.at) < position(call)]
-        by_name = not nets and every and MODELS.match(owner(call)) and not script.origins(call.func.value)[1:]
-        if (not same and not by_name) or _calmed(script, call):
-            continue
-        name = next(net.name for one in (same[0].at if same else [*still][0],) for net in still[one].values())
-        sure = bool(same) and bool(frozen) and all(one.sure for one in same) and not free
-        evidence = f"{quoted(call)}; {name} has batch norms, and nothing puts them into evaluation mode"
-        variant = "train" if frozen else "head-only"
-        yield (wrong if sure else suspicious)(f"frozen-statistics-move/{variant}", evidence, script.place(call))
+        same = [one for one, own in still if nets & {net.call for net in own}]
+        same = [
+            one for one in same if script.scopes[one.at] != script.scopes[call] or position(one.at) < position(call)
+        ]
+        alike = not nets and MODELS.match(owner(call))  # a parameter of a function that nobody calls here
+        alike = alike and all(BATCH_NORM.search(net.name) for net in all_networks(script))
+        if (same or alike) and not _calmed(script, call):
+            models = {ast.unparse(one.model) for one in same}
+            free = any(one.whole and ast.unparse(one.model) in models for one in switches(script, True))
+            sure = same and frozen and all(one.sure for one in same) and not free
+            variant = "frozen-statistics-move/" + ("train" if frozen else "head-only")
+            evidence = f"{quoted(call)}; {still[0][1][0].name} has batch norms, and nothing calls their `eval()`"
+            yield (wrong if sure else suspicious)(variant, evidence, script.place(call))
 
 
 def evaluation_mode(script: Script) -> Findings:
     """Where a loader is run through to measure, the model must be in evaluation mode."""
     seen = set()
-    for call in script.calls:
-        loop = script.loop(call, "batches")
-        if loop is None or loop in seen or not MODELS.match(dotted(call)) or isinstance(script.parents[call], ast.Expr):
+    for call in [] if any(FRAMEWORKS.search(name) for name in script.imports.values()) else script.calls:
+        loop, model = script.loop(call, "batches"), dotted(call).removesuffix(".forward")
+        if loop is None or loop in seen or not MODELS.match(model) or isinstance(script.parents[call], ast.Expr):
             continue
-        backward = any(last(one) == "backward" for one in script.nodes(ast.Call, loop))
-        kind = _gradients(script, call)
-        held_out = EVALUATED.search(ast.unparse(loop.iter)) and "train" not in ast.unparse(loop.iter).lower()
-        if kind == "off" and backward or kind == "on" and (backward or not held_out) or kind == "by phase" and not backward:
-            continue
-        mode = _mode(script, script.scopes[call], call, dotted(call))
-        trains_here = bool(script.named("backward"))
-        if mode == "train" or (mode == "" and (trains_here or kind == "off")):
+        backward = bool(script.named("backward", within=loop))
+        over = ast.unparse(loop.iter)
+        grad = _gradients(script, call)
+        measures = grad == "by phase" if backward else grad == "off" or (grad == "on" and EVALUATED.search(over))
+        mode = _mode(script, script.scopes[call], call, model) if measures and "train" not in over.lower() else "eval"
+        if mode == "train" or (mode == "" and (script.named("backward") or grad == "off")):
             seen.add(loop)
-            evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
             sure = mode == "train" and not script.chosen(loop)
-            yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=dotted(call))
+            evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
+            yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=model)
 
 
 def _calmed(script: Script, call: ast.Call) -> bool:
     """Whether something goes into evaluation mode between `train()` and the end of the batches that follow."""
-    loops = [n for n in script.nodes(ast.For, script.scopes[call]) if runs_over(n) == "batches"]
-    around = script.loop(call, "batches")
-    following = [n for n in loops if position(n) > position(call) and script.scopes[n] is script.scopes[call]]
-    if around is None and not following and not re.search("train|fit|epoch", getattr(script.scopes[call], "name", "")):
+    scope, around = script.scopes[call], script.loop(call, "batches")
+    loops = [n for n in script.nodes(ast.For, scope) if runs_over(n) == "batches" and position(n) > position(call)]
+    if not around and not loops and not re.search("train|fit|epoch", getattr(scope, "name", "")):
         return True  # nothing trains here
-    end = around or (min(following, key=position) if following else script.scopes[call])
-    last_line = getattr(end, "end_lineno", None) or len(script.places)
-    for other in script.inside(script.scopes[call]):
-        if other is call or position(other) < position(call) or other.lineno > last_line:
-            continue
-        if last(other) == "eval" and owner(other) == owner(call):
-            continue
-        named = [script.function(other)] if script.function(other) else []
-        for arg in other.args if last(other) in ("apply", "map") else []:
-            named += script.functions.get(dotted(arg), [])
-        inner = [one for function in named for one in script.nodes(ast.Call, function)]
-        if CALMING.search(last(other)) or any(CALMING.search(last(one)) for one in inner):
+    end = getattr(around or min(loops, key=position, default=scope), "end_lineno", len(script.places))
+    between = [c for c in script.inside(scope) if position(c) > position(call) and c.lineno <= end]
+    for other in between:
+        passed = [dotted(arg) for arg in other.args] if last(other) in ("apply", "map") else []
+        called = [f for f in [script.function(other)] if f] + [
+            f for name in passed for f in script.functions.get(name, [])
+        ]
+        names = [last(other), *(last(c) for f in called for c in script.nodes(ast.Call, f))]
+        if any(map(CALMING.search, names)) and (names[0] != "eval" or owner(other) != owner(call)):
             return True
     return False
 
 
 def _gradients(script: Script, node: ast.AST) -> str:
     """Tell whether gradients are "off", "on" or on "by phase" where a node is."""
-    around = list(script.above(node))
-    blocks = [item.context_expr for n in around if isinstance(n, ast.With) for item in n.items]
-    blocks += [d for n in around if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
-    if any(last(block) in NO_GRAD for block in blocks):
-        return "off"
-    enabled = [argument(block, "mode", 0) for block in blocks if last(block) == "set_grad_enabled"]
-    return "on" if not enabled else "off" if constant(enabled[0]) is False else "by phase"
+    blocks = [item.context_expr for n in script.above(node) if isinstance(n, ast.With) for item in n.items]
+    blocks += [d for n in script.above(node) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
+    enabled = [constant(argument(block, "mode", 0)) for block in blocks if last(block) == "set_grad_enabled"]
+    off = any(last(block) in ("no_grad", "inference_mode") for block in blocks) or False in enabled
+    return "off" if off else "by phase" if enabled else "on"
 
 
 def _mode(script: Script, scope: ast.AST, before: ast.AST, model: str, depth: int = 3) -> str:
-    """Return the mode that the file last puts the model into before a node: "train", "eval", or "" where none."""
+    """Return the mode that the file last puts the model into before a node: "train", "eval", "unknown", or ""."""
     mode = ""
-    for call in script.inside(scope):
-        if position(call) >= position(before) or before in script.nodes(ast.AST, call):
-            continue
-        function = script.function(call)
+    for call in [c for c in script.inside(scope) if position(c) < position(before)]:
+        function, flag = script.function(call), argument(call, "mode", 0)
         inner = [last(one) for one in script.reached(function)] if function is not None else []
-        if last(call) in ("eval", "evaluation_mode") or "eval" in inner or _by_flag(call):
+        flagged = last(call) == "train" and owner(call) and flag is not None and constant(flag) is not True
+        if last(call) in ("eval", "evaluation_mode") or "eval" in inner or flagged:
             mode = "eval"
         elif last(call) == "train" and owner(call) == model:
-            choices = [n for n in script.above(call) if isinstance(n, ast.If | ast.IfExp) and n not in script.above(before)]
-            other = any(last(one) == "eval" for choice in choices for one in script.nodes(ast.Call, choice))
-            mode = "eval" if other else "train"
-    if mode:
+            choices = [
+                n for n in script.above(call) if isinstance(n, ast.If | ast.IfExp) and n not in script.above(before)
+            ]
+            sides = [side for n in choices for side in (n.body, n.orelse) if call not in _walk(side)]
+            mode = "eval" if any(last(node) == "eval" for side in sides for node in _walk(side)) else "train"
+    callers = script.callers.get(scope, []) if not model.startswith("self.") and depth else []
+    if mode or (isinstance(scope, ast.Module) and "eval()" not in script.text):
         return mode
-    if model.startswith("self.") or not script.callers.get(scope):
-        anywhere = any(isinstance(call.func, ast.Attribute) for call in script.named("eval"))
-        return "unknown" if anywhere or any(map(_by_flag, script.named("train"))) else ""
-    modes = [
-        _mode(script, script.scopes[call], call, ast.unparse(call.args[0]) if call.args else model, depth - 1)
-        for call in script.callers[scope]
-        if depth
-    ]
-    return modes[0] if len(set(modes)) == 1 else "unknown"
+    names = [ast.unparse(call.args[0]) if call.args else model for call in callers]
+    modes = {_mode(script, script.scopes[c], c, name, depth - 1) for c, name in zip(callers, names, strict=True)}
+    anywhere = re.search(r"\.eval\(\)|\.train\((?!\)|True)", script.text)
+    return modes.pop() if len(modes) == 1 else "unknown" if modes or anywhere else ""
 
 
-def _by_flag(call: ast.Call) -> bool:
-    """Whether this is `model.train(flag)`, which a flag may make `eval()`."""
-    mode = argument(call, "mode", 0)
-    return last(call) == "train" and owner(call) != "" and mode is not None and constant(mode) is not True
+def _walk(side: ast.AST | list[ast.stmt]) -> list[ast.AST]:
+    return [node for part in (side if isinstance(side, list) else [side]) for node in ast.walk(part)]

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from types import UnionType
 from typing import Any, NamedTuple
 
@@ -214,7 +215,7 @@ class Script:
     def _branches(self, node: ast.AST) -> set[tuple[ast.AST, bool]]:
         """Return the branches and loops that a node is in, with the side of each."""
         around = [node, *self.above(node)]
-        pairs = zip(around, around[1:], strict=False)
+        pairs = pairwise(around)
         return {(up, child in getattr(up, "orelse", [])) for child, up in pairs if isinstance(up, ast.If | ast.For)}
 
 
@@ -225,4 +226,5 @@ def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST) -> Iterator[Bindin
         return
     pairs = isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts)
     for index, one in enumerate(target.elts):
-        yield from _unpacked(one, value.elts[index], at) if pairs else [Binding(ast.unparse(one), value, at, False, index)]
+        item = [Binding(ast.unparse(one), value, at, False, index)]
+        yield from _unpacked(one, value.elts[index], at) if pairs else item

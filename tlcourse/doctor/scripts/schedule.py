@@ -3,95 +3,57 @@
 import ast
 import re
 
-from tlcourse.doctor.report import Findings, listed, suspicious, wrong
+from tlcourse.doctor.report import Findings, suspicious, wrong
 from tlcourse.doctor.scripts.nodes import OPTIMIZERS, SCHEDULERS, argument, constant, last, owner, position, quoted
-from tlcourse.doctor.scripts.reader import Binding, Script
+from tlcourse.doctor.scripts.reader import Script
 
-REWRITING = {"OneCycleLR", "CyclicLR"}
-COMPOSED = ("SequentialLR", "ChainedScheduler")
-# Where each scheduler is told how long it is: the argument's name and position.
-LENGTHS = {
-    **{"OneCycleLR": ("total_steps", 2), "CosineAnnealingLR": ("T_max", 1)},
-    **{"StepLR": ("step_size", 1), "MultiStepLR": ("milestones", 1), "ExponentialLR": ("gamma", 1)},
-}
+# Where a scheduler is told how long it is: the argument's name and position.
+LENGTHS = {"OneCycleLR": ("total_steps", 2), "CosineAnnealingLR": ("T_max", 1), "StepLR": ("step_size", 1)}
+LENGTHS |= {"MultiStepLR": ("milestones", 1), "ExponentialLR": ("gamma", 1)}
 LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
 EPOCHS = re.compile(r"(.*[._\['\"])?(num_?|n_?|max_?|train_?|total_?)*epochs?['\"\]]*", re.IGNORECASE)
+BATCHES = re.compile(r"len\(\w*(load|dl|train|batch)|steps_per_epoch=")
 LOWER, HIGHER = re.compile(r"loss|err", re.IGNORECASE), re.compile(r"acc|f1|auc|dice|iou|score", re.IGNORECASE)
 
 
-def one_scheduler_for_each_optimizer(script: Script) -> Findings:
-    """A one-cycle's constructor rewrites its optimizer's learning rates, and so does a scheduler made again."""
-    parts = {n.id for call in script.named(*COMPOSED) for n in script.nodes(ast.Name, call)}
-    built: dict[tuple, list[Binding]] = {}
-    for one in script.made(*OPTIMIZERS, *SCHEDULERS - set(COMPOSED)):
-        if script.kind(one.value) in OPTIMIZERS:  # a new optimizer with this name starts anew
-            built.pop((one.name, script.scopes[one.at]), None)
-            continue
-        optimizer = argument(one.value, "optimizer", 0)
-        if optimizer is None or one.name in parts or script.chosen(one.at):
-            continue
-        others = built.setdefault((ast.unparse(optimizer), script.scopes[one.at]), [])
-        others.append(one)
-        kinds, again = [script.kind(other.value) for other in others], one.name in [other.name for other in others[:-1]]
-        if len(kinds) > 1 and (again or REWRITING & set(kinds)):
-            evidence = f"{listed(kinds)} on `{ast.unparse(optimizer)}`, with no new optimizer in between"
-            yield (wrong if REWRITING & set(kinds) else suspicious)("several-schedulers", evidence, script.place(one.at))
-
-
-def scheduler_follows_its_optimizer(script: Script) -> Findings:
-    """A scheduler changes the rates of the optimizer that it was built on, not of a later one with the same name."""
+def schedulers_reach_their_optimizer(script: Script) -> Findings:
+    """A scheduler is stepped, and changes the optimizer that it was built on, not a later one with the same name."""
     for one in script.made(*SCHEDULERS):
         scope, optimizer = script.scopes[one.at], argument(one.value, "optimizer", 0)
-        own = [b for b in script.bindings.get(one.name, ()) if script.scopes[b.at] is scope]
+        uses = [n for n in script.nodes(ast.Name) if n.id == one.name and isinstance(n.ctx, ast.Load)]
+        trains = any(owner(call) != one.name for call in script.named("step"))
+        if one.name.isidentifier() and not uses and trains:
+            yield wrong("scheduler-not-stepped", quoted(one.at), script.place(one.at))
         new = [] if optimizer is None else script.bindings.get(ast.unparse(optimizer), ())
         new = [b for b in new if script.kind(b.value) in OPTIMIZERS and position(b.at) > position(one.at)]
-        new = [b for b in new if script.scopes[b.at] is scope and not script.chosen(b.at) and not script.chosen(one.at)]
-        if not new:
-            continue
-        again = [position(b.at) for b in own if position(b.at) > position(one.at)]
-        steps = [call for call in script.named("step") if owner(call) == one.name and script.scopes[call] is scope]
-        late = [call for call in steps if position(call) > position(new[0].at)]
-        shared = [up for up in script.above(one.at) if isinstance(up, ast.For) and up in script.above(new[0].at)]
-        if late and not shared and not any(at < position(late[0]) for at in again):
-            evidence = f"{quoted(one.value)} at {script.place(one.at)}, and a new `{new[0].name}`"
-            yield wrong("foreign-scheduler", evidence, script.place(new[0].at))
+        new = [b for b in new if script.scopes[b.at] is scope and not script.chosen(b.at)]
+        late = [c for c in script.named("step") if new and owner(c) == one.name and position(c) > position(new[0].at)]
+        late = [c for c in late if script.scopes[c] is scope and [b.at for b in script.given(c.func.value)] == [one.at]]
+        if late and not any(isinstance(up, ast.For) and up in script.above(new[0].at) for up in script.above(one.at)):
+            yield wrong(
+                "foreign-scheduler", f"{quoted(one.at)}, and later {quoted(new[0].at)}", script.place(new[0].at)
+            )
 
 
 def schedulers_step(script: Script) -> Findings:
-    """A scheduler is stepped, after the optimizer, at the interval that it was built for."""
+    """A scheduler is stepped after the optimizer, at the interval that it was built for, or with a measurement."""
     built = script.made(*SCHEDULERS)
-    for one in built:
-        uses = [n for n in script.nodes(ast.Name) if n.id == one.name and isinstance(n.ctx, ast.Load)]
-        trains = any(owner(call) != one.name for call in script.named("step"))
-        if not uses and trains and re.fullmatch(r"\w+", one.name) and not isinstance(script.scopes[one.at], ast.Lambda):
-            yield wrong("scheduler-not-stepped", quoted(one.at), script.place(one.at))
-    for call in script.named("step"):
-        scheduler = _scheduler(script, call, built)
-        around = list(script.above(call))
-        # A loop for schedulers of any kind asks for the class of the one that it has.
-        guarded = any(isinstance(n, ast.If) and "isinstance" in ast.unparse(n.test) for n in around)
-        if scheduler is None or guarded:
+    for call in [call for call in script.named("step") if isinstance(call.func, ast.Attribute)]:
+        made = [one for one in script.origins(call.func.value) if script.kind(one) in SCHEDULERS]
+        if not made and re.search("sched", owner(call), re.IGNORECASE):  # the one kind that there is
+            made = [one.value for one in built] if len({script.kind(one.value) for one in built}) == 1 else []
+        tests = [ast.unparse(up.test) for up in script.above(call) if isinstance(up, ast.If)]
+        if len({script.kind(one) for one in made}) != 1 or any("isinstance" in test for test in tests):
             continue
-        kind = script.kind(scheduler)
-        if kind == "ReduceLROnPlateau":
-            yield from _metric(script, call, scheduler)
-        elif (loop := script.loop(call, "epochs")) is not None and not call.args:
-            conditions = [ast.unparse(up.test) for up in script.above(call) if isinstance(up, ast.If)]
-            trains = [one for one in script.calls if loop in script.above(one) and _trains(script, one)]
-            if trains and position(call) < position(trains[0]) and all("train" in test for test in conditions):
+        epochs, batches = script.loop(call, "epochs"), script.loop(call, "batches")
+        if script.kind(made[0]) == "ReduceLROnPlateau":
+            yield from _metric(script, call, made[0], batches)
+        elif not call.args and not (batches and script.chosen(call, batches)):
+            steps = [one for one in script.calls if epochs in script.above(one) and _trains(script, one)]
+            if steps and position(call) < position(steps[0]) and all("train" in test for test in tests):
                 yield wrong("scheduler-first", quoted(call), script.place(call))
-        yield from _interval(script, call, scheduler)
-
-
-def _scheduler(script: Script, call: ast.Call, built: list[Binding]) -> ast.Call | None:
-    """Return what built the scheduler that is stepped; a parameter stands for the one kind that there is."""
-    if not isinstance(call.func, ast.Attribute):
-        return None
-    made = [one for one in script.origins(call.func.value) if script.kind(one) in SCHEDULERS]
-    kinds = {script.kind(one.value) for one in built}
-    if not made and re.search("sched", owner(call), re.IGNORECASE) and len(kinds) == 1:
-        made = [built[0].value] if script.origins(call.func.value) == [call.func.value] else []
-    return made[0] if len({script.kind(one) for one in made}) == 1 else None
+            together = any(script.block(one) is script.block(call) for one in script.named("backward"))
+            yield from _interval(script, call, made[0], bool(batches) or together)
 
 
 def _trains(script: Script, call: ast.Call) -> bool:
@@ -100,47 +62,42 @@ def _trains(script: Script, call: ast.Call) -> bool:
     return "backward" in [last(one) for one in [call, *(script.reached(function) if function else [])]]
 
 
-def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
-    kind, where, loop = script.kind(scheduler), script.place(call), script.loop(call, "batches")
-    block = script.block(call)
-    by_batch = loop is not None or any(script.block(one) is block for one in script.named("backward"))
-    by_epoch = not by_batch and script.loop(call, "epochs") is not None
-    if call.args or (loop is not None and script.chosen(call, loop)):
-        return
+def _interval(script: Script, call: ast.Call, scheduler: ast.Call, by_batch: bool) -> Findings:
+    kind, where = script.kind(scheduler), script.place(call)
     evidence = f"{quoted(scheduler)}, and {quoted(call)} once per {'batch' if by_batch else 'epoch'}"
-    length = argument(scheduler, *LENGTHS[kind]) if kind in LENGTHS else None
-    text, value = ("" if length is None else ast.unparse(length)), constant(length)
-    text = ast.unparse(script.origins(length)[0]) if length is not None and not EPOCHS.fullmatch(text) else text
-    batches = bool(re.search(r"len\(\w*(load|dl|train|batch)", text)) or argument(scheduler, "steps_per_epoch") is not None
-    if kind in ("OneCycleLR", "CosineAnnealingLR") and by_epoch and batches:
-        yield wrong("scheduler-interval/counts-batches", evidence, where, kind=kind)
-    elif kind == "CosineAnnealingLR" and by_batch:
-        epochs = EPOCHS.fullmatch(text)
-        if epochs or (isinstance(value, int) and value <= LONG):
-            yield (wrong if epochs else suspicious)("scheduler-interval/counts-epochs", evidence, where, kind=kind)
-    elif kind in LENGTHS and kind != "OneCycleLR" and by_batch:
-        end = max(value) if isinstance(value, list | tuple) and value else value
-        if isinstance(end, int | float) and end <= (0.99 if kind == "ExponentialLR" else LONG):
-            yield wrong("scheduler-interval/decayed", evidence, where, kind=kind)
+    length = argument(scheduler, *LENGTHS.get(kind, ("", None)))
+    text = ast.unparse(length) if length else ""
+    text = ast.unparse(script.origins(length)[0]) if length and not EPOCHS.fullmatch(text) else text
+    value = constant(length)
+    end = max(value) if isinstance(value, list | tuple) and value else value
+    short = isinstance(end, int | float) and end <= (0.99 if kind == "ExponentialLR" else LONG)
+    if kind in ("OneCycleLR", "CosineAnnealingLR") and not by_batch and script.loop(call, "epochs"):
+        if BATCHES.search(text + ast.unparse(scheduler)):
+            yield wrong("scheduler-interval/counts-batches", evidence, where, kind=kind)
+    elif kind == "CosineAnnealingLR" and by_batch and (short or EPOCHS.fullmatch(text)):
+        found = suspicious if short else wrong
+        yield found("scheduler-interval/counts-epochs", evidence, where, kind=kind)
+    elif kind in ("StepLR", "MultiStepLR", "ExponentialLR") and by_batch and short:
+        yield wrong("scheduler-interval/decayed", evidence, where, kind=kind)
 
 
-def _metric(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
-    metric, scope = argument(call, "metrics", 0), script.scopes[call]
-    loop = script.loop(call, "batches")
+def _metric(script: Script, call: ast.Call, scheduler: ast.Call, batches: ast.For | None) -> Findings:
+    metric, where, evidence = (
+        argument(call, "metrics", 0),
+        script.place(call),
+        f"{quoted(scheduler)}, and {quoted(call)}",
+    )
     if metric is None:
-        yield wrong("plateau-constant/no-number", quoted(call), script.place(call))
+        yield wrong("plateau-constant/no-number", quoted(call), where)
         return
-    if loop is not None and not script.chosen(call, loop):
-        evidence = f"{quoted(scheduler)}, and {quoted(call)} once per batch"
-        yield suspicious("scheduler-interval/plateau", evidence, script.place(call))
+    if batches and not script.chosen(call, batches):
+        yield suspicious("scheduler-interval/plateau", f"{evidence} once per batch", where)
     name, mode = ast.unparse(metric), argument(scheduler, "mode", 1)
-    mode = "min" if mode is None else constant(mode)
-    lower, higher = LOWER.search(name), HIGHER.search(name)
-    plain = isinstance(metric, ast.Name | ast.Attribute | ast.Subscript)
-    if plain and ((mode == "max" and lower and not higher) or (mode == "min" and higher and not lower)):
-        yield wrong("plateau-direction", f"{quoted(scheduler)}, and {quoted(call)}", script.place(call), measurement=name)
-    given = [one for one in script.bindings.get(name, ()) if script.scopes[one.at] is scope]
-    values = [metric] if isinstance(metric, ast.Constant) else [one.value for one in given]
-    if values and all(isinstance(value, ast.Constant) for value in values) and all(one.exact for one in given):
-        evidence = f"{quoted(call)}, with {quoted(values[-1])}, which never changes"
-        yield wrong("plateau-constant", evidence, script.place(call))
+    mode, lower, higher = constant(mode) if mode else "min", LOWER.search(name), HIGHER.search(name)
+    plain = isinstance(metric, ast.Name | ast.Attribute | ast.Subscript) and bool(lower) != bool(higher)
+    if plain and mode == ("max" if lower else "min"):
+        yield wrong("plateau-direction", evidence, where, measurement=name)
+    given = [one for one in script.bindings.get(name, ()) if script.scopes[one.at] is script.scopes[call]]
+    fixed = all(one.exact and isinstance(one.value, ast.Constant) for one in given)
+    if isinstance(metric, ast.Constant) or (given and fixed):
+        yield wrong("plateau-constant", f"{quoted(call)}, with a number that never changes", where)

@@ -50,16 +50,20 @@ def heads_are_trained(script: Script) -> Findings:
     for model, _, at in heads:
         made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one.at] is script.scopes[at]]
         own = [one for one in made if any(f"{n}.".startswith(f"{model}.") for n in _held(script, one.value))]
-        again = [one.at for one in own[-1:] + script.bindings.get(model, [])]
-        if own and max([at, *again], key=position) is at or own and all(position(b) <= position(own[-1].at) for b in again):
-            if position(own[-1].at) < position(at):
-                evidence = f"`{own[-1].name}` is built at {script.place(own[-1].at)}; then {quoted(at)}"
-                yield (suspicious if script.chosen(at) else wrong)("foreign-parameters/head", evidence, script.place(at))
+        again = [b.at for b in script.bindings.get(model, ()) if own and position(b.at) > position(own[-1].at)]
+        if own and position(own[-1].at) < position(at) and not any(position(b) < position(at) for b in again):
+            evidence = f"`{own[-1].name}` is built at {script.place(own[-1].at)}; then {quoted(at)}"
+            yield (suspicious if script.chosen(at) else wrong)("foreign-parameters/head", evidence, script.place(at))
     for switch in switches(script, False):
         own = [(name, at) for model, name, at in heads if model == ast.unparse(switch.model)]
         own = [(name, at) for name, at in own if script.scopes[at] is script.scopes[switch.at]]
         after = [at for _, at in own] + [one.at for one in switches(script, True)]
-        if switch.whole and own and all(position(at) < position(switch.at) for at in after) and "unfreeze" not in script.text:
+        if (
+            switch.whole
+            and own
+            and all(position(at) < position(switch.at) for at in after)
+            and "unfreeze" not in script.text
+        ):
             name, at = own[-1]
             evidence = f"`{name}` is set at {script.place(at)}, and frozen here with the rest"
             yield (wrong if switch.sure else suspicious)("head-frozen/with-the-rest", evidence, script.place(switch.at))
@@ -110,10 +114,16 @@ def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
             found += [(kind, one) for kind in [script.kind(one).replace("_", "")] if any(kind == k for _, k in ENDS)]
             for module in script.origins(one.func):
                 own = script.classes.get(last(module))
-                found += [end for f in script.functions.get("forward", []) if script.parents[f] is own
-                          for end in _ends_of_forward(script, f)]
+                found += [
+                    end
+                    for f in script.functions.get("forward", [])
+                    if script.parents[f] is own
+                    for end in _ends_of_forward(script, f)
+                ]
                 found += _ends_of_module(script, module)
-            heads = [b for own in script.bindings.values() for b in own if b.name.startswith(f"{ast.unparse(one.func)}.")]
+            heads = [
+                b for own in script.bindings.values() for b in own if b.name.startswith(f"{ast.unparse(one.func)}.")
+            ]
             found += [end for b in heads if HEADS.fullmatch(b.name) for end in _ends_of_module(script, b.value)]
     return found
 

@@ -1,4 +1,4 @@
-"""From a file to lines of Python: notebooks cell by cell, magics as IPython reads them, and lines that are no Python."""
+"""From a file to Python: notebooks cell by cell, magics as IPython reads them, lines that are not Python."""
 
 import ast
 import json
@@ -12,7 +12,9 @@ from tlcourse.doctor.scripts.reader import Script
 MAX_SYNTAX_ERRORS = 5  # lines that are left out before a source is given up
 PYTHON_CELLS = re.compile(r"%%(time|timeit|capture|prun|python3?|memit)\b")
 # A line of IPython's with what it is for: a magic that runs the Python after it, a value, or anything else.
-MAGIC = re.compile(r"^(\s*)(?:%(?:time|timeit|prun|memit)\s+(?:-\w+\s+)*(.*)|([\w., ]+=)\s*[!%]\w.*|[%!?].*|[\w.]+\?\??\s*)$", re.S)
+MAGIC = re.compile(
+    r"^(\s*)(?:%(?:time|timeit|prun|memit)\s+(?:-\w+\s+)*(.*)|([\w., ]+=)\s*[!%]\w.*|[%!?].*|[\w.]+\?\??\s*)$", re.S
+)
 
 
 def read_script(file: Path) -> Script:
@@ -70,7 +72,7 @@ def _placed(code: str, cell: str) -> Iterator[tuple[str, str]]:
         pass
     while number < len(lines):  # not all of it is Python
         end = number + 1
-        magic = None if inside else MAGIC.match(lines[number])
+        magic = None if inside else re.match(MAGIC, lines[number])
         while magic and lines[end - 1].endswith("\\") and end < len(lines):
             end += 1
         if magic:
