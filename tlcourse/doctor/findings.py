@@ -39,9 +39,6 @@ not-called: Without brackets this names the method and does not call it: nothing
 pickle/refused: The file holds a whole model, which `torch.load` has refused since PyTorch 2.6. Fix: Save
     `model.state_dict()`, and load that into a new model; for a file that you trust, set weights_only=False.
 pickle/load: This runs whatever code the file holds. Fix: Leave weights_only at True, or use safetensors.
-tuple-formatted: A number with commas is a tuple: this raises a TypeError. Fix: Write it without them, or as 7_102_466.
-clock: A forward pass is timed without waiting for the GPU: that measures how fast work is handed over. Fix: Call
-    `torch.cuda.synchronize()` before each reading, or use CUDA events.
 augmented-evaluation: {part} is augmented: what is measured changes from time to time. Fix: Give it the evaluation
     transform: resize, crop at the centre, ToTensor, Normalize. After `random_split` both parts share one transform:
     make two data sets over the same files, and take the indices of one split from each.
@@ -54,8 +51,6 @@ sizes-differ: Resize({size}) sets the shorter side alone: images that are not sq
 input-size/inception: Inception v3 takes images of 299 pixels; at 224 its second classifier raises an error in training.
     Fix: Write 299 in place of 224.
 transform-order: {steps} comes before {conversion}, and works on tensors only. Fix: Put it after.
-rotation: RandomRotation takes one number or a range of two, not {count} angles: it raises a ValueError. Fix: Choose
-    among angles with RandomChoice of RandomRotation((90, 90)) and the like.
 unshuffled-training: Training images are sorted by class: each batch pulls towards one class. Fix: Set shuffle=True.
 frozen-statistics-move/train: The backbone is frozen, and `train()` puts its batch norms into training mode: their
     statistics move. Fix: Call `tl.models.train_mode(model)` instead, or `.eval()` on the frozen batch norms afterwards.
@@ -73,7 +68,6 @@ best-not-copied: `state_dict()` hands out the weights themselves, and training g
     the end are the last weights, not the best. Fix: Keep a copy, `copy.deepcopy(model.state_dict())`.
 test-selects: The epoch is chosen by its score on the test set: that score then says too much. Fix: Choose by the
     validation set, and read the test set once, at the end.
-hidden-state: `{function}` takes {names} from outside: it uses whatever was defined last. Fix: Make them parameters.
 scheduler-first: The scheduler is stepped before the optimizer: the first learning rate is skipped. Fix: Call
     `scheduler.step()` at the end of the epoch.
 scheduler-interval/counts-batches: {kind} counts batches and is stepped once per epoch: it never gets beyond its

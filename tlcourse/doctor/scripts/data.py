@@ -61,12 +61,15 @@ def evaluation_is_not_augmented(script: Script) -> Findings:
 def images_are_normalised(script: Script) -> Findings:
     """Images for pre-trained weights are normalised by the mean and deviation that the weights were trained with."""
     nets = all_networks(script)
-    others = any(OTHER_TASKS.search(last(call)) for call in script.calls)
-    if others or not nets or not all(net.library == "torchvision" and net.pretrained for net in nets):
+    other = any(OTHER_TASKS.search(last(call)) for call in script.calls)
+    if other or not nets or not all(net.library == "torchvision" and net.pretrained for net in nets):
         return
-    for one in _pipelines(script):
+    pipelines = _pipelines(script)
+    any_normalise = any("Normalize" in one.names for one in pipelines)
+    for one in pipelines:
         name = f"`{one.name}`" if one.name else "This pipeline"
-        if one.known and TO_TENSOR & set(one.names) and not PREPARED.search(script.text):
+        others = PREPARED.search(script.text) and not (EVALUATED.search(one.name) and any_normalise)
+        if one.known and TO_TENSOR & set(one.names) and "Normalize" not in one.names and not others:
             yield suspicious("not-normalised/never", listed(one.names, 6), script.place(one.call), pipeline=name)
         for step in [step for step in one.steps if last(step) == "Normalize"]:
             given = script.origins(argument(step, "mean", 0))[0]

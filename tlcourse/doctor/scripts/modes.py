@@ -38,7 +38,7 @@ def frozen_bn(script: Script) -> Findings:
             models = {ast.unparse(one.model) for one in same}
             free = any(one.whole and ast.unparse(one.model) in models for one in switches(script, True))
             sure = same and frozen and all(one.sure for one in same) and not free
-            variant = "frozen-statistics-move/" + ("train" if frozen else "head-only")
+            variant = "frozen-statistics-move/train" if frozen else "frozen-statistics-move/head-only"
             evidence = f"{quoted(call)}; {still[0][1][0].name} has batch norms, and nothing calls their `eval()`"
             yield (wrong if sure else suspicious)(variant, evidence, script.place(call))
 

@@ -106,5 +106,7 @@ def _sets(node: ast.AST) -> bool | None:
     """Return what `requires_grad` is set to here; None where it is not set, or not to a literal."""
     if isinstance(node, ast.Assign) and last(node.targets[0]) == "requires_grad":
         return constant(node.value)
-    value = argument(node, "requires_grad", 0) if last(node) == "requires_grad_" else ast.Constant(None)
-    return True if value is None else constant(value)
+    if isinstance(node, ast.Call) and last(node) == "requires_grad_":
+        value = argument(node, "requires_grad", 0)
+        return True if value is None else constant(value)
+    return None

@@ -57,16 +57,12 @@ def heads_are_trained(script: Script) -> Findings:
     for switch in switches(script, False):
         own = [(name, at) for model, name, at in heads if model == ast.unparse(switch.model)]
         own = [(name, at) for name, at in own if script.scopes[at] is script.scopes[switch.at]]
-        after = [at for _, at in own] + [one.at for one in switches(script, True)]
-        if (
-            switch.whole
-            and own
-            and all(position(at) < position(switch.at) for at in after)
-            and "unfreeze" not in script.text
-        ):
-            name, at = own[-1]
-            evidence = f"`{name}` is set at {script.place(at)}, and frozen here with the rest"
-            yield (wrong if switch.sure else suspicious)("head-frozen/with-the-rest", evidence, script.place(switch.at))
+        after = [one.at for one in switches(script, True)] + [at for _, at in own]
+        after = "unfreeze" in script.text or any(position(at) > position(switch.at) for at in after)
+        if switch.whole and own and not after:
+            found, where = (wrong if switch.sure else suspicious), script.place(switch.at)
+            evidence = f"`{own[-1][0]}` is set at {script.place(own[-1][1])}, and frozen here with the rest"
+            yield found("head-frozen/with-the-rest", evidence, where, head=own[-1][0])
 
 
 def frozen_weights_are_pretrained(script: Script) -> Findings:
