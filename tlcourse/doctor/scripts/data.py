@@ -12,13 +12,9 @@ from tlcourse.doctor.scripts.reader import Script
 EVALUATED = re.compile(r"(^|[^a-z])(val|valid|validation|test|eval)(_|\d|\b|loader|set|data|dl)", re.IGNORECASE)
 TRAINING = re.compile(r"train|aug|tta", re.IGNORECASE)
 TO_TENSOR = {"ToTensor", "ToDtype", "ToTensorV2", "ConvertImageDtype", "ToImage", "PILToTensor"}
-DATASETS = re.compile(
-    r"ImageFolder|DatasetFolder|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102|OxfordIIITPet|Food101)$"
-)
+DATASETS = re.compile(r"Folder$|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102|OxfordIIITPet|Food101)$")
 OTHER_TASKS = re.compile(r"R?CNN|RetinaNet|SSD|FCOS|YOLO|DeepLab|UNet|Segment", re.IGNORECASE)
-PREPARED = re.compile(
-    r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(|normali[sz]e", re.IGNORECASE
-)
+PREPARED = re.compile(r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(|[Nn]ormali[sz]")
 
 
 class Pipeline(NamedTuple):
@@ -135,7 +131,7 @@ def _name(script: Script, node: ast.AST) -> str:
         return str(constant(parent.keys[parent.values.index(node)]) or "")
     if isinstance(parent, ast.DictComp):
         return ast.unparse(script.origins(parent.generators[0].iter)[0])
-    return next((one.name for own in script.bindings.values() for one in own if one.exact and one.value is node), "")
+    return next((one.name for one in script.every if one.value is node), "")
 
 
 def _is_evaluated(name: str) -> bool:

@@ -28,7 +28,7 @@ def gradients(script: Script) -> Findings:
         for before, call, after in zip(events, events[1:], events[2:], strict=False):
             order = [last(c) for c in (before, call, after)] == ["backward", "zero_grad", "step"]
             stepped = owner(call) in (owner(after), *map(ast.unparse, after.args)) or MODELS.match(owner(call))
-            if order and stepped and script.block(before) is script.block(call) is script.block(after):
+            if order and stepped and script.branches(before) == script.branches(call) == script.branches(after):
                 yield wrong("zeroed-before-step", f"{quoted(call)} is between them", script.place(call))
 
 
@@ -44,7 +44,7 @@ def graph_is_kept(script: Script) -> Findings:
 
 def best_is_kept(script: Script) -> Findings:
     """`state_dict()` gives the weights themselves, which go on changing; and the test set must not choose them."""
-    for one in [one for own in script.bindings.values() for one in own if one.exact]:
+    for one in script.every:
         loop = next((up for up in script.above(one.at) if isinstance(up, ast.For | ast.While)), None)
         value = one.value.func.value if last(one.value) == "copy" and owner(one.value) else one.value
         if last(value) != "state_dict" or not MODELS.match(owner(value)) or loop is None:

@@ -15,9 +15,7 @@ FRAMEWORKS = re.compile(r"lightning|fastai|ignite|skorch")  # they set the modes
 
 def frozen_bn(script: Script) -> Findings:
     """`model.train()` puts the batch norms of a frozen backbone into training mode."""
-    if any(
-        isinstance(script.parents[f], ast.ClassDef) and len(f.args.args) > 1 for f in script.functions.get("train", [])
-    ):
+    if any([arg.arg for arg in one.args.args] == ["self", "mode"] for one in script.functions.get("train", [])):
         return  # a class of this file decides what its `train()` does
     frozen = switches(script, False)
     still = [(one, networks(script, one.model)) for one in frozen or heads_alone(script)]
@@ -29,9 +27,8 @@ def frozen_bn(script: Script) -> Findings:
             continue
         nets = {net.call for net in networks(script, call.func.value)}
         same = [one for one, own in still if nets & {net.call for net in own}]
-        same = [
-            one for one in same if script.scopes[one.at] != script.scopes[call] or position(one.at) < position(call)
-        ]
+        scope = script.scopes[call]
+        same = [one for one in same if script.scopes[one.at] is not scope or position(one.at) < position(call)]
         alike = not nets and MODELS.match(owner(call))  # a parameter of a function that nobody calls here
         alike = alike and all(BATCH_NORM.search(net.name) for net in all_networks(script))
         if (same or alike) and not _calmed(script, call):
@@ -72,9 +69,8 @@ def _calmed(script: Script, call: ast.Call) -> bool:
     between = [c for c in script.inside(scope) if position(c) > position(call) and c.lineno <= end]
     for other in between:
         passed = [dotted(arg) for arg in other.args] if last(other) in ("apply", "map") else []
-        called = [f for f in [script.function(other)] if f] + [
-            f for name in passed for f in script.functions.get(name, [])
-        ]
+        called = [f for name in passed for f in script.functions.get(name, [])]
+        called += [script.function(other)] if script.function(other) else []
         names = [last(other), *(last(c) for f in called for c in script.nodes(ast.Call, f))]
         if any(map(CALMING.search, names)) and (names[0] != "eval" or owner(other) != owner(call)):
             return True
@@ -100,11 +96,8 @@ def _mode(script: Script, scope: ast.AST, before: ast.AST, model: str, depth: in
         if last(call) in ("eval", "evaluation_mode") or "eval" in inner or flagged:
             mode = "eval"
         elif last(call) == "train" and owner(call) == model:
-            choices = [
-                n for n in script.above(call) if isinstance(n, ast.If | ast.IfExp) and n not in script.above(before)
-            ]
-            sides = [side for n in choices for side in (n.body, n.orelse) if call not in _walk(side)]
-            mode = "eval" if any(last(node) == "eval" for side in sides for node in _walk(side)) else "train"
+            others = {(up, not side) for up, side in script.branches(call) - script.branches(before)}
+            mode = "eval" if any(others & script.branches(one) for one in script.named("eval")) else "train"
     callers = script.callers.get(scope, []) if not model.startswith("self.") and depth else []
     if mode or (isinstance(scope, ast.Module) and "eval()" not in script.text):
         return mode
@@ -112,7 +105,3 @@ def _mode(script: Script, scope: ast.AST, before: ast.AST, model: str, depth: in
     modes = {_mode(script, script.scopes[c], c, name, depth - 1) for c, name in zip(callers, names, strict=True)}
     anywhere = re.search(r"\.eval\(\)|\.train\((?!\)|True)", script.text)
     return modes.pop() if len(modes) == 1 else "unknown" if modes or anywhere else ""
-
-
-def _walk(side: ast.AST | list[ast.stmt]) -> list[ast.AST]:
-    return [node for part in (side if isinstance(side, list) else [side]) for node in ast.walk(part)]

@@ -61,7 +61,7 @@ def networks(script: Script, node: ast.expr | None, depth: int = 4) -> list[Netw
         elif isinstance(one, ast.Call) and last(one) == "Sequential":
             inner = script.nodes(ast.Name, one)
         elif isinstance(one, ast.Call) and (own := script.classes.get(last(one))):
-            inner = [b.value for every in script.bindings.values() for b in every if script.owner_class(b.at) is own]
+            inner = [b.value for b in script.every if script.owner_class(b.at) is own]
         found += [made] if made else [other for own in inner for other in networks(script, own, depth - 1)]
     return list({other.call: other for other in found}.values())
 
@@ -88,8 +88,8 @@ def switches(script: Script, on: bool) -> list[Switch]:
 
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
     """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
-    every = [one for own in script.bindings.values() for one in own if one.exact and isinstance(one.value, ast.Call)]
-    made = [(HEADS.match(one.name), one, last(script.origins(one.value)[0])) for one in every]
+    calls = [one for one in script.every if isinstance(one.value, ast.Call)]
+    made = [(HEADS.match(one.name), one, last(script.origins(one.value)[0])) for one in calls]
     found = [(match[1], b.name, b.at) for match, b, kind in made if match and kind not in ("", "Identity", "Dropout")]
     return sorted(found, key=lambda head: position(head[2]))
 

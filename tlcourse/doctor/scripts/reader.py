@@ -19,7 +19,7 @@ WRAPPERS = {"DataParallel", "DistributedDataParallel", "compile", "deepcopy"}
 
 
 class Binding(NamedTuple):
-    """A name that gets a value. `exact`: the value itself, not an item of it (then perhaps that at `index`)."""
+    """A name that gets a value: that itself (`exact`), or an item of it, perhaps the one at `index`."""
 
     name: str
     value: ast.expr
@@ -30,11 +30,7 @@ class Binding(NamedTuple):
 
 @dataclass(eq=False)
 class Script:
-    """The parsed source.
-
-    `places` says for each line where a reader finds it ("line 3", or "cell 2, line 1"); `errors` has the place and
-    the message of each line that is not Python, `skipped` what was not read.
-    """
+    """The parsed source: `places` of its lines ("cell 2, line 1"), `errors` by place, and what was `skipped`."""
 
     tree: ast.Module
     places: list[str]
@@ -73,6 +69,11 @@ class Script:
         return by_name
 
     @cached_property
+    def every(self) -> list[Binding]:
+        """All bindings that have their whole value."""
+        return [one for own in self.bindings.values() for one in own if one.exact]
+
+    @cached_property
     def callers(self) -> dict[ast.AST | None, list[ast.Call]]:
         """The calls of each function that the file defines."""
         found: dict[ast.AST | None, list[ast.Call]] = {}
@@ -104,8 +105,8 @@ class Script:
 
     def made(self, *names: str) -> list[Binding]:
         """Return the bindings, in order, whose value is what one of these functions or classes makes."""
-        found = [one for own in self.bindings.values() for one in own if one.exact and isinstance(one.value, ast.Call)]
-        return sorted((one for one in found if self.kind(one.value) in names), key=lambda one: position(one.at))
+        found = [one for one in self.every if isinstance(one.value, ast.Call) and self.kind(one.value) in names]
+        return sorted(found, key=lambda one: position(one.at))
 
     def inside(self, scope: ast.AST) -> list[ast.Call]:
         """Return the calls in one function or in the module, without those in functions inside it."""
@@ -124,13 +125,6 @@ class Script:
         while node is not None and not isinstance(node, ast.ClassDef):
             node = self.parents.get(node)
         return node
-
-    def block(self, node: ast.AST) -> list[ast.stmt]:
-        """Return the block of statements that a node is in."""
-        while not isinstance(node, ast.stmt):
-            node = self.parents[node]
-        blocks = [value for _, value in ast.iter_fields(self.parents[node]) if isinstance(value, list)]
-        return next(block for block in blocks if node in block)
 
     def loop(self, node: ast.AST, over: str) -> ast.For | None:
         """Return the loop over "batches" or "epochs" around a node, if there is one."""
@@ -174,7 +168,7 @@ class Script:
             start = position(one.at.target) if isinstance(one.at, ast.For) else (one.at.end_lineno, 0)
             if self.scopes[one.at] is scope and start < position(node) and one.at not in self.above(node):
                 found.append(one)
-                if self._branches(one.at) <= self._branches(node):
+                if self.branches(one.at) <= self.branches(node):
                     return found
         while not found and not isinstance(scope, ast.Module):
             names = [arg.arg for arg in self.nodes(ast.arg, scope.args)]
@@ -212,11 +206,11 @@ class Script:
         own = [node for node in self.nodes(ast.Return, function) if self.scopes[node] is function]
         return [node.value for node in own if node.value is not None]
 
-    def _branches(self, node: ast.AST) -> set[tuple[ast.AST, bool]]:
-        """Return the branches and loops that a node is in, with the side of each."""
-        around = [node, *self.above(node)]
-        pairs = pairwise(around)
-        return {(up, child in getattr(up, "orelse", [])) for child, up in pairs if isinstance(up, ast.If | ast.For)}
+    def branches(self, node: ast.AST) -> set[tuple[ast.AST, bool]]:
+        """Return the conditions and loops that a node is in, with the side of each."""
+        pairs = pairwise([node, *self.above(node)])
+        pairs = [(child, up) for child, up in pairs if isinstance(up, ast.If | ast.For | ast.IfExp)]
+        return {(up, child in (up.orelse if isinstance(up.orelse, list) else [up.orelse])) for child, up in pairs}
 
 
 def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST) -> Iterator[Binding]:

@@ -30,9 +30,8 @@ def schedulers_reach_their_optimizer(script: Script) -> Findings:
         late = [c for c in script.named("step") if new and owner(c) == one.name and position(c) > position(new[0].at)]
         late = [c for c in late if script.scopes[c] is scope and [b.at for b in script.given(c.func.value)] == [one.at]]
         if late and not any(isinstance(up, ast.For) and up in script.above(new[0].at) for up in script.above(one.at)):
-            yield wrong(
-                "foreign-scheduler", f"{quoted(one.at)}, and later {quoted(new[0].at)}", script.place(new[0].at)
-            )
+            evidence = f"{quoted(one.at)}, and later {quoted(new[0].at)}"
+            yield wrong("foreign-scheduler", evidence, script.place(new[0].at))
 
 
 def schedulers_step(script: Script) -> Findings:
@@ -52,7 +51,7 @@ def schedulers_step(script: Script) -> Findings:
             steps = [one for one in script.calls if epochs in script.above(one) and _trains(script, one)]
             if steps and position(call) < position(steps[0]) and all("train" in test for test in tests):
                 yield wrong("scheduler-first", quoted(call), script.place(call))
-            together = any(script.block(one) is script.block(call) for one in script.named("backward"))
+            together = any(script.branches(one) == script.branches(call) for one in script.named("backward"))
             yield from _interval(script, call, made[0], bool(batches) or together)
 
 
@@ -82,11 +81,8 @@ def _interval(script: Script, call: ast.Call, scheduler: ast.Call, by_batch: boo
 
 
 def _metric(script: Script, call: ast.Call, scheduler: ast.Call, batches: ast.For | None) -> Findings:
-    metric, where, evidence = (
-        argument(call, "metrics", 0),
-        script.place(call),
-        f"{quoted(scheduler)}, and {quoted(call)}",
-    )
+    metric, where = argument(call, "metrics", 0), script.place(call)
+    evidence = f"{quoted(scheduler)}, and {quoted(call)}"
     if metric is None:
         yield wrong("plateau-constant/no-number", quoted(call), where)
         return

@@ -31,12 +31,12 @@ def outputs_fit_the_loss(script: Script) -> Findings:
             used.add(loss)
             values = call.args[:1] if script.kind(call) == names[-1] or not names[0].endswith("Loss") else []
             traced += [(loss, *end) for value in values for end in _ends(script, value)]
-    guessed = []
-    if len(used) == 1 and not traced:  # the one network of the file goes into its one loss
-        forwards = [f for f in script.functions.get("forward", []) if isinstance(script.parents[f], ast.ClassDef)]
-        ends = [end for f in forwards if len(forwards) == 1 for end in _ends_of_forward(script, f)]
-        heads = [one for one in script.made("Sequential") if HEADS.match(one.name) or not script.classes]
-        guessed = [(*used, *end) for end in ends + [e for one in heads for e in _ends_of_module(script, one.value)]]
+    modules = [one.value for one in script.made("Sequential") if HEADS.match(one.name) or not script.classes]
+    own = [one for one in script.classes.values() if _forward(one)]
+    modules += [ast.Call(ast.Name(one.name), [], []) for one in own if len(own) == 1]
+    # Where nothing shows what goes into the loss, the one network of the file goes into the one loss.
+    guesses = modules if len(used) == 1 and not traced else []
+    guessed = [(*used, *end) for module in guesses for end in _ends_of_module(script, module)]
     for loss, end, node in dict.fromkeys(traced + guessed):
         name, found = ENDS.get((loss, end), ("", note))
         if name:
@@ -107,30 +107,23 @@ def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
     found = []
     for one in script.origins(value):
         if isinstance(one, ast.Call):
-            found += [(kind, one) for kind in [script.kind(one).replace("_", "")] if any(kind == k for _, k in ENDS)]
-            for module in script.origins(one.func):
-                own = script.classes.get(last(module))
-                found += [
-                    end
-                    for f in script.functions.get("forward", [])
-                    if script.parents[f] is own
-                    for end in _ends_of_forward(script, f)
-                ]
-                found += _ends_of_module(script, module)
-            heads = [
-                b for own in script.bindings.values() for b in own if b.name.startswith(f"{ast.unparse(one.func)}.")
-            ]
-            found += [end for b in heads if HEADS.fullmatch(b.name) for end in _ends_of_module(script, b.value)]
+            kind, text = script.kind(one).replace("_", ""), ast.unparse(one.func)
+            found += [(kind, one)] if any(kind == own for _, own in ENDS) else []
+            heads = [b.value for b in script.every if b.name.startswith(f"{text}.") and HEADS.fullmatch(b.name)]
+            found += [end for module in script.origins(one.func) + heads for end in _ends_of_module(script, module)]
     return found
 
 
-def _ends_of_forward(script: Script, forward: ast.FunctionDef) -> list[tuple[str, ast.expr]]:
-    values = script.returned(forward)
-    return _ends(script, values[0]) if len(values) == 1 and "self.training" not in ast.unparse(forward) else []
-
-
 def _ends_of_module(script: Script, module: ast.expr) -> list[tuple[str, ast.expr]]:
-    if last(module) == "Sequential" and isinstance(module, ast.Call) and module.args:
-        return _ends_of_module(script, module.args[-1])
+    """Return what a module's answers end in: that of its class, its last part, or itself."""
     kind = script.kind(module).lower() if isinstance(module, ast.Call) else ""
+    if forward := _forward(script.classes.get(last(module))):
+        values = script.returned(forward) if "self.training" not in ast.unparse(forward) else []
+        return _ends(script, values[0]) if len(values) == 1 else []
+    if kind == "sequential" and module.args:
+        return _ends_of_module(script, module.args[-1])
     return [(kind, module)] if any(kind == own for _, own in ENDS) else []
+
+
+def _forward(own: ast.ClassDef | None) -> ast.FunctionDef | None:
+    return next((part for part in getattr(own, "body", []) if getattr(part, "name", "") == "forward"), None)

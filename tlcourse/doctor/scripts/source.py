@@ -12,9 +12,7 @@ from tlcourse.doctor.scripts.reader import Script
 MAX_SYNTAX_ERRORS = 5  # lines that are left out before a source is given up
 PYTHON_CELLS = re.compile(r"%%(time|timeit|capture|prun|python3?|memit)\b")
 # A line of IPython's with what it is for: a magic that runs the Python after it, a value, or anything else.
-MAGIC = re.compile(
-    r"^(\s*)(?:%(?:time|timeit|prun|memit)\s+(?:-\w+\s+)*(.*)|([\w., ]+=)\s*[!%]\w.*|[%!?].*|[\w.]+\?\??\s*)$", re.S
-)
+MAGIC = r"(?s)(\s*)(?:%(?:time|timeit|prun)\s+(?:-\w+\s+)*(.*)|([\w., ]+=)\s*[!%]\w.*|[%!?].*|[\w.]+\?\??\s*)$"
 
 
 def read_script(file: Path) -> Script:
