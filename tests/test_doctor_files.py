@@ -100,6 +100,56 @@ def test_a_notebook_is_read_cell_by_cell(tmp_path):
     assert "cell 4, line 1" in report.findings[0].evidence
 
 
+@pytest.mark.parametrize("first", ["# unpack the data\n", "\n", ""])
+def test_cells_of_other_languages_are_named_and_not_read(tmp_path, first):
+    cells = [{"cell_type": "code", "source": f"{first}%%bash\nrm -r data\nmkdir -p data/train"}]
+    cells.append({"cell_type": "code", "source": "model = models.resnet18(pretrained=True)"})
+    file = tmp_path / "lesson.ipynb"
+    file.write_text(json.dumps({"cells": cells}), encoding="utf-8-sig")
+    report = doctor.diagnose(file)
+    assert [(f.severity, f.where) for f in report.findings] == [("note", "cell 2, line 1")], report
+    assert "I found no PyTorch training here." in report.remarks
+    assert "Not read, and not checked: cell 1 (%%bash)." in report.remarks
+
+
+def test_lines_of_ipython_are_read_as_ipython_reads_them(tmp_path):
+    code = [
+        "# how long it takes",
+        "%%time",
+        "files = !ls data",
+        "model.fit?",
+        "!pip install \\",
+        "    torch",
+        "%time optimizer = optim.Adam(model.parameters())",
+        'note = """',
+        "! not a command",
+        '"""',
+        "if True:",
+        "    %matplotlib inline",
+        "    model.fc = nn.Linear(512, 2)",
+    ]
+    file = tmp_path / "lesson.ipynb"
+    file.write_text(json.dumps({"cells": [{"cell_type": "code", "source": "\n".join(code)}]}), encoding="utf-8")
+    report = doctor.diagnose(file)
+    found = [(f.check, f.where) for f in report.findings]
+    assert found == [("foreign-parameters", "cell 1, line 13")], report
+    assert "cell 1, line 7" in report.findings[0].evidence
+
+
+def test_what_is_not_pytorch_is_left_alone(tmp_path):
+    code = "from mxnet import autograd\nfor x, y in train_iter:\n    loss.backward()\n    optimizer.step()\n"
+    report = look(tmp_path, code)
+    assert report.findings == []
+    assert "I found no PyTorch training here." in report.remarks
+
+
+def test_a_file_beside_it_is_named_as_not_read(tmp_path):
+    (tmp_path / "data.py").write_text("loaders = None\n", encoding="utf-8")
+    report = look(tmp_path, "import torch\nfrom data import loaders\nloss.backward()\n")
+    assert "Not read, and not checked: data.py." in report.remarks
+    assert "I found no PyTorch training here." not in report.remarks
+
+
 def test_one_broken_line_does_not_hide_the_rest(tmp_path):
     report = look(
         tmp_path, "print(f'{25,557,032:,}')\noptimizer = optim.Adam(model.parameters())\nmodel.fc = nn.Linear(5, 2)"

@@ -8,7 +8,7 @@ from tlcourse.doctor.scripts.networks import all_networks
 from tlcourse.doctor.scripts.nodes import SCHEDULERS, argument, constant, last, owner, quoted
 from tlcourse.doctor.scripts.reader import Script
 
-GONE = {"transforms.Scale": "Resize", "transforms.RandomSizedCrop": "RandomResizedCrop"}
+GONE = {"Scale": "Resize", "RandomSizedCrop": "RandomResizedCrop"}
 
 
 def calls_are_of_today(script: Script) -> Findings:
@@ -28,9 +28,9 @@ def calls_are_of_today(script: Script) -> Findings:
         if name == "torch.load" and constant(argument(call, "weights_only")) is False:
             yield note("pickle/load", evidence, where)
         elif name == "torch.load" and argument(call, "weights_only") is None:
-            chained = last(script.parents[call]) in ("eval", "parameters")
-            uses = [one for one in script.named("eval", "parameters") if isinstance(one.func, ast.Attribute)]
-            if chained or any(script.origins(one.func.value) == [call] for one in uses):
+            uses = [one.func for one in script.calls if isinstance(one.func, ast.Name)]
+            uses += [one.func.value for one in script.named("eval", "parameters") if owner(one)]
+            if any(script.origins(one) == [call] for one in uses):
                 yield wrong("pickle/refused", evidence, where)
 
 
@@ -38,8 +38,8 @@ def names_are_of_today(script: Script) -> Findings:
     """Names that were taken out of PyTorch and torchvision years ago."""
     found: list[tuple[ast.AST, str]] = []
     for call in script.calls:
-        short = ".".join(script.name(call).split(".")[-2:])
-        found += [(call, f"`{GONE[short]}`")] if short in GONE else []
+        if last(call) in GONE and re.search(r"transforms$|^T$|^tf$", script.name(getattr(call.func, "value", None))):
+            found.append((call, f"`{GONE[last(call)]}`"))
         found += [(call, "`torch.no_grad()` around it")] if constant(argument(call, "volatile")) is True else []
         if last(call) == "next" and owner(call) and last(script.origins(call.func.value)[0]) == "iter":
             found.append((call, f"`next({owner(call)})`"))

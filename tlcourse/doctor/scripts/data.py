@@ -9,8 +9,9 @@ from tlcourse.doctor.scripts.networks import all_networks
 from tlcourse.doctor.scripts.nodes import argument, constant, is_random, last, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
-EVALUATED = re.compile(r"(^|[^a-z])(val|valid|validation|test|eval)(_|\d|\b|loader|set|data|dl)", re.IGNORECASE)
-TRAINING = re.compile(r"train|aug|tta", re.IGNORECASE)
+EVALUATED = re.compile(
+    r"(?i)^(?!.*(train|aug|tta))(.*[^a-z])?(val|valid|validation|test|eval)(_|\d|\b|loader|set|data|dl)"
+)
 TO_TENSOR = {"ToTensor", "ToDtype", "ToTensorV2", "ConvertImageDtype", "ToImage", "PILToTensor"}
 DATASETS = re.compile(r"Folder$|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102|OxfordIIITPet|Food101)$")
 OTHER_TASKS = re.compile(r"R?CNN|RetinaNet|SSD|FCOS|YOLO|DeepLab|UNet|Segment", re.IGNORECASE)
@@ -41,7 +42,7 @@ def evaluation_is_not_augmented(script: Script) -> Findings:
             texts = [node.value for node in ast.walk(call) if isinstance(getattr(node, "value", None), str)]
             held_out = constant(argument(call, "train")) is False
             accused.append((found[0], call, "test set" if held_out else _name(script, call) or " ".join(texts)))
-    accused = [(one, at, name) for one, at, name in accused if one.random and _is_evaluated(name)]
+    accused = [(one, at, name) for one, at, name in accused if one.random and EVALUATED.search(name)]
     for one, at, name in {one.call: (one, at, name) for one, at, name in accused[::-1]}.values():
         yield wrong("augmented-evaluation", one.random, script.place(at), part=f"`{name}`")
     if any(re.search(r"\w\.(transforms?|dataset)$", name) and "self." not in name for name in script.bindings):
@@ -49,7 +50,7 @@ def evaluation_is_not_augmented(script: Script) -> Findings:
     for call in script.named("random_split", "Subset", "DataLoader"):
         shared = [augmented[one] for one in script.origins(argument(call, "dataset", 0)) if one in augmented]
         apart = last(call) == "Subset" or argument(call, "sampler", 3) is not None
-        if shared and (last(call) == "random_split" or (apart and _is_evaluated(_name(script, call)))):
+        if shared and (last(call) == "random_split" or (apart and EVALUATED.search(_name(script, call)))):
             evidence, name = f"{quoted(call)}; {shared[0].random}", shared[0].name or "Compose"
             yield wrong("augmented-evaluation/split", evidence, script.place(call), transform=name)
 
@@ -100,9 +101,9 @@ def training_is_shuffled(script: Script) -> Findings:
         options = len(call.args) > 3 or any(word.arg in (None, "sampler", "batch_sampler") for word in call.keywords)
         used = [one for one in script.calls if any(ast.unparse(arg) == name for arg in one.args)]
         used = [last(one) for one in used if last(one) not in ("len", "iter", "enumerate", "tqdm", "print")]
-        training = TRAINING.search(name) and ("'train" in name or not EVALUATED.search(name))
         trains = script.named("backward") or not used or re.search("train|fit", " ".join(used))
-        if made and all(last(one) == "ImageFolder" for one in made) and ordered and not options and training and trains:
+        folder = made and all(last(one) == "ImageFolder" for one in made)
+        if folder and ordered and not options and "train" in name.lower() and trains:
             found = wrong if script.named("backward") else suspicious
             yield found("unshuffled-training", quoted(call), script.place(call))
 
@@ -129,10 +130,10 @@ def _name(script: Script, node: ast.AST) -> str:
     parent = script.parents[node]
     if isinstance(parent, ast.Dict) and node in parent.values:
         return str(constant(parent.keys[parent.values.index(node)]) or "")
+    if isinstance(parent, ast.keyword):
+        parent = script.parents[parent]
+    if last(parent) in ("DataLoader", "Subset") or DATASETS.search(last(parent)):
+        return _name(script, parent)
     if isinstance(parent, ast.DictComp):
         return ast.unparse(script.origins(parent.generators[0].iter)[0])
     return next((one.name for one in script.every if one.value is node), "")
-
-
-def _is_evaluated(name: str) -> bool:
-    return bool(EVALUATED.search(name)) and not TRAINING.search(name)

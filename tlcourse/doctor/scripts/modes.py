@@ -50,8 +50,9 @@ def evaluation_mode(script: Script) -> Findings:
         backward = bool(script.named("backward", within=loop))
         over = ast.unparse(loop.iter)
         grad = _gradients(script, call)
-        measures = grad == "by phase" if backward else grad == "off" or (grad == "on" and EVALUATED.search(over))
-        mode = _mode(script, script.scopes[call], call, model) if measures and "train" not in over.lower() else "eval"
+        off = grad == "off" and "train" not in over.lower()
+        measures = grad == "by phase" if backward else off or (grad == "on" and EVALUATED.search(over))
+        mode = _mode(script, script.scopes[call], call, model) if measures else "eval"
         if mode == "train" or (mode == "" and (script.named("backward") or grad == "off")):
             seen.add(loop)
             sure = mode == "train" and not script.chosen(loop)

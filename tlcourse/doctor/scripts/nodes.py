@@ -2,6 +2,7 @@
 
 import ast
 import re
+from operator import attrgetter
 
 OPTIMIZERS = {"SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Lion", "Muon"}
 SCHEDULERS = {"CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR", "LinearLR"}
@@ -10,6 +11,7 @@ SCHEDULERS |= {"MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau",
 RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "JPEG", "MixUp"}
 RANDOM |= {"RandAugment", "ScaleJitter", "TrivialAugmentWide"}
 LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|\.(train|val|test)\b", re.IGNORECASE)
+position = attrgetter("lineno", "col_offset")  # where a node begins
 MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
 
 
@@ -29,7 +31,8 @@ def last(node: ast.AST | None) -> str:
 
 def owner(call: ast.Call) -> str:
     """Return what a method is called on: `model` of `model.train()`."""
-    return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+    function = getattr(call, "func", None)
+    return ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
 
 
 def argument(call: ast.expr, name: str, position: int | None = None) -> ast.expr | None:
@@ -51,11 +54,6 @@ def constant(node: ast.AST | None) -> object:
 def quoted(node: ast.AST) -> str:
     """Return a piece of code between backticks, at most 90 characters of it."""
     return f"`{ast.unparse(node)[:90]}`"
-
-
-def position(node: ast.AST) -> tuple[int, int]:
-    """Return where a node begins."""
-    return node.lineno, node.col_offset
 
 
 def is_random(transform: str) -> bool:

@@ -198,7 +198,8 @@ class Script:
             for one in self.given(node):
                 function = self.function(one.value) if isinstance(one.value, ast.Call) and not one.exact else None
                 tuples = [v for v in self.returned(function) if isinstance(v, ast.Tuple)] if function else []
-                further += [one.value] if one.exact else [v.elts[one.index] for v in tuples if one.index is not None]
+                items = [item for v in tuples for i, item in enumerate(v.elts) if i == one.index]
+                further += [one.value] if one.exact else items
         return [one for own in further for one in self.origins(own, depth - 1)] or [node]
 
     def returned(self, function: Function) -> list[ast.expr]:

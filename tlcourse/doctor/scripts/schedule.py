@@ -56,8 +56,10 @@ def schedulers_step(script: Script) -> Findings:
 
 
 def _trains(script: Script, call: ast.Call) -> bool:
-    """Whether a call is a backward pass, or makes some."""
+    """Whether a call is a backward pass, or makes some; `train(model, ...)` of another file does."""
     function = script.function(call)
+    if function is None and isinstance(call.func, ast.Name) and re.match("train|fit", call.func.id):
+        return True
     return "backward" in [last(one) for one in [call, *(script.reached(function) if function else [])]]
 
 

@@ -4,7 +4,7 @@ import ast
 
 from tlcourse.doctor.report import Findings, note, suspicious, wrong
 from tlcourse.doctor.scripts.networks import HEADS, WALKS, networks, new_heads, switches
-from tlcourse.doctor.scripts.nodes import OPTIMIZERS, last, owner, position, quoted
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, last, owner, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
 LOSSES = {
@@ -82,7 +82,7 @@ def optimizer_follows_the_model(script: Script) -> Findings:
         held = _held(script, made[-1].value) if made else []
         late = made and position(made[-1].at) < position(switch.at)
         late = late and script.scopes[made[-1].at] is script.scopes[switch.at]
-        chosen = any(last(node) == "requires_grad" for node in ast.walk(made[-1].value)) if made else False
+        chosen = any("requires_grad" in ast.unparse(one) for one in _given(script, made[-1].value)) if made else False
         apart = all(HEADS.fullmatch(name) and not f"{model}.".startswith(f"{name}.") for name in held)
         same = held and all(name.partition(".")[0] == model.partition(".")[0] for name in held)
         if late and same and (chosen or apart) and not script.named("add_param_group"):
@@ -99,7 +99,12 @@ def optimizer_follows_the_model(script: Script) -> Findings:
 
 def _held(script: Script, value: ast.expr) -> list[str]:
     """Return the models or parts whose `.parameters()` an optimizer is given."""
-    return [owner(call) for call in script.named(*WALKS, within=value)]
+    return [owner(call) for one in _given(script, value) for call in script.named(*WALKS, within=one)]
+
+
+def _given(script: Script, value: ast.expr) -> list[ast.expr]:
+    """Return what an optimizer is given, also where a name stands for it."""
+    return [value, *script.origins(argument(value, "params", 0))]
 
 
 def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
@@ -108,9 +113,10 @@ def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
     for one in script.origins(value):
         if isinstance(one, ast.Call):
             kind, text = script.kind(one).replace("_", ""), ast.unparse(one.func)
-            found += [(kind, one)] if any(kind == own for _, own in ENDS) else []
+            own = [(kind, one)] if any(kind == end for _, end in ENDS) else []
             heads = [b.value for b in script.every if b.name.startswith(f"{text}.") and HEADS.fullmatch(b.name)]
-            found += [end for module in script.origins(one.func) + heads for end in _ends_of_module(script, module)]
+            modules = script.origins(one.func) + heads
+            found += own or [end for module in modules for end in _ends_of_module(script, module)]
     return found
 
 
