@@ -50,9 +50,12 @@ def evaluation_is_not_augmented(script: Script) -> Findings:
     for call in script.named("random_split", "Subset", "DataLoader"):
         shared = [augmented[one] for one in script.origins(argument(call, "dataset", 0)) if one in augmented]
         apart = last(call) == "Subset" or argument(call, "sampler", 3) is not None
-        if shared and (last(call) == "random_split" or (apart and EVALUATED.search(_name(script, call)))):
+        names = ast.unparse(getattr(script.parents[call], "targets", [ast.Name("")])[0])
+        whole = last(call) == "random_split" and not re.search(r"\b_\b", names)
+        if shared and (whole or (apart and EVALUATED.search(_name(script, call)))):
             evidence, name = f"{quoted(call)}; {shared[0].random}", shared[0].name or "Compose"
-            yield wrong("augmented-evaluation/split", evidence, script.place(call), transform=name)
+            found = suspicious if whole and not re.search("val|test|dev", names) else wrong
+            yield found("augmented-evaluation/split", evidence, script.place(call), transform=name)
 
 
 def images_are_normalised(script: Script) -> Findings:
@@ -78,7 +81,7 @@ def steps_fit_together(script: Script) -> Findings:
     """Some steps take images and some take tensors, a batch needs one size, and a network its own."""
     nets = {net.name for net in all_networks(script)}
     for one in _pipelines(script):
-        turn = next((i for i, name in enumerate(one.names) if name in TO_TENSOR), 0)
+        turn = next((i for i, name in enumerate(one.names) if name in TO_TENSOR - {"ToTensorV2"}), 0)
         if early := [name for name in one.names[:turn] if name in ("Normalize", "RandomErasing")]:
             values = {"steps": listed(early), "conversion": one.names[turn]}
             yield wrong("transform-order", listed(one.names, 8), script.place(one.call), **values)
@@ -104,7 +107,8 @@ def training_is_shuffled(script: Script) -> Findings:
         trains = script.named("backward") or not used or re.search("train|fit", " ".join(used))
         folder = made and all(last(one) == "ImageFolder" for one in made)
         if folder and ordered and not options and "train" in name.lower() and trains:
-            found = wrong if script.named("backward") else suspicious
+            loops = [one for one in script.nodes(ast.For) if re.search(rf"\b{re.escape(name)}", ast.unparse(one.iter))]
+            found = wrong if any(script.named("backward", within=one) for one in loops) else suspicious
             yield found("unshuffled-training", quoted(call), script.place(call))
 
 

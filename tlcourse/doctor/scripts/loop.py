@@ -49,6 +49,8 @@ def best_is_kept(script: Script) -> Findings:
         value = one.value.func.value if last(one.value) == "copy" and owner(one.value) else one.value
         if last(value) != "state_dict" or not MODELS.match(owner(value)) or loop is None:
             continue
+        if any(loop in (b.at, *script.above(b.at)) for b in script.bindings.get(owner(value), ())):
+            continue  # the loop makes a new model each time
         used = [call.args[0] for call in script.named("load_state_dict", "save") if call.args]
         used += [n for node in script.nodes(ast.Return) if node.value for n in script.nodes(ast.Name, node.value)]
         used = [node for node in used if ast.unparse(node) == one.name and loop not in script.above(node)]

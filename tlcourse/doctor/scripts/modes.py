@@ -10,7 +10,9 @@ from tlcourse.doctor.scripts.nodes import MODELS, argument, constant, dotted, la
 from tlcourse.doctor.scripts.reader import Script
 
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
-FRAMEWORKS = re.compile(r"lightning|fastai|ignite|skorch")  # they set the modes themselves
+FRAMEWORKS = re.compile(
+    r"import.*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)"
+)  # other modes are right
 
 
 def frozen_bn(script: Script) -> Findings:
@@ -26,7 +28,9 @@ def frozen_bn(script: Script) -> Findings:
         if not owner(call) or not trains or not isinstance(script.parents[call], ast.Expr | ast.IfExp):
             continue
         nets = {net.call for net in networks(script, call.func.value)}
-        same = [one for one, own in still if nets & {net.call for net in own}]
+        # What a function builds for several callers may be a teacher and its student.
+        alone = {one for one in nets if len(script.callers.get(script.scopes[one], ())) < 2}
+        same = [one for one, own in still if alone & {net.call for net in own}]
         scope = script.scopes[call]
         same = [one for one in same if script.scopes[one.at] is not scope or position(one.at) < position(call)]
         alike = not nets and MODELS.match(owner(call))  # a parameter of a function that nobody calls here
@@ -43,7 +47,7 @@ def frozen_bn(script: Script) -> Findings:
 def evaluation_mode(script: Script) -> Findings:
     """Where a loader is run through to measure, the model must be in evaluation mode."""
     seen = set()
-    for call in [] if any(FRAMEWORKS.search(name) for name in script.imports.values()) else script.calls:
+    for call in [] if FRAMEWORKS.search(script.text) else script.calls:
         loop, model = script.loop(call, "batches"), dotted(call).removesuffix(".forward")
         if loop is None or loop in seen or not MODELS.match(model) or isinstance(script.parents[call], ast.Expr):
             continue

@@ -13,7 +13,7 @@ LENGTHS |= {"MultiStepLR": ("milestones", 1), "ExponentialLR": ("gamma", 1)}
 LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
 EPOCHS = re.compile(r"(.*[._\['\"])?(num_?|n_?|max_?|train_?|total_?)*epochs?['\"\]]*", re.IGNORECASE)
 BATCHES = re.compile(r"len\(\w*(load|dl|train|batch)|steps_per_epoch=")
-LOWER, HIGHER = re.compile(r"loss|err", re.IGNORECASE), re.compile(r"acc|f1|auc|dice|iou|score", re.IGNORECASE)
+LOWER, HIGHER = re.compile(r"loss|err", re.IGNORECASE), re.compile(r"acc|f1|auc|dice|iou", re.IGNORECASE)
 
 
 def schedulers_reach_their_optimizer(script: Script) -> Findings:
@@ -58,7 +58,11 @@ def schedulers_step(script: Script) -> Findings:
 def _trains(script: Script, call: ast.Call) -> bool:
     """Whether a call is a backward pass, or makes some; `train(model, ...)` of another file does."""
     function = script.function(call)
-    if function is None and isinstance(call.func, ast.Name) and re.match("train|fit", call.func.id):
+    if (
+        function is None
+        and isinstance(call.func, ast.Name)
+        and re.fullmatch(r"(train|fit)(_?(model|one|epoch|step|loop))*", call.func.id)
+    ):
         return True
     return "backward" in [last(one) for one in [call, *(script.reached(function) if function else [])]]
 

@@ -24,18 +24,19 @@ ENDS = {
 
 def outputs_fit_the_loss(script: Script) -> Findings:
     """A loss wants logits or log-probabilities; what a network ends in must not take them away."""
-    traced, used = [], set()
+    traced, used, seen = [], set(), False
     for call in script.calls:
         names = [script.kind(call), *(script.kind(one) for one in script.origins(call.func))]
-        if loss := next((LOSSES[name] for name in names if name in LOSSES), None):
+        if loss := next((LOSSES[name] for name in names if name in LOSSES and name not in script.classes), None):
             used.add(loss)
             values = call.args[:1] if script.kind(call) == names[-1] or not names[0].endswith("Loss") else []
+            seen = seen or bool(values)
             traced += [(loss, *end) for value in values for end in _ends(script, value)]
     modules = [one.value for one in script.made("Sequential") if HEADS.match(one.name) or not script.classes]
     own = [one for one in script.classes.values() if _forward(one)]
     modules += [ast.Call(ast.Name(one.name), [], []) for one in own if len(own) == 1]
     # Where nothing shows what goes into the loss, the one network of the file goes into the one loss.
-    guesses = modules if len(used) == 1 and not traced else []
+    guesses = modules if len(used) == 1 and not seen else []
     guessed = [(*used, *end) for module in guesses for end in _ends_of_module(script, module)]
     for loss, end, node in dict.fromkeys(traced + guessed):
         name, found = ENDS.get((loss, end), ("", note))
@@ -85,7 +86,9 @@ def optimizer_follows_the_model(script: Script) -> Findings:
         chosen = any("requires_grad" in ast.unparse(one) for one in _given(script, made[-1].value)) if made else False
         apart = all(HEADS.fullmatch(name) and not f"{model}.".startswith(f"{name}.") for name in held)
         same = held and all(name.partition(".")[0] == model.partition(".")[0] for name in held)
-        if late and same and (chosen or apart) and not script.named("add_param_group"):
+        others = [call for call in script.named(*OPTIMIZERS) if made and call is not made[-1].value]
+        others = [call for call in others if script.scopes[call] is not script.scopes[switch.at]]
+        if late and same and (chosen or apart) and not others and not script.named("add_param_group"):
             evidence = f"`{made[-1].name}` is built at {script.place(made[-1].at)} from what trained then"
             yield wrong("not-in-optimizer/unfrozen-later", evidence, script.place(switch.at))
     for one in made:
