@@ -17,7 +17,9 @@ def gradients(script: Script) -> Findings:
         calls, own = script.reached(scope), script.inside(scope)
         looped = script.loop(backward, "batches") or script.loop(backward, "epochs")
         steps = [c for c in calls if last(c) == "step" and _is_optimizer(script, c)]
-        whole = isinstance(scope, ast.FunctionDef) and any(MODELS.match(dotted(c)) for c in own)
+        built = [one.name for one in script.every if script.scopes[one.at] is scope]
+        models = [c for c in own if MODELS.match(dotted(c)) and dotted(c) not in built]
+        whole = isinstance(scope, ast.FunctionDef) and models
         if steps and not ZEROED.search(script.text) and (looped or whole):
             yield (wrong if looped else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
         zero = [owner(c) for c in own if last(c) == "zero_grad" and _is_optimizer(script, c)]

@@ -11,7 +11,7 @@ from tlcourse.doctor.scripts.reader import Script
 
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
 FRAMEWORKS = re.compile(
-    r"import.*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)"
+    r"(import|from) .*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)"
 )  # other modes are right
 
 
@@ -33,7 +33,9 @@ def frozen_bn(script: Script) -> Findings:
         same = [one for one, own in still if alone & {net.call for net in own}]
         scope = script.scopes[call]
         same = [one for one in same if script.scopes[one.at] is not scope or position(one.at) < position(call)]
-        alike = not nets and MODELS.match(owner(call))  # a parameter of a function that nobody calls here
+        alike = script.origins(call.func.value) == [call.func.value] and MODELS.match(
+            owner(call)
+        )  # a parameter of a function that nobody calls here
         alike = alike and all(BATCH_NORM.search(net.name) for net in all_networks(script))
         if (same or alike) and not _calmed(script, call):
             models = {ast.unparse(one.model) for one in same}

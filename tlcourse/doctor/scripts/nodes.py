@@ -64,7 +64,7 @@ def is_random(transform: str) -> bool:
 def runs_over(loop: ast.For) -> str:
     """Tell "epochs" from "batches": those run over a loader, or have images and labels as variables."""
     target, iterated = ast.unparse(loop.target).lower(), ast.unparse(loop.iter)
-    if "epoch" in target or re.search(r"\brange\(.*epoch", iterated, re.IGNORECASE):
+    if re.search("epoch(?!s)", target) or re.search(r"\brange\(.*epoch", iterated, re.IGNORECASE):
         return "epochs"
     labelled = isinstance(loop.target, ast.Tuple) and re.search(r"label|target|\by\b|\byb\b", target)
     return "batches" if not iterated.startswith("range(") and (labelled or LOADER.search(iterated)) else ""

@@ -172,7 +172,7 @@ class Script:
                     return found
         while not found and not isinstance(scope, ast.Module):
             names = [arg.arg for arg in self.nodes(ast.arg, scope.args)]
-            if text in names:
+            if text in names and text != "self":
                 at = names.index(text) - (names[0] == "self")
                 values = [(argument(call, text, at), call) for call in self.callers.get(scope, [])]
                 return [Binding(text, value, call) for value, call in values if value is not None]

@@ -38,8 +38,9 @@ def schedulers_step(script: Script) -> Findings:
     """A scheduler is stepped after the optimizer, at the interval that it was built for, or with a measurement."""
     built = script.made(*SCHEDULERS)
     for call in [call for call in script.named("step") if isinstance(call.func, ast.Attribute)]:
-        made = [one for one in script.origins(call.func.value) if script.kind(one) in SCHEDULERS]
-        if not made and re.search("sched", owner(call), re.IGNORECASE):  # the one kind that there is
+        origins = script.origins(call.func.value)
+        made = [one for one in origins if script.kind(one) in SCHEDULERS]
+        if origins == [call.func.value] and re.search("sched", owner(call), re.IGNORECASE):  # the one that there is
             made = [one.value for one in built] if len({script.kind(one.value) for one in built}) == 1 else []
         tests = [ast.unparse(up.test) for up in script.above(call) if isinstance(up, ast.If)]
         if len({script.kind(one) for one in made}) != 1 or any("isinstance" in test for test in tests):
@@ -51,8 +52,8 @@ def schedulers_step(script: Script) -> Findings:
             steps = [one for one in script.calls if epochs in script.above(one) and _trains(script, one)]
             if steps and position(call) < position(steps[0]) and all("train" in test for test in tests):
                 yield wrong("scheduler-first", quoted(call), script.place(call))
-            together = any(script.branches(one) == script.branches(call) for one in script.named("backward"))
-            yield from _interval(script, call, made[0], bool(batches) or together)
+            together = epochs and any(script.branches(one) == script.branches(call) for one in script.named("backward"))
+            yield from _interval(script, call, made[0], bool(batches or together))
 
 
 def _trains(script: Script, call: ast.Call) -> bool:

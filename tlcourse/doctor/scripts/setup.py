@@ -96,7 +96,7 @@ def optimizer_follows_the_model(script: Script) -> Findings:
         names = [name.partition(".")[0] for name in _held(script, one.value)]
         fresh = any(loop in script.above(b.at) for name in names for b in script.bindings.get(name, ()))
         plain = last(one.value) == "SGD" and "momentum" not in ast.unparse(one.value)
-        if loop is not None and not fresh and not plain and not script.chosen(one.at, loop):
+        if loop is not None and names and not fresh and not plain and not script.chosen(one.at, loop):
             yield suspicious("moments-forgotten", quoted(one.at), script.place(one.at))
 
 
