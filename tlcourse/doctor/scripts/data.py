@@ -62,6 +62,7 @@ def images_are_normalised(script: Script) -> Findings:
     """Images for pre-trained weights are normalised by the mean and deviation that the weights were trained with."""
     nets = all_networks(script)
     other = any(OTHER_TASKS.search(last(call)) for call in script.calls)
+    other = other or (script.named("load_state_dict") and not script.named("backward"))  # own weights, own images
     if other or not nets or not all(net.library == "torchvision" and net.pretrained for net in nets):
         return
     pipelines = _pipelines(script)

@@ -47,9 +47,8 @@ def network(script: Script, call: ast.expr) -> Network | None:
     words = [argument(call, "weights"), argument(call, "pretrained", first)]
     given = [value for one in words for value in script.origins(one)]
     loaded = any(not isinstance(one, ast.Constant) or one.value for one in given)
-    unsure = any(word.arg in (None, "checkpoint_path") for word in call.keywords) or any(
-        isinstance(one, ast.Name) for one in given
-    )
+    unsure = any(isinstance(one, ast.Name) for one in given)
+    unsure = unsure or any(word.arg in (None, "checkpoint_path") for word in call.keywords)
     return Network(call, name, library, None if unsure else loaded)
 
 
