@@ -61,9 +61,7 @@ def best_is_kept(script: Script) -> Findings:
             yield wrong("best-not-copied", evidence, script.place(one.at))
     for choice in script.nodes(ast.If):
         sides = [choice.test.left, *choice.test.comparators] if isinstance(choice.test, ast.Compare) else []
-        keeps = any(
-            last(call) in ("save", "state_dict") for part in choice.body for call in script.nodes(ast.Call, part)
-        )
+        keeps = any(script.named("save", "state_dict", within=part) for part in choice.body)
         for side in sides if keeps and script.loop(choice, "epochs") else []:
             measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
             words = " ".join([ast.unparse(side), *measured])

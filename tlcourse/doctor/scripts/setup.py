@@ -46,7 +46,7 @@ def outputs_fit_the_loss(script: Script) -> Findings:
 
 
 def heads_are_trained(script: Script) -> Findings:
-    """An optimizer built before the head was replaced holds the old one; freezing afterwards freezes the new one."""
+    """The optimizer holds the new head, which is not frozen with the rest; and what is frozen is pre-trained."""
     heads = new_heads(script)
     for model, _, at in heads:
         made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one.at] is script.scopes[at]]
@@ -64,11 +64,6 @@ def heads_are_trained(script: Script) -> Findings:
             found, where = (wrong if switch.sure else suspicious), script.place(switch.at)
             evidence = f"`{own[-1][0]}` is set at {script.place(own[-1][1])}, and frozen here with the rest"
             yield found("head-frozen/with-the-rest", evidence, where, head=own[-1][0])
-
-
-def frozen_weights_are_pretrained(script: Script) -> Findings:
-    """A frozen network with random weights gives random features."""
-    for switch in switches(script, False):
         nets = networks(script, switch.model)
         if nets and all(net.pretrained is False for net in nets) and "load_" not in script.text:
             evidence = f"{quoted(nets[0].call)} at {script.place(nets[0].call)} loads no weights"
