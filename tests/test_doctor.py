@@ -985,7 +985,7 @@ def test_a_tensor_of_zeros_has_not_changed():
     model = nn.Linear(2, 2)
     model.bias.data.zero_()
     snapshots.compare(model)
-    assert snapshots.compare(model)["bias"] == (0.0, False)
+    assert snapshots.compare(model)["bias"] == snapshots.Change(0.0, frozen=False)
 
 
 def test_every_module_of_checks_is_used():
