@@ -985,7 +985,7 @@ def test_a_tensor_of_zeros_has_not_changed():
     model = nn.Linear(2, 2)
     model.bias.data.zero_()
     snapshots.compare(model)
-    assert snapshots.compare(model)["bias"] == (0.0, False)
+    assert snapshots.compare(model)["bias"] == snapshots.Change(0.0, frozen=False)
 
 
 def test_every_module_of_checks_is_used():
@@ -1118,3 +1118,35 @@ def test_steps_of_an_optimizer_without_state_are_seen_under_a_scheduler():
     optimizer.step()
     (after,) = tl.examine(model, optimizer).named("frozen-statistics-move")
     assert (before.severity, after.severity) == ("suspicious", "wrong")
+
+
+def test_an_optimizer_without_a_rate_in_its_groups():
+    model = Small()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    del optimizer.param_groups[0]["lr"]
+    assert not tl.examine(model, optimizer).named("check-failed")
+    assert not tl.examine(model, optimizer).named("rate")
+
+
+def test_a_bias_that_began_at_zero_moved_by_no_share_of_itself():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Flatten())
+    nn.init.zeros_(model[0].bias)
+    tl.examine(model)
+    with torch.no_grad():
+        model[0].weight *= 1.1
+        model[0].bias += 1
+    assert tl.examine(model).table[0]["moved"] == "10.00%"
+    with torch.no_grad():
+        model[0].bias.zero_()
+    tl.examine(model)
+    with torch.no_grad():
+        model[0].bias += 1
+    assert tl.examine(model).table[0]["moved"] == "from 0"
+
+
+def test_the_same_items_are_shown_in_the_order_of_the_part():
+    images = TensorDataset(torch.randn(30, 3, 8, 8), torch.arange(30) % 2)
+    data = {"training": Subset(images, [7, 3, 9, 1]), "validation": Subset(images, [1, 3, 20])}
+    (finding,) = tl.examine(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), data=data).named("same-item")
+    assert "2 of 3, such as item 3 of TensorDataset" in finding.evidence
+    assert "in train and in val" in finding.what

@@ -131,11 +131,15 @@ def _moved(setup: Setup, stage: Stage) -> str:
     changes = setup.changes
     if changes is None:
         return "first look"
-    weights = [changes[name].size for name in stage.parameters if name in changes]
-    if stage.parameters and not weights:
+    known = [changes[name] for name in stage.parameters if name in changes]
+    if stage.parameters and not known:
         return "new"
+    # What began at zero, as many biases do, moved by no share of itself.
+    weights = [change.size for change in known if not change.from_zero]
     if any(weights):
         return f"{sum(weights) / len(weights):.2%}"
+    if any(change.from_zero for change in known):
+        return "from 0"
     return "statistics only" if any(changes[name].size for name in stage.buffers if name in changes) else "no"
 
 

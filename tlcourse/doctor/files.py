@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from tlcourse.doctor import scripts
-from tlcourse.doctor.report import Report, functions, run_checks, wrong
-from tlcourse.doctor.scripts.reader import read_script
+from tlcourse.doctor.report import Report, functions, listed, run_checks, wrong
+from tlcourse.doctor.scripts import RULES as MODULES
+from tlcourse.doctor.scripts.source import read_script
 from tlcourse.table import Table
 
-RULES = functions(scripts.setup, scripts.data, scripts.loop)
+RULES = functions(*MODULES)
 SCRIPTS = (".py", ".ipynb")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -39,9 +39,16 @@ def diagnose(path: str | Path) -> Report:
 def diagnose_script(path: Path) -> Report:
     """Read a script or notebook, without running it, and look for known mistakes."""
     script = read_script(path)
-    findings = run_checks(RULES, script)
+    modules = {name.partition(".")[0] for name in script.imports.values()}
+    other = modules & {"tensorflow", "keras", "mxnet", "paddle", "jax"} and "torch" not in modules
+    findings = [] if other else run_checks(RULES, script)
     findings += [wrong("syntax", evidence, place) for place, evidence in script.errors.items()]
     findings.sort(key=lambda finding: [int(number) for number in re.findall(r"\d+", finding.where)])
     table = Table([{"lines": len(script.places), "calls": len(script.calls), "rules": len(RULES)}])
-    remark = "A script's text does not show everything: `tl.examine(model, optimizer, data)` looks at what is there."
-    return Report(str(path), table, findings, [remark])
+    remarks = ["A script's text does not show everything: `tl.examine(model, optimizer, data)` looks at what is there."]
+    if other or not script.named("backward", "Trainer", "fit", "fine_tune", "create_model", "DataLoader"):
+        remarks.insert(0, "I found no PyTorch training here.")
+    beside = [f"{module}.py" for module in sorted(modules) if (path.parent / f"{module}.py").is_file()]
+    if unread := [*script.skipped, *beside]:
+        remarks.append(f"Not read, and not checked: {listed(unread, 6)}.")
+    return Report(str(path), table, findings, remarks)

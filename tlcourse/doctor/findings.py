@@ -16,20 +16,29 @@ softmax-before-cross-entropy: Cross-entropy applies softmax itself, and here it 
     and stay so. Fix: Give cross-entropy the logits, and apply softmax only where you show probabilities.
 foreign-parameters/head: The head is replaced after the optimizer was built with the old one: the new one never moves.
 head-frozen/with-the-rest: Everything is frozen after the head was replaced: the new head keeps its random values.
+softmax-before-cross-entropy/relu: The network ends in ReLU: logits cannot be negative, and where all are 0 nothing is
+    learnt. Fix: Take the last ReLU out, `return self.fc(x)`.
+softmax-before-cross-entropy/sigmoid: This loss applies the sigmoid itself, and here it is applied twice: gradients get
+    small and stay so. Fix: Take the sigmoid out of the network, and apply it only where you show probabilities.
+frozen-random: The frozen part has random weights, and frozen they stay: its features mean nothing. Fix: Load weights,
+    `weights="DEFAULT"`, or train the whole network.
+not-in-optimizer/unfrozen-later: This unfreezes parameters that the optimizer does not hold: they never move. Fix: Hand
+    them over, `optimizer.add_param_group({{"params": ...}})`, or build the optimizer again here.
 several-schedulers: Several schedulers were built on one optimizer; each rewrote its learning rates. Fix: Build a new
     optimizer for each scheduler that you try; chain schedulers with SequentialLR.
-moments-forgotten: A new optimizer starts with no memory of layers that were already training. Fix: Add the new stage
-    with `optimizer.add_param_group`, and rebuild the scheduler.
-deprecated/pretrained: `pretrained=True` does not say which weights, and torchvision is giving it up. Fix: Name them:
-    `weights=ResNet50_Weights.IMAGENET1K_V2`, or `weights='DEFAULT'`.
+moments-forgotten: The optimizer is built anew in every epoch: it forgets its momentum and averages each time.
+    Fix: Build it once, before the loop, and change its rate with a scheduler.
+deprecated/pretrained: `pretrained=True` is the old spelling, and newer versions of torchvision will refuse it. Fix: For
+    the same weights, write `weights="IMAGENET1K_V1"`; `weights="DEFAULT"` are newer ones.
+deprecated/gone: Newer versions no longer have this: the script stops here with an error. Fix: Write {instead}.
 deprecated/verbose: `verbose` is gone: newer versions of PyTorch raise a TypeError. Fix: Leave it out, and print
     `scheduler.get_last_lr()`.
 deprecated/amp: `torch.cuda.amp` is deprecated. Fix: Use `torch.amp`.
 pickle/save: A whole model is saved: a pickle, which needs the same source files. Fix: Save `model.state_dict()`.
+not-called: Without brackets this names the method and does not call it: nothing happens. Fix: Write `{call}`.
+pickle/refused: The file holds a whole model, which `torch.load` has refused since PyTorch 2.6. Fix: Save
+    `model.state_dict()`, and load that into a new model; for a file that you trust, set weights_only=False.
 pickle/load: This runs whatever code the file holds. Fix: Leave weights_only at True, or use safetensors.
-tuple-formatted: A number with commas is a tuple: this raises a TypeError. Fix: Write it without them, or as 7_102_466.
-clock: A forward pass is timed without waiting for the GPU: that measures how fast work is handed over. Fix: Call
-    `torch.cuda.synchronize()` before each reading, or use CUDA events.
 augmented-evaluation: {part} is augmented: what is measured changes from time to time. Fix: Give it the evaluation
     transform: resize, crop at the centre, ToTensor, Normalize. After `random_split` both parts share one transform:
     make two data sets over the same files, and take the indices of one split from each.
@@ -37,12 +46,16 @@ augmented-evaluation/split: Both parts of this split share one data set, and wit
     `{transform}`: what is measured changes from time to time.
 not-normalised/never: {pipeline} does not normalise, and the weights are pre-trained.
 not-normalised/by-half: {pipeline} normalises by 0.5; most weights were trained with ImageNet's mean.
+sizes-differ: Resize({size}) sets the shorter side alone: images that are not square cannot become one batch. Fix: Add
+    `CenterCrop({size})`, or give both sides, `Resize(({size}, {size}))`.
+input-size/inception: Inception v3 takes images of 299 pixels; at 224 its second classifier raises an error in training.
+    Fix: Write 299 in place of 224.
 transform-order: {steps} comes before {conversion}, and works on tensors only. Fix: Put it after.
-rotation: RandomRotation takes one number or a range of two, not {count} angles: it raises a ValueError. Fix: Choose
-    among angles with RandomChoice of RandomRotation((90, 90)) and the like.
 unshuffled-training: Training images are sorted by class: each batch pulls towards one class. Fix: Set shuffle=True.
 frozen-statistics-move/train: The backbone is frozen, and `train()` puts its batch norms into training mode: their
     statistics move. Fix: Call `tl.models.train_mode(model)` instead, or `.eval()` on the frozen batch norms afterwards.
+frozen-statistics-move/head-only: The optimizer has the head alone, and `train()` puts the batch norms below it into
+    training mode: their statistics move, and the features with them.
 training-mode/loop: The model is measured without `eval()`: dropout drops, and batch norm uses the batch. Fix: Call
     `{model}.eval()` in front of this loop, and `train()` again after it.
 no-zero-grad: Gradients are never set to zero, without `zero_grad()`: each step adds up those of all batches before.
@@ -51,7 +64,12 @@ no-step: There is no `optimizer.step()`: nothing is learnt. Fix: Call `optimizer
 zeroed-before-step: Gradients are zeroed between `backward()` and `step()`: nothing is learnt. Fix: Zero them after
     `step()`.
 graph-kept: The loss is summed with its graph: memory grows with every batch. Fix: Add `loss.item()` or `loss.detach()`.
-hidden-state: `{function}` takes {names} from outside: it uses whatever was defined last. Fix: Make them parameters.
+best-not-copied: `state_dict()` hands out the weights themselves, and training goes on changing them: what is loaded at
+    the end are the last weights, not the best. Fix: Keep a copy, `copy.deepcopy(model.state_dict())`.
+test-selects: The epoch is chosen by its score on the test set: that score then says too much. Fix: Choose by the
+    validation set, and read the test set once, at the end.
+scheduler-first: The scheduler is stepped before the optimizer: the first learning rate is skipped. Fix: Call
+    `scheduler.step()` at the end of the epoch.
 scheduler-interval/counts-batches: {kind} counts batches and is stepped once per epoch: it never gets beyond its
     beginning. Fix: Step it after every `optimizer.step()`, or give it the number of epochs as its length.
 scheduler-interval/counts-epochs: {kind} counts epochs and is stepped after every batch: it soon ends, and then raises
@@ -111,6 +129,8 @@ frozen-in-optimizer: Frozen parameters are in the optimizer: harmless, until the
 rate/not-a-number: A learning rate is not a number. Fix: Build the optimizer anew.
 rate/zero: Parameters have a learning rate of 0: they do not train. Fix: Set a rate above 0, or freeze them.
 rate/high: A very high learning rate for {kind}: it destroys what was learnt. Fix: Try a hundredth of it.
+rate/written-to-a-copy: `optimizer.state_dict()` gives copies of the groups: a rate that is set in them changes nothing.
+    Fix: Write `for group in optimizer.param_groups: group["lr"] = lr`.
 backbone-as-fast-as-head: The pre-trained backbone trains at the learning rate of the new head, or faster. Fix: Lower
     the backbone's rates, `tl.models.param_groups(model, lr, layer_decay=0.5)`, or train the head alone first.
 gradient/not-finite: Gradients are NaN or infinite: a step destroys the weights. Fix: Lower the rate, or clip gradients.

@@ -10,7 +10,7 @@ import torch
 from torch.utils import data as torch_data
 
 from tlcourse.data import PART_NAMES, ImageSet
-from tlcourse.doctor.scripts.reader import is_random
+from tlcourse.doctor.scripts.nodes import is_random
 
 SAMPLED = 32  # images of a part, spread evenly over it: channel means are then good to about 0.05
 MOST_COMPARED, MOST_COMPARED_OTHERS = 2000, 1000  # training and other images read to look for copies: a few seconds

@@ -10,10 +10,14 @@ SAMPLED = 4096  # values kept of each tensor: enough to say by how much it moved
 
 
 class Change(NamedTuple):
-    """How a tensor changed: `size` is |new - old| / |old| on the sampled values; frozen at both looks, or not."""
+    """How a tensor changed: `size` is |new - old| / |old| on the sampled values; frozen at both looks, or not.
+
+    Where the old values were all 0 (`from_zero`), `size` is 1.
+    """
 
     size: float
     frozen: bool
+    from_zero: bool = False
 
 
 # Some values of each tensor, the sum of all of them, and whether it took gradients.
@@ -48,4 +52,5 @@ def _change(old: Snapshot, new: Snapshot) -> Change:
     difference, size = (new[0] - old[0]).norm().item(), old[0].norm().item()
     if difference == 0:
         difference, size = abs(new[1] - old[1]), abs(old[1])
-    return Change(difference / max(size, 1e-12), not (old[2] or new[2]))
+    from_zero = size == 0 and difference > 0
+    return Change(1.0 if from_zero else difference / max(size, 1e-12), not (old[2] or new[2]), from_zero)

@@ -141,7 +141,7 @@ def parts_share_no_image(setup: Setup) -> Findings:
     for (a, b), both in shared.items():
         if both:
             smaller = min(len(known[a]), len(known[b]))
-            evidence = f"{len(both):,} of {smaller:,}, such as {known[b][next(iter(both))]}"
+            evidence = f"{len(both):,} of {smaller:,}, such as {known[b][next(key for key in known[a] if key in both)]}"
             yield wrong("same-item", evidence, a=a, b=b)
     if len(parts) < 2 or any(shared.values()):
         return

@@ -148,6 +148,8 @@ def frozen_have_no_gradient(setup: Setup) -> Findings:
 def rates_make_sense(setup: Setup) -> Findings:
     """A learning rate of zero trains nothing, and one that is far too high destroys what was learnt."""
     rates = {name: rate for name, rate in setup.rates.items() if name in setup.trainable}
+    if setup.rates_by_optimizer:
+        return
     if odd := [name for name, rate in rates.items() if not math.isfinite(rate)]:
         yield wrong("rate/not-a-number", setup.by_stage(odd))
         return

@@ -1,184 +1,76 @@
-"""What goes wrong in loops, as far as a script shows it: modes, gradients, state from outside, and schedulers."""
+"""What goes wrong in loops, as a script shows it: gradients, what is kept, and what is selected."""
 
 import ast
 import re
 
-from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
-from tlcourse.doctor.scripts.reader import MODELS, SCHEDULERS, Script, argument, constant, dotted, last, owner, quoted
+from tlcourse.doctor.report import Findings, suspicious, wrong
+from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, dotted, last, owner, position, quoted
+from tlcourse.doctor.scripts.reader import Script
 
-WITH_BATCH_NORM = re.compile(
-    r"(?i)resne[xs]?t|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|vgg\d+_bn|BatchNorm"
-)
-WITHOUT_BATCH_NORM = re.compile(r"\bvit_|swin|convnext|deit|squeezenet|alexnet|vgg\d+\(|mixer", re.IGNORECASE)
-FREEZING = re.compile(r"requires_grad\s*=\s*False|requires_grad_\(False\)|\bmodels\.freeze\(|unfreeze_from\(")
-# Every parameter trains at some time: then this `train()` may be right.
-UNFREEZING = re.compile(
-    r"in \w+\.(named_)?parameters\(\):\s*\w+\.requires_grad(\s*=\s*True|_\((True)?\))|"
-    r"\b(model|net)\.requires_grad_\((True)?\)|models\.unfreeze\("
-)
-NO_GRAD = ("no_grad", "inference_mode")
-FROM_OUTSIDE = ("model", "optimizer", "criterion", "scheduler", "device")
-# Where each scheduler is told how long it is: the argument's name and position.
-LENGTHS = {
-    **{"OneCycleLR": ("total_steps", 2), "CosineAnnealingLR": ("T_max", 1)},
-    **{"StepLR": ("step_size", 1), "MultiStepLR": ("milestones", 1), "ExponentialLR": ("gamma", 1)},
-}
-LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
-
-
-def frozen_bn(script: Script) -> Findings:
-    """`model.train()` puts the batch norms of a frozen backbone into training mode."""
-    text, has_bn = script.source, WITH_BATCH_NORM.search(script.source)
-    if not FREEZING.search(text) or "train_mode" in text or "def train(self" in text:
-        return
-    if not has_bn and WITHOUT_BATCH_NORM.search(text):
-        return
-    for call in script.named("train"):
-        mode = argument(call, "mode", 0)
-        trains = MODELS.match(owner(call)) and (mode is None or constant(mode) is True)
-        if trains and isinstance(script.parents[call], ast.Expr) and not _eval_follows(script, call):
-            evidence = f"{quoted(call)}, and no `.eval()` for the frozen part before the batches"
-            found = wrong if has_bn and not UNFREEZING.search(text) else suspicious
-            yield found("frozen-statistics-move/train", evidence, script.place(call))
-
-
-def evaluation_mode(script: Script) -> Findings:
-    """Where a loader is run through without gradients, the model must be in evaluation mode."""
-    anywhere = any(isinstance(call.func, ast.Attribute) for call in script.named("eval"))
-    seen = set()
-    for call in script.calls:
-        loop = script.loop(call, "batches")
-        if loop is None or loop in seen or not MODELS.match(dotted(call)) or not _without_gradients(script, call):
-            continue
-        if isinstance(script.parents[call], ast.Expr):  # nothing is measured: a pass for new batch-norm statistics
-            continue
-        earlier = [one for one in script.inside(script.scopes[call]) if one.lineno <= call.lineno]
-        evals = [one.lineno for one in earlier if last(one) in ("eval", "evaluation_mode")]
-        trains = [one.lineno for one in earlier if last(one) == "train" and owner(one) == dotted(call)]
-        if not evals or (trains and evals[-1] <= trains[-1]):
-            seen.add(loop)
-            evidence = f"{quoted(call)} without gradients, over {quoted(loop.iter)}"
-            found = suspicious if anywhere and not trains else wrong
-            yield found("training-mode/loop", evidence, script.place(loop), model=dotted(call))
+ZEROED = re.compile(r"zero_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
+DETACHED = re.compile(r"item\(|detach|float\(|\.data|numpy|tolist|backward")
 
 
 def gradients(script: Script) -> Findings:
     """Each step needs a fresh gradient: zero_grad, backward, step."""
-    for scope, backward in _training_scopes(script).items():
-        calls = script.inside(scope)
-        if script.loop(backward, "batches") is None and script.loop(backward, "epochs") is None:
-            continue
-        zero = [c for c in calls if last(c) == "zero_grad" or "grad = None" in ast.unparse(script.statement(c)[0])]
-        steps = [c for c in calls if last(c) == "step" and not re.search("sched", owner(c), re.IGNORECASE)]
-        for name, missing, there in (("no-zero-grad", zero, steps), ("no-step", steps, zero)):
-            if there and not missing:
-                yield wrong(name, f"{quoted(backward)} in a loop", script.place(backward))
-        for call in zero:
-            beside = [c for c in calls if script.statement(c)[0] in script.statement(call)[1]]
-            before, after = beside[: beside.index(call)], beside[beside.index(call) :]
-            if any(last(c) == "backward" for c in before) and any(c in steps for c in after):
+    for scope, backward in {script.scopes[call]: call for call in reversed(script.named("backward"))}.items():
+        calls, own = script.reached(scope), script.inside(scope)
+        looped = script.loop(backward, "batches") or script.loop(backward, "epochs")
+        steps = [c for c in calls if last(c) == "step" and _is_optimizer(script, c)]
+        built = [one.name for one in script.every if script.scopes[one.at] is scope]
+        models = [c for c in own if MODELS.match(dotted(c)) and dotted(c) not in built]
+        whole = isinstance(scope, ast.FunctionDef) and models
+        if steps and not ZEROED.search(script.text) and (looped or whole):
+            yield (wrong if looped else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
+        zero = [owner(c) for c in own if last(c) == "zero_grad" and _is_optimizer(script, c)]
+        handed = any("step" in last(c) or any(ast.unparse(arg) in zero for arg in c.args) for c in calls)
+        if looped and zero and not handed:
+            yield wrong("no-step", f"{quoted(backward)} in a loop", script.place(backward))
+        events = [c for c in own if last(c) in ("backward", "zero_grad") or (last(c) == "step" and c in steps)]
+        for before, call, after in zip(events, events[1:], events[2:], strict=False):
+            order = [last(c) for c in (before, call, after)] == ["backward", "zero_grad", "step"]
+            stepped = owner(call) in (owner(after), *map(ast.unparse, after.args)) or MODELS.match(owner(call))
+            if order and stepped and script.branches(before) == script.branches(call) == script.branches(after):
                 yield wrong("zeroed-before-step", f"{quoted(call)} is between them", script.place(call))
 
 
 def graph_is_kept(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
     for node in script.nodes(ast.AugAssign):
-        if not isinstance(node.op, ast.Add) or script.loop(node, "batches") is None:
-            continue
         names = {n.id for n in script.nodes(ast.Name, node.value)}
-        losses = [c for c in script.inside(script.scopes[node]) if last(c) == "backward" and owner(c) in names]
-        if losses and not re.search(r"item\(|detach\(|float\(|\.data", ast.unparse(node.value)):
+        backward = {owner(c) for c in script.inside(script.scopes[node]) if last(c) == "backward"}
+        kept = names & backward and ast.unparse(node.target) not in backward and script.loop(node, "batches")
+        if kept and isinstance(node.op, ast.Add) and not DETACHED.search(ast.unparse(node.value)):
             yield suspicious("graph-kept", quoted(node), script.place(node))
 
 
-def hidden_state(script: Script) -> Findings:
-    """A training function that takes its optimizer from outside trains whatever was defined last."""
-    for scope in _training_scopes(script):
-        if not isinstance(scope, ast.FunctionDef) or not isinstance(script.parents[scope], ast.Module):
+def best_is_kept(script: Script) -> Findings:
+    """`state_dict()` gives the weights themselves, which go on changing; and the test set must not choose them."""
+    for one in script.every:
+        loop = next((up for up in script.above(one.at) if isinstance(up, ast.For | ast.While)), None)
+        value = one.value.func.value if last(one.value) == "copy" and owner(one.value) else one.value
+        if last(value) != "state_dict" or not MODELS.match(owner(value)) or loop is None:
             continue
-        names = script.nodes(ast.Name, scope)
-        own = {node.arg for node in script.nodes(ast.arg, scope.args)}
-        own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        used = {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
-        if outside := listed(name for name in FROM_OUTSIDE if name in used):
-            evidence = f"neither parameters nor set in the function: {outside}"
-            yield note("hidden-state", evidence, script.place(scope), function=scope.name, names=outside)
+        if any(loop in (b.at, *script.above(b.at)) for b in script.bindings.get(owner(value), ())):
+            continue  # the loop makes a new model each time
+        used = [call.args[0] for call in script.named("load_state_dict", "save") if call.args]
+        used += [n for node in script.nodes(ast.Return) if node.value for n in script.nodes(ast.Name, node.value)]
+        used = [node for node in used if ast.unparse(node) == one.name and loop not in script.above(node)]
+        if late := [node for node in used if position(node) > position(one.at) and one in script.given(node)]:
+            evidence = f"{quoted(one.at)}, used at {script.place(late[0])}"
+            yield wrong("best-not-copied", evidence, script.place(one.at))
+    for choice in script.nodes(ast.If):
+        sides = [choice.test.left, *choice.test.comparators] if isinstance(choice.test, ast.Compare) else []
+        keeps = any(script.named("save", "state_dict", within=part) for part in choice.body)
+        for side in sides if keeps and script.loop(choice, "epochs") else []:
+            measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
+            words = " ".join([ast.unparse(side), *measured])
+            if re.search("test", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
+                yield suspicious("test-selects", quoted(choice.test), script.place(choice))
 
 
-def schedulers_step(script: Script) -> Findings:
-    """A scheduler is stepped at the interval that it was built for, and a plateau scheduler with a measurement."""
-    built = {target: value for target, value, _ in script.made(*SCHEDULERS)}
-    kinds = {last(value) for value in built.values()}
-    for call in script.named("step"):
-        name = owner(call)
-        # A loop for schedulers of any kind asks for the class of the one that it has.
-        guarded = any(isinstance(n, ast.If) and "isinstance" in ast.unparse(n.test) for n in script.above(call))
-        if guarded or (name not in built and not re.search("sched", name, re.IGNORECASE)):
-            continue
-        # A function's parameter stands for the one scheduler that there is.
-        scheduler = built.get(name) or (next(iter(built.values())) if len(kinds) == 1 else None)
-        if scheduler is not None:
-            yield from _interval(script, call, scheduler)
-        if last(scheduler) == "ReduceLROnPlateau":
-            yield from _metric(script, call)
-
-
-def _training_scopes(script: Script) -> dict[ast.AST, ast.Call]:
-    """Return every function, or the module, that calls `backward`, with its first such call."""
-    return {script.scopes[call]: call for call in reversed(script.named("backward"))}
-
-
-def _eval_follows(script: Script, call: ast.Call) -> bool:
-    """Whether `.eval()` is called on something between `train()` and the batches that follow."""
-    statement, block = script.statement(call)
-    for other in block[block.index(statement) + 1 :]:
-        if isinstance(other, ast.For) and script.loop(other.body[0], "batches") is other:
-            return False
-        if any(re.search(r"eval|freeze|set_bn", last(n)) for n in script.nodes(ast.Call, other)):
-            return True
-    return False
-
-
-def _without_gradients(script: Script, node: ast.AST) -> bool:
-    around = list(script.above(node))
-    blocks = [item.context_expr for n in around if isinstance(n, ast.With) for item in n.items]
-    blocks += [d for n in around if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
-    return any(last(block) in NO_GRAD for block in blocks)
-
-
-def _interval(script: Script, call: ast.Call, scheduler: ast.Call) -> Findings:
-    kind, where = last(scheduler), script.place(call)
-    by_batch = script.loop(call, "batches") is not None or any(
-        script.statement(backward)[1] is script.statement(call)[1] for backward in script.named("backward")
-    )
-    by_epoch = not by_batch and script.loop(call, "epochs") is not None
-    evidence = f"{quoted(scheduler)}, and {quoted(call)} once per {'batch' if by_batch else 'epoch'}"
-    length = argument(scheduler, *LENGTHS[kind]) if kind in LENGTHS else None
-    text, value = ("" if length is None else ast.unparse(length)), constant(length)
-    batches = "len(" in text or argument(scheduler, "steps_per_epoch") is not None
-    if kind in ("OneCycleLR", "CosineAnnealingLR") and by_epoch and batches:
-        yield wrong("scheduler-interval/counts-batches", evidence, where, kind=kind)
-    elif kind == "CosineAnnealingLR" and by_batch:
-        epochs = re.fullmatch(r"\w*epochs?", text)
-        if epochs or (isinstance(value, int) and value <= LONG):
-            yield (wrong if epochs else suspicious)("scheduler-interval/counts-epochs", evidence, where, kind=kind)
-    elif kind in LENGTHS and kind != "OneCycleLR" and by_batch:
-        end = max(value) if isinstance(value, list | tuple) and value else value
-        if isinstance(end, int | float) and end <= (0.99 if kind == "ExponentialLR" else LONG):
-            yield wrong("scheduler-interval/decayed", evidence, where, kind=kind)
-    elif kind == "ReduceLROnPlateau" and by_batch:
-        yield suspicious("scheduler-interval/plateau", evidence, where)
-
-
-def _metric(script: Script, call: ast.Call) -> Findings:
-    metric, scope = argument(call, "metrics", 0), script.scopes[call]
-    if metric is None:
-        yield wrong("plateau-constant/no-number", quoted(call), script.place(call))
-        return
-    name = ast.unparse(metric)
-    given = [value for target, value, at in script.assignments if target == name and script.scopes[at] is scope]
-    changed = [n for n in script.nodes(ast.AugAssign, scope) if ast.unparse(n.target) == name]
-    values = [metric] if isinstance(metric, ast.Constant) else given
-    if values and all(isinstance(value, ast.Constant) for value in values) and not changed:
-        evidence = f"{quoted(call)}, with {quoted(values[-1])}, which never changes"
-        yield wrong("plateau-constant", evidence, script.place(call))
+def _is_optimizer(script: Script, call: ast.Call) -> bool:
+    """Whether a method is called on an optimizer, or on a scaler that steps one."""
+    made = script.origins(call.func.value) if isinstance(call.func, ast.Attribute) else []
+    named = re.search(r"opt|scaler|^sgd$|^adam", owner(call), re.IGNORECASE)
+    return bool(named) or any(script.kind(one) in OPTIMIZERS for one in made)

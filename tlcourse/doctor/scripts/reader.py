@@ -1,83 +1,112 @@
-"""A script or notebook as a syntax tree that the rules can ask questions; nothing in it is run."""
+"""A model of a script that the rules ask: names, scopes, bindings, calls and their callers, loops. Nothing is run."""
 
 import ast
-import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from itertools import pairwise
 from types import UnionType
-from typing import Any
+from typing import Any, NamedTuple
 
-Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+from tlcourse.doctor.scripts.nodes import MODELS, argument, dotted, last, owner, position, runs_over
 
-OPTIMIZERS = {"SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Lion", "Muon"}
-SCHEDULERS = {
-    *("ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR"),
-    *("ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR"),
-    *("ReduceLROnPlateau", "SequentialLR", "StepLR"),
-}
-# Random transforms whose names do not say so.
-RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "JPEG", "MixUp"}
-RANDOM |= {"RandAugment", "ScaleJitter", "TrivialAugmentWide"}
-LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|dataloader|\.(train|val|test)\b", re.IGNORECASE)
-MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
-MAX_SYNTAX_ERRORS = 5  # lines that are left out before a source is given up
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Scope = ast.Module | Function | ast.Lambda
+
+# Methods that give back their object, and functions that give back what they are given, or a wrapper of it.
+SAME = {"to", "cuda", "cpu", "train", "eval", "half", "float", "requires_grad_", "apply", "squeeze", "view", "flatten"}
+WRAPPERS = {"DataParallel", "DistributedDataParallel", "compile", "deepcopy"}
+
+
+class Binding(NamedTuple):
+    """A name that gets a value: that itself (`exact`), or an item of it, perhaps the one at `index`."""
+
+    name: str
+    value: ast.expr
+    at: ast.AST
+    exact: bool = True
+    index: int | None = None
 
 
 @dataclass(eq=False)
 class Script:
-    """The parsed source.
-
-    `places` says for each line where a reader finds it ("line 3", or "cell 2, line 1"); `errors` has the place and
-    the message of each line that is not Python.
-    """
+    """The parsed source: `places` of its lines ("cell 2, line 1"), `errors` by place, and what was `skipped`."""
 
     tree: ast.Module
-    source: str
     places: list[str]
     errors: dict[str, str]
+    skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.all_nodes = list(ast.walk(self.tree))
+        self.parents = {child: parent for parent in self.all_nodes for child in ast.iter_child_nodes(parent)}
+        # The function, or the module, that each node is in.
+        self.scopes = {node: [node, *self.above(node)][-1] for node in self.all_nodes}
+        self.calls: list[ast.Call] = sorted(self.nodes(ast.Call), key=position)
+        self.text = ast.unparse(self.tree)
+        self.classes = {node.name: node for node in self.nodes(ast.ClassDef)}
+        # What each imported name stands for: `torch.optim` for `optim`.
+        self.imports: dict[str, str] = {}
+        for node in self.nodes(ast.Import | ast.ImportFrom):
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
+            for alias in node.names:
+                short = alias.name if alias.asname or module else alias.name.partition(".")[0]
+                self.imports[alias.asname or short] = module + short
+        self.functions: dict[str, list[Function]] = {}
+        for node in self.nodes(Function):
+            self.functions.setdefault(node.name, []).append(node)
+
+    @cached_property
+    def bindings(self) -> dict[str, list[Binding]]:
+        """Every binding of each name, `self.model` for example, in the order of the lines."""
+        by_name: dict[str, list[Binding]] = {}
+        for node in sorted(self.nodes(ast.Assign | ast.AnnAssign | ast.AugAssign | ast.For), key=position):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            value = node.iter if isinstance(node, ast.For) else node.value
+            for one in (one for target in targets if value is not None for one in _unpacked(target, value, node)):
+                exact = one.exact and not isinstance(node, ast.For | ast.AugAssign)
+                by_name.setdefault(one.name, []).append(one._replace(exact=exact))
+        return by_name
+
+    @cached_property
+    def every(self) -> list[Binding]:
+        """All bindings that have their whole value."""
+        return [one for own in self.bindings.values() for one in own if one.exact]
+
+    @cached_property
+    def callers(self) -> dict[ast.AST | None, list[ast.Call]]:
+        """The calls of each function that the file defines."""
+        found: dict[ast.AST | None, list[ast.Call]] = {}
+        for call in self.calls:
+            found.setdefault(self.function(call), []).append(call)
+        return found
 
     def place(self, node: ast.AST) -> str:
         """Say where a node is."""
         return self.places[node.lineno - 1]
 
-    @cached_property
-    def parents(self) -> dict[ast.AST, ast.AST]:
-        """Every node's parent."""
-        return {child: parent for parent in ast.walk(self.tree) for child in ast.iter_child_nodes(parent)}
-
-    @cached_property
-    def scopes(self) -> dict[ast.AST, ast.AST]:
-        """The function, or the module, that each node is in."""
-        return {node: [node, *self.above(node)][-1] for node in ast.walk(self.tree)}
-
-    @cached_property
-    def calls(self) -> list[ast.Call]:
-        """Every call, in the order of the lines."""
-        return sorted(self.nodes(ast.Call), key=lambda node: (node.lineno, node.col_offset))
-
-    @cached_property
-    def assignments(self) -> list[tuple[str, ast.expr, ast.stmt]]:
-        """Every `target = value` as target (text), value and statement, in the order of the lines."""
-        found = []
-        for node in sorted(self.nodes(ast.Assign | ast.AnnAssign), key=lambda node: (node.lineno, node.col_offset)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found += [(ast.unparse(target), node.value, node) for target in targets if node.value is not None]
-        return found
-
     def nodes(self, kind: type | UnionType, within: ast.AST | None = None) -> list[Any]:
         """Return the nodes of one kind, in the whole script or within one node."""
-        return [node for node in ast.walk(within or self.tree) if isinstance(node, kind)]
+        return [node for node in (self.all_nodes if within is None else ast.walk(within)) if isinstance(node, kind)]
 
-    def named(self, *names: str) -> list[ast.Call]:
+    def name(self, node: ast.AST | None) -> str:
+        """Return the full name of what is named or called: `torch.optim.Adam` for `optim.Adam(...)`."""
+        first, dot, rest = dotted(node).partition(".")
+        return self.imports.get(first, first) + dot + rest
+
+    def kind(self, node: ast.AST | None) -> str:
+        """Return the last part of the full name: `Adam` for `optim.Adam(...)`."""
+        return self.name(node).rpartition(".")[2]
+
+    def named(self, *names: str, within: ast.AST | None = None) -> list[ast.Call]:
         """Return the calls of functions, classes or methods with one of these names."""
-        return [call for call in self.calls if last(call) in names]
+        found = self.calls if within is None else self.nodes(ast.Call, within)
+        return [call for call in found if self.kind(call) in names]
 
-    def made(self, *names: str) -> list[tuple[str, ast.expr, ast.stmt]]:
-        """Return the assignments whose value is what one of these functions or classes makes."""
-        return [one for one in self.assignments if last(one[1]) in names]
+    def made(self, *names: str) -> list[Binding]:
+        """Return the bindings, in order, whose value is what one of these functions or classes makes."""
+        found = [one for one in self.every if isinstance(one.value, ast.Call) and self.kind(one.value) in names]
+        return sorted(found, key=lambda one: position(one.at))
 
     def inside(self, scope: ast.AST) -> list[ast.Call]:
         """Return the calls in one function or in the module, without those in functions inside it."""
@@ -91,109 +120,106 @@ class Script:
             if isinstance(node, Scope):
                 return
 
-    def statement(self, node: ast.AST) -> tuple[ast.stmt, list[ast.stmt]]:
-        """Return the whole statement that a node is part of, and the block of statements that this is in."""
-        while not isinstance(node, ast.stmt):
-            node = self.parents[node]
-        blocks = [value for _, value in ast.iter_fields(self.parents[node]) if isinstance(value, list)]
-        return node, next(block for block in blocks if node in block)
+    def owner_class(self, node: ast.AST) -> ast.AST | None:
+        """Return the class that a node is in."""
+        while node is not None and not isinstance(node, ast.ClassDef):
+            node = self.parents.get(node)
+        return node
 
     def loop(self, node: ast.AST, over: str) -> ast.For | None:
         """Return the loop over "batches" or "epochs" around a node, if there is one."""
-        return next((n for n in self.above(node) if isinstance(n, ast.For) and _runs_over(n) == over), None)
+        return next((n for n in self.above(node) if isinstance(n, ast.For) and runs_over(n) == over), None)
+
+    def chosen(self, node: ast.AST, within: ast.AST | None = None) -> bool:
+        """Whether a condition decides if a node is reached, within its function or the node given."""
+        for up in self.above(node):
+            if up is within:
+                return False
+            if isinstance(up, ast.IfExp | ast.Match | ast.Try | ast.While):
+                return True
+            if isinstance(up, ast.If) and "__name__" not in ast.unparse(up.test):
+                return True
+        return False
+
+    def function(self, call: ast.Call) -> Function | None:
+        """Return the function or method of this file that a call means."""
+        own = [(one, self.parents[one]) for one in self.functions.get(last(call), [])]
+        if isinstance(call.func, ast.Name):
+            return next((one for one, parent in own[::-1] if not isinstance(parent, ast.ClassDef)), None)
+        if not isinstance(call.func, ast.Attribute) or MODELS.match(owner(call)) or last(call) in SAME:
+            return None
+        mine = [one for one, parent in own if owner(call) != "self" or parent is self.owner_class(call)]
+        return mine[0] if len(mine) == 1 and isinstance(self.parents[mine[0]], ast.ClassDef) else None
+
+    def reached(self, scope: ast.AST, depth: int = 3) -> list[ast.Call]:
+        """Return the calls in a function, and those in the functions of this file that it calls."""
+        own = self.inside(scope)
+        inner = dict.fromkeys(f for call in own if (f := self.function(call)) is not None and f is not scope)
+        return own + [call for f in inner if depth for call in self.reached(f, depth - 1)]
+
+    def given(self, node: ast.expr) -> list[Binding]:
+        """Return the bindings that may have given a name its value at this place; an argument is one, too."""
+        text, scope = ast.unparse(node), self.scopes[node]
+        own = self.bindings.get(text, [])
+        if text.startswith("self."):
+            return [one for one in own if self.owner_class(one.at) is self.owner_class(node)]
+        found: list[Binding] = []
+        for one in own[::-1]:
+            start = position(one.at.target) if isinstance(one.at, ast.For) else (one.at.end_lineno, 0)
+            if self.scopes[one.at] is scope and start < position(node) and one.at not in self.above(node):
+                found.append(one)
+                if self.branches(one.at) <= self.branches(node):
+                    return found
+        while not found and not isinstance(scope, ast.Module):
+            names = [arg.arg for arg in self.nodes(ast.arg, scope.args)]
+            if text in names and text != "self":
+                at = names.index(text) - (names[0] == "self")
+                values = [(argument(call, text, at), call) for call in self.callers.get(scope, [])]
+                return [Binding(text, value, call) for value, call in values if value is not None]
+            scope = self.scopes[self.parents[scope]]
+            found = [one for one in own if self.scopes[one.at] is scope]
+        return found
+
+    def origins(self, node: ast.expr | None, depth: int = 8) -> list[ast.expr]:
+        """Return the expressions that a node may stand for: itself where the file does not say."""
+        further: list[ast.expr] = []
+        if node is None or depth == 0:
+            return [] if node is None else [node]
+        if isinstance(node, ast.IfExp):
+            further = [node.body, node.orelse]
+        elif isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in SAME:
+                further = [node.func.value]
+            elif last(node) in WRAPPERS and node.args:
+                further = [node.args[0]]
+            elif (function := self.function(node)) is not None:
+                further = self.returned(function)
+        elif isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+            for one in self.given(node):
+                function = self.function(one.value) if isinstance(one.value, ast.Call) and not one.exact else None
+                tuples = [v for v in self.returned(function) if isinstance(v, ast.Tuple)] if function else []
+                items = [item for v in tuples for i, item in enumerate(v.elts) if i == one.index]
+                further += [one.value] if one.exact else items
+        return [one for own in further for one in self.origins(own, depth - 1)] or [node]
+
+    def returned(self, function: Function) -> list[ast.expr]:
+        """Return what a function's `return` statements give back."""
+        own = [node for node in self.nodes(ast.Return, function) if self.scopes[node] is function]
+        return [node.value for node in own if node.value is not None]
+
+    def branches(self, node: ast.AST) -> set[tuple[ast.AST, bool]]:
+        """Return the conditions and loops that a node is in, with the side of each."""
+        pairs = pairwise([node, *self.above(node)])
+        pairs = [(child, up) for child, up in pairs if isinstance(up, ast.If | ast.For | ast.IfExp)]
+        return {(up, child in (up.orelse if isinstance(up.orelse, list) else [up.orelse])) for child, up in pairs}
 
 
-def read_script(file: Path) -> Script:
-    """Read a `.py` or `.ipynb` file; a notebook's cells become one script, its magics empty lines.
-
-    Raises:
-        ValueError: it cannot be read as text or as a notebook.
-    """
-    notebook = file.suffix == ".ipynb"
-    try:
-        text = file.read_text(encoding="utf-8")
-        lines = _notebook_lines(json.loads(text)) if notebook else list(enumerate(text.splitlines(), start=1))
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read as a {'notebook' if notebook else 'script'}: {error}.") from error
-    return parse([line for _, line in lines], [place if notebook else f"line {place}" for place, _ in lines])
-
-
-def parse(lines: list[str], places: list[str]) -> Script:
-    """Parse a source; lines that are not Python go into `errors` and are left out, so that the rest can be read."""
-    lines, source, errors = list(lines), "\n".join(lines), {}
-    while True:
-        try:
-            return Script(ast.parse("\n".join(lines)), source, places, errors)
-        except SyntaxError as error:
-            number = min(error.lineno or 1, len(lines)) - 1
-            line = lines[number]
-            if places[number] in errors or len(errors) == MAX_SYNTAX_ERRORS:
-                return Script(ast.parse(""), source, places, errors)
-            errors[places[number]] = f"{error.msg}: `{line.strip()}`"
-            lines[number] = line[: len(line) - len(line.lstrip())] + "pass"
-
-
-def dotted(node: ast.AST | None) -> str:
-    """Write a name with its dots, `nn.Linear`; a call has the name of what is called, anything else has none."""
-    if isinstance(node, ast.Call):
-        return dotted(node.func)
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}".lstrip(".")
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def last(node: ast.AST | None) -> str:
-    """Return the last part of a name: `Linear` of `nn.Linear`."""
-    return dotted(node).rpartition(".")[2]
-
-
-def owner(call: ast.Call) -> str:
-    """Return what a method is called on: `model` of `model.train()`."""
-    return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-
-
-def argument(call: ast.expr, name: str, position: int | None = None) -> ast.expr | None:
-    """Return a call's argument by its name, or by its position; None for what is no call."""
-    if not isinstance(call, ast.Call):
-        return None
-    by_position = call.args[position] if position is not None and len(call.args) > position else None
-    return next((word.value for word in call.keywords if word.arg == name), by_position)
-
-
-def constant(node: ast.AST | None) -> object:
-    """Return a literal's value; None for anything else."""
-    try:
-        return None if node is None else ast.literal_eval(node)
-    except (ValueError, SyntaxError, TypeError):
-        return None
-
-
-def quoted(node: ast.AST) -> str:
-    """Return a piece of code between backticks, at most 90 characters of it."""
-    return f"`{ast.unparse(node)[:90]}`"
-
-
-def is_random(transform: str) -> bool:
-    """Whether a transform with this class name draws random numbers."""
-    return transform.startswith("Random") or transform in RANDOM
-
-
-def _runs_over(loop: ast.For) -> str:
-    """Tell "epochs" from "batches": those run over a loader, or have images and labels as variables."""
-    target, iterated = ast.unparse(loop.target).lower(), ast.unparse(loop.iter)
-    if "epoch" in target or re.search(r"\brange\(.*epoch", iterated):
-        return "epochs"
-    labelled = isinstance(loop.target, ast.Tuple) and re.search(r"label|target|\by\b|\byb\b", target)
-    return "batches" if not iterated.startswith("range(") and (labelled or LOADER.search(iterated)) else ""
-
-
-def _notebook_lines(notebook: dict) -> list[tuple[str, str]]:
-    """Return every line of the code cells with its place; cells are counted from 1, those of text included."""
-    found = []
-    for number, cell in enumerate(notebook["cells"], start=1):
-        code = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not code.startswith("%%"):
-            for position, line in enumerate(code.splitlines(), start=1):
-                line = "pass" if line.startswith("?") else re.sub(r"^(\s*)[%!].*", r"\1pass", line)
-                found.append((f"cell {number}, line {position}", line))
-    return found
+def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST) -> Iterator[Binding]:
+    """Yield each name of a target with its value, where the value shows it."""
+    if not isinstance(target, ast.Tuple | ast.List):
+        yield Binding(ast.unparse(target), value, at)
+        return
+    pairs = isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts)
+    for index, one in enumerate(target.elts):
+        item = [Binding(ast.unparse(one), value, at, False, index)]
+        yield from _unpacked(one, value.elts[index], at) if pairs else item

@@ -1,153 +1,133 @@
-"""What goes wrong before the loop: heads, losses, optimizers and schedulers, as a script's text shows it."""
+"""What goes wrong before the loop: heads, freezing, optimizers and losses, as a script shows it."""
 
 import ast
-import re
-from collections.abc import Iterator
-from itertools import pairwise
 
-from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
-from tlcourse.doctor.scripts.reader import OPTIMIZERS, SCHEDULERS, Script, argument, constant, dotted, last, quoted
+from tlcourse.doctor.report import Findings, note, suspicious, wrong
+from tlcourse.doctor.scripts.networks import HEADS, WALKS, networks, new_heads, switches
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, last, owner, position, quoted
+from tlcourse.doctor.scripts.reader import Script
 
-HEADS = re.compile(r"^(\w+)\.(fc|classifier|head|heads)\b")
-REWRITING = {"OneCycleLR", "CyclicLR"}
-COMPOSED = ("SequentialLR", "ChainedScheduler")
-CLOCKS = ("time.time", "time.perf_counter", "perf_counter", "time.monotonic")
+LOSSES = {
+    **dict.fromkeys(("CrossEntropyLoss", "cross_entropy"), "cross-entropy"),
+    **dict.fromkeys(("NLLLoss", "nll_loss"), "NLL"),
+    **dict.fromkeys(("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"), "BCE with logits"),
+}
+# What a network must not end in, by loss, and how sure it is that this is a mistake.
+ENDS = {
+    ("cross-entropy", "softmax"): ("softmax-before-cross-entropy", wrong),
+    ("cross-entropy", "logsoftmax"): ("softmax-before-cross-entropy/log", note),
+    ("cross-entropy", "relu"): ("softmax-before-cross-entropy/relu", suspicious),
+    ("BCE with logits", "sigmoid"): ("softmax-before-cross-entropy/sigmoid", wrong),
+    ("NLL", "softmax"): ("loss-wants-log-probabilities", wrong),
+}
 
 
-def softmax_before_cross_entropy(script: Script) -> Findings:
-    """Cross-entropy applies softmax itself."""
-    if not script.named("cross_entropy", "CrossEntropyLoss"):
-        return
-    losses = [target for target, _, _ in script.made("CrossEntropyLoss")]
-    found: list[ast.AST] = []
+def outputs_fit_the_loss(script: Script) -> Findings:
+    """A loss wants logits or log-probabilities; what a network ends in must not take them away."""
+    traced, used, seen = [], set(), False
     for call in script.calls:
-        if call.args and (last(call) in ("cross_entropy", "CrossEntropyLoss") or dotted(call) in losses):
-            if _is_softmax(script, _value_before(script, call.args[0], call)):
-                found.append(call)
-        elif last(call) == "Sequential" and call.args and last(call.args[-1]) == "Softmax":
-            found.append(call.args[-1])
-    for node in script.nodes(ast.Return):
-        function = script.scopes[node]
-        attention = "attention" in getattr(script.parents.get(function), "name", "").lower()
-        if getattr(function, "name", "") == "forward" and not attention and _is_softmax(script, node.value):
-            found.append(node)
-    for node in found:
-        yield wrong("softmax-before-cross-entropy", quoted(node), script.place(node))
+        names = [script.kind(call), *(script.kind(one) for one in script.origins(call.func))]
+        if loss := next((LOSSES[name] for name in names if name in LOSSES and name not in script.classes), None):
+            used.add(loss)
+            values = call.args[:1] if script.kind(call) == names[-1] or not names[0].endswith("Loss") else []
+            seen = seen or bool(values)
+            traced += [(loss, *end) for value in values for end in _ends(script, value)]
+    modules = [one.value for one in script.made("Sequential") if HEADS.match(one.name) or not script.classes]
+    own = [one for one in script.classes.values() if _forward(one)]
+    modules += [ast.Call(ast.Name(one.name), [], []) for one in own if len(own) == 1]
+    # Where nothing shows what goes into the loss, the one network of the file goes into the one loss.
+    guesses = modules if len(used) == 1 and not seen else []
+    guessed = [(*used, *end) for module in guesses for end in _ends_of_module(script, module)]
+    for loss, end, node in dict.fromkeys(traced + guessed):
+        name, found = ENDS.get((loss, end), ("", note))
+        if name:
+            found = suspicious if guessed and found is wrong else found
+            yield found(name, f"{quoted(node)}, for {loss}", script.place(node))
 
 
-def optimizer_after_head(script: Script) -> Findings:
-    """An optimizer built before the head was replaced holds the old head."""
-    for model, _, at in _new_heads(script):
-        made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one[2]] is script.scopes[at]]
-        own = [(name, built) for name, value, built in made if re.search(rf"\b{model}\.", ast.unparse(value))]
-        if own and own[-1][1].lineno < at.lineno:
-            name, built = own[-1]
-            evidence = f"`{name}` is built at {script.place(built)}; then {quoted(at)}"
-            yield wrong("foreign-parameters/head", evidence, script.place(at))
+def heads_are_trained(script: Script) -> Findings:
+    """The optimizer holds the new head, which is not frozen with the rest; and what is frozen is pre-trained."""
+    heads = new_heads(script)
+    for model, _, at in heads:
+        made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one.at] is script.scopes[at]]
+        own = [one for one in made if any(f"{n}.".startswith(f"{model}.") for n in _held(script, one.value))]
+        again = [b.at for b in script.bindings.get(model, ()) if own and position(b.at) > position(own[-1].at)]
+        if own and position(own[-1].at) < position(at) and not any(position(b) < position(at) for b in again):
+            evidence = f"`{own[-1].name}` is built at {script.place(own[-1].at)}; then {quoted(at)}"
+            yield (suspicious if script.chosen(at) else wrong)("foreign-parameters/head", evidence, script.place(at))
+    for switch in switches(script, False):
+        own = [(name, at) for model, name, at in heads if model == ast.unparse(switch.model)]
+        own = [(name, at) for name, at in own if script.scopes[at] is script.scopes[switch.at]]
+        after = [one.at for one in switches(script, True)] + [at for _, at in own]
+        after = "unfreeze" in script.text or any(position(at) > position(switch.at) for at in after)
+        if switch.whole and own and not after:
+            found, where = (wrong if switch.sure else suspicious), script.place(switch.at)
+            evidence = f"`{own[-1][0]}` is set at {script.place(own[-1][1])}, and frozen here with the rest"
+            yield found("head-frozen/with-the-rest", evidence, where, head=own[-1][0])
+        nets = networks(script, switch.model)
+        if nets and all(net.pretrained is False for net in nets) and "load_" not in script.text:
+            evidence = f"{quoted(nets[0].call)} at {script.place(nets[0].call)} loads no weights"
+            yield (wrong if switch.sure else suspicious)("frozen-random", evidence, script.place(switch.at))
 
 
-def head_frozen_with_the_rest(script: Script) -> Findings:
-    """Freezing everything after the head was replaced freezes the new head too."""
-    for loop in script.nodes(ast.For):
-        match = re.fullmatch(r"(\w+)\.(named_)?parameters\(\)", ast.unparse(loop.iter))
-        if not match or not re.search(r"requires_grad(_\(| = )False", ast.unparse(loop)) or "if " in ast.unparse(loop):
-            continue
-        heads = [(name, at) for model, name, at in _new_heads(script) if model == match[1]]
-        heads = [(name, at) for name, at in heads if script.scopes[at] is script.scopes[loop]]
-        later = "\n".join(script.source.splitlines()[loop.end_lineno :])
-        unfrozen = re.search(r"requires_grad\s*=\s*True|requires_grad_\(\s*(True)?\s*\)|unfreeze", later)
-        if heads and heads[-1][1].lineno < loop.lineno and not unfrozen:
-            name, at = heads[-1]
-            evidence = f"`{name}` is set at {script.place(at)}, and frozen here with the rest"
-            yield wrong("head-frozen/with-the-rest", evidence, script.place(loop), head=name)
+def optimizer_follows_the_model(script: Script) -> Findings:
+    """What is unfrozen later must get into the optimizer, which must live longer than an epoch."""
+    made = script.made(*OPTIMIZERS)
+    for switch in switches(script, True):
+        model = ast.unparse(switch.model)
+        held = _held(script, made[-1].value) if made else []
+        late = made and position(made[-1].at) < position(switch.at)
+        late = late and script.scopes[made[-1].at] is script.scopes[switch.at]
+        chosen = any("requires_grad" in ast.unparse(one) for one in _given(script, made[-1].value)) if made else False
+        apart = all(HEADS.fullmatch(name) and not f"{model}.".startswith(f"{name}.") for name in held)
+        same = held and all(name.partition(".")[0] == model.partition(".")[0] for name in held)
+        others = [call for call in script.named(*OPTIMIZERS) if made and call is not made[-1].value]
+        others = [call for call in others if script.scopes[call] is not script.scopes[switch.at]]
+        if late and same and (chosen or apart) and not others and not script.named("add_param_group"):
+            evidence = f"`{made[-1].name}` is built at {script.place(made[-1].at)} from what trained then"
+            yield wrong("not-in-optimizer/unfrozen-later", evidence, script.place(switch.at))
+    for one in made:
+        loop = script.loop(one.at, "epochs")
+        names = [name.partition(".")[0] for name in _held(script, one.value)]
+        fresh = any(loop in script.above(b.at) for name in names for b in script.bindings.get(name, ()))
+        plain = last(one.value) == "SGD" and "momentum" not in ast.unparse(one.value)
+        if loop is not None and names and not fresh and not plain and not script.chosen(one.at, loop):
+            yield suspicious("moments-forgotten", quoted(one.at), script.place(one.at))
 
 
-def one_scheduler_for_each_optimizer(script: Script) -> Findings:
-    """Each scheduler's constructor rewrites its optimizer's learning rates."""
-    parts = {n.id for call in script.named(*COMPOSED) for n in script.nodes(ast.Name, call)}
-    built: dict[tuple, list[str]] = {}
-    for target, value, at in script.assignments:
-        if last(value) in OPTIMIZERS:  # a new optimizer with this name starts anew
-            built.pop((target, script.scopes[at]), None)
-        optimizer = argument(value, "optimizer", 0) if last(value) in SCHEDULERS - set(COMPOSED) else None
-        choice = any(isinstance(node, ast.If | ast.Match) for node in script.above(at))
-        if optimizer is None or target in parts or choice:
-            continue
-        kinds = built.setdefault((ast.unparse(optimizer), script.scopes[at]), [])
-        kinds.append(last(value))
-        if len(kinds) > 1:
-            evidence = f"{listed(kinds)} on `{ast.unparse(optimizer)}`, with no new optimizer in between"
-            found = wrong if REWRITING & set(kinds) else suspicious
-            yield found("several-schedulers", evidence, script.place(at))
+def _held(script: Script, value: ast.expr) -> list[str]:
+    """Return the models or parts whose `.parameters()` an optimizer is given."""
+    return [owner(call) for one in _given(script, value) for call in script.named(*WALKS, within=one)]
 
 
-def optimizer_per_stage(script: Script) -> Findings:
-    """A new optimizer for each unfrozen stage forgets the moments of what was already training."""
-    if not re.search(r"requires_grad\s*=\s*True|requires_grad_\(|unfreeze", script.source):
-        return
-    made = script.made(*OPTIMIZERS - {"SGD"})
-    held = [(name, at, set(re.findall(r"(\w+\.\w+)\.parameters\(\)", ast.unparse(v)))) for name, v, at in made]
-    for (_, at, before), (name, later, after) in pairwise(held):
-        if before & after and script.scopes[at] is script.scopes[later]:
-            evidence = f"`{name}` holds {listed(sorted(before & after))}, as does the optimizer of {script.place(at)}"
-            yield note("moments-forgotten", evidence, script.place(later))
+def _given(script: Script, value: ast.expr) -> list[ast.expr]:
+    """Return what an optimizer is given, also where a name stands for it."""
+    return [value, *script.origins(argument(value, "params", 0))]
 
 
-def deprecated_arguments(script: Script) -> Findings:
-    """Names and arguments that current versions warn about or refuse."""
-    for call in script.calls:
-        name, evidence, where = dotted(call), quoted(call), script.place(call)
-        if constant(argument(call, "pretrained")) is True and not re.search(r"timm|create_model|hub", name):
-            yield suspicious("deprecated/pretrained", evidence, where)
-        if last(call) == "ReduceLROnPlateau" and argument(call, "verbose") is not None:
-            yield wrong("deprecated/verbose", evidence, where)
-        if name in ("torch.cuda.amp.autocast", "torch.cuda.amp.GradScaler"):
-            yield note("deprecated/amp", evidence, where)
-        if name == "torch.save" and call.args and re.fullmatch(r"(model|net)\w*", ast.unparse(call.args[0])):
-            yield note("pickle/save", evidence, where)
-        if name == "torch.load" and constant(argument(call, "weights_only")) is False:
-            yield suspicious("pickle/load", evidence, where)
+def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
+    """Return what a value ends in ("softmax"), with the place, for each way that it may have been made."""
+    found = []
+    for one in script.origins(value):
+        if isinstance(one, ast.Call):
+            kind, text = script.kind(one).replace("_", ""), ast.unparse(one.func)
+            own = [(kind, one)] if any(kind == end for _, end in ENDS) else []
+            heads = [b.value for b in script.every if b.name.startswith(f"{text}.") and HEADS.fullmatch(b.name)]
+            modules = script.origins(one.func) + heads
+            found += own or [end for module in modules for end in _ends_of_module(script, module)]
+    return found
 
 
-def numbers_with_commas(script: Script) -> Findings:
-    """`{7,102,466:,}` is a tuple, and a tuple takes no format."""
-    for node in script.nodes(ast.FormattedValue):
-        if isinstance(node.value, ast.Tuple) and node.format_spec is not None:
-            yield wrong("tuple-formatted", quoted(node.value), script.place(node))
+def _ends_of_module(script: Script, module: ast.expr) -> list[tuple[str, ast.expr]]:
+    """Return what a module's answers end in: that of its class, its last part, or itself."""
+    kind = script.kind(module).lower() if isinstance(module, ast.Call) else ""
+    if forward := _forward(script.classes.get(last(module))):
+        values = script.returned(forward) if "self.training" not in ast.unparse(forward) else []
+        return _ends(script, values[0]) if len(values) == 1 else []
+    if kind == "sequential" and module.args:
+        return _ends_of_module(script, module.args[-1])
+    return [(kind, module)] if any(kind == own for _, own in ENDS) else []
 
 
-def clocks_wait_for_the_gpu(script: Script) -> Findings:
-    """A GPU computes while Python goes on: the clock must wait for it."""
-    if "cuda" not in script.source or re.search(r"synchronize|Event\(|Timer\(", script.source):
-        return
-    clocks = [call for call in script.calls if dotted(call) in CLOCKS]
-    for scope in dict.fromkeys(script.scopes[call] for call in clocks):
-        own = [call for call in clocks if script.scopes[call] is scope]
-        # Whole epochs end by reading a loss, which waits; single forward passes do not.
-        between = [call for call in script.inside(scope) if own[0].lineno < call.lineno < own[-1].lineno]
-        forward = [call for call in between if re.fullmatch(r"(self\.)?(model|net)\w*", dotted(call))]
-        if forward and not any(last(call) in ("item", "cpu", "backward", "tolist") for call in between):
-            evidence = f"{quoted(forward[0])} between two readings of the clock, without `synchronize`"
-            yield suspicious("clock", evidence, script.place(own[-1]))
-
-
-def _new_heads(script: Script) -> Iterator[tuple[str, str, ast.stmt]]:
-    """Yield the model, the head and the statement of each assignment that replaces a head."""
-    for target, value, at in script.assignments:
-        match = HEADS.match(target)
-        if match and isinstance(value, ast.Call) and last(value) not in ("to", "cuda", "half"):
-            yield match[1], target, at
-
-
-def _value_before(script: Script, node: ast.expr, call: ast.Call) -> ast.expr:
-    """Return what a name was given last before a call, in its function or in the module; anything else as it is."""
-    scopes, name = (script.scopes[call], script.tree), ast.unparse(node)
-    before = [one for one in script.assignments if one[2].lineno < call.lineno and script.scopes[one[2]] in scopes]
-    return next((value for target, value, _ in reversed(before) if target == name), node)
-
-
-def _is_softmax(script: Script, value: ast.expr | None) -> bool:
-    if not isinstance(value, ast.Call):
-        return False
-    made = next((made for target, made, _ in script.assignments if target == dotted(value)), value)
-    return last(made) in ("softmax", "Softmax")
+def _forward(own: ast.ClassDef | None) -> ast.FunctionDef | None:
+    return next((part for part in getattr(own, "body", []) if getattr(part, "name", "") == "forward"), None)

@@ -1,0 +1,113 @@
+"""Which networks a script builds, what they are made of, and what it freezes."""
+
+import ast
+import re
+from typing import NamedTuple
+
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, constant, last, position
+from tlcourse.doctor.scripts.reader import Script
+
+BATCH_NORM = re.compile(
+    r"resne[xs]?t(?!v2)|efficientnet|densenet|mobilenet|regnet|inception|googlenet|shufflenet|mnasnet|_bn$"
+)
+FAMILIES = re.compile(BATCH_NORM.pattern + r"|^(alexnet|vgg\d|squeezenet|vit_|swin|convnext|maxvit)")
+HEADS = re.compile(r"^((?:self\.)?\w+(?:\.\w+)*?)\.(_?fc|classifier|heads?|last_linear)\b")
+WALKS = ("parameters", "named_parameters", "children", "named_children", "modules", "named_modules")
+
+
+class Network(NamedTuple):
+    """A call that builds a network: its name, whose it is, and whether weights are loaded, where the file says so."""
+
+    call: ast.Call
+    name: str
+    library: str
+    pretrained: bool | None
+
+
+class Switch(NamedTuple):
+    """A place where parameters of a model are frozen or unfrozen: all of them or some, surely or perhaps."""
+
+    model: ast.expr
+    at: ast.AST
+    whole: bool
+    sure: bool
+
+
+def network(script: Script, call: ast.expr) -> Network | None:
+    """Return the network that a call builds, where it is one of torchvision or timm."""
+    full, name, library, first = script.name(call), script.kind(call), "torchvision", 0
+    if not isinstance(call, ast.Call):
+        return None
+    if name == "create_model" or full == "torch.hub.load":
+        library, first = ("timm", 1) if name == "create_model" else (library, 9)
+        name = str(constant(argument(call, "model_name", 0) if first == 1 else argument(call, "model", 1)))
+    own = first or "models." in full or argument(call, "weights") or argument(call, "pretrained")
+    if not own or name != name.lower() or not (library == "timm" or FAMILIES.search(name)):
+        return None
+    words = [argument(call, "weights"), argument(call, "pretrained", first)]
+    given = [value for one in words for value in script.origins(one)]
+    loaded = any(not isinstance(one, ast.Constant) or one.value for one in given)
+    unsure = any(isinstance(one, ast.Name) for one in given)
+    unsure = unsure or any(word.arg in (None, "checkpoint_path") for word in call.keywords)
+    return Network(call, name, library, None if unsure else loaded)
+
+
+def networks(script: Script, node: ast.expr | None, depth: int = 4) -> list[Network]:
+    """Return the networks that an expression may be, or be a part of, or a class of this file may hold."""
+    found: list[Network] = []
+    for one in script.origins(node) if depth else []:
+        made, inner = network(script, one), []
+        if isinstance(one, ast.Attribute | ast.Subscript):
+            inner = [one.value]
+        elif isinstance(one, ast.Call) and last(one) == "Sequential":
+            inner = script.nodes(ast.Name, one)
+        elif isinstance(one, ast.Call) and (own := script.classes.get(last(one))):
+            inner = [b.value for b in script.every if script.owner_class(b.at) is own]
+        found += [made] if made else [other for own in inner for other in networks(script, own, depth - 1)]
+    return list({other.call: other for other in found}.values())
+
+
+def all_networks(script: Script) -> list[Network]:
+    """Return every network that the file builds."""
+    return [made for call in script.calls if (made := network(script, call)) is not None]
+
+
+def switches(script: Script, on: bool) -> list[Switch]:
+    """Return the places where parameters are unfrozen (`on`) or frozen."""
+    found = []
+    for loop in script.nodes(ast.For):
+        walks = [call for call in script.named(*WALKS, within=loop.iter) if isinstance(call.func, ast.Attribute)]
+        sets = [node for node in ast.walk(loop) if _sets(node) is on]
+        if walks and sets:
+            plain = walks[0] is loop.iter and not any(script.chosen(node, loop) for node in sets)
+            found.append(Switch(walks[0].func.value, loop, plain, not script.chosen(loop)))
+    for call in script.named("requires_grad_"):
+        if _sets(call) is on and not any(isinstance(up, ast.For) for up in script.above(call)):
+            found.append(Switch(call.func.value, call, True, not script.chosen(call)))
+    return sorted(found, key=lambda one: position(one.at))
+
+
+def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
+    """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
+    calls = [one for one in script.every if isinstance(one.value, ast.Call)]
+    made = [(HEADS.match(one.name), one, last(script.origins(one.value)[0])) for one in calls]
+    found = [(match[1], b.name, b.at) for match, b, kind in made if match and kind not in ("", "Identity", "Dropout")]
+    return sorted(found, key=lambda head: position(head[2]))
+
+
+def heads_alone(script: Script) -> list[Switch]:
+    """Return the models of which every optimizer of this file has the head alone."""
+    made = [call for one in script.made(*OPTIMIZERS) for call in script.named(*WALKS, within=one.value)]
+    models = [call.func.value for call in made if isinstance(call.func, ast.Attribute)]
+    alone = all(isinstance(model, ast.Attribute) and HEADS.fullmatch(ast.unparse(model)) for model in models)
+    return [Switch(model.value, model, False, False) for model in models] if alone else []
+
+
+def _sets(node: ast.AST) -> bool | None:
+    """Return what `requires_grad` is set to here; None where it is not set, or not to a literal."""
+    if isinstance(node, ast.Assign) and last(node.targets[0]) == "requires_grad":
+        return constant(node.value)
+    if isinstance(node, ast.Call) and last(node) == "requires_grad_":
+        value = argument(node, "requires_grad", 0)
+        return True if value is None else constant(value)
+    return None
