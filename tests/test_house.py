@@ -159,7 +159,7 @@ def test_the_package_and_its_core_stay_small() -> None:
     assert [name for name in house.CORE if name not in lengths] == []
     assert sum(lengths[name] for name in house.CORE) <= 2_100
     lessons = sum(length for name, length in lengths.items() if name.startswith("lessons/"))
-    assert sum(lengths.values()) - lessons <= 10_789  # 439 of them for other people's files and machines
+    assert sum(lengths.values()) - lessons <= 10_790  # 440 of them for other people's files and machines
     assert lessons <= 4_600
 
 
