@@ -474,7 +474,10 @@ def test_parts_below_classes_and_folders_that_are_no_classes(root):
     for name in ("cats", "dogs"):
         fill(root / name / "train")
         fill(root / name / "test")
-    refused(root, "parts below a class")
+    refused(root, "the same ones below it: test, train. If .* parts, put them above the classes")
+    for name in ("first", "second"):
+        fill(root / "folds" / name)
+    refused(root / "folds", "the same ones below it: cats, dogs. If these are the classes")
     fill(root / "other" / "images", 2, 0)
     fill(root / "other" / "masks", 2, 0)
     for name in ("images", "masks"):

@@ -19,11 +19,7 @@ if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return its exit status.
-
-    0 success, 1 a bad result, or something outside failed (network, disk, memory); 2 wrong usage, 130 Ctrl-C,
-    141 nobody reads the output any more.
-    """
+    """Run a subcommand; return 0 success, 1 bad result or fault outside, 2 wrong usage, 130 Ctrl-C, 141 no reader."""
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks becomes a question mark instead of an error.
         if hasattr(stream, "reconfigure"):
@@ -32,17 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     subcommands = parser.add_subparsers(title="subcommands", required=True)
     for add in (_add_run, add_train, add_predict, _add_doctor, add_check):
         add(subcommands)
+    status = _status(parser.parse_args(argv))
     try:
-        return _flushed(_status(parser, argv))
-    except SystemExit:
-        _flushed(0)  # of --help
-        raise
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries again at its end
+        if not isinstance(error, BrokenPipeError):
+            print(f"tlcourse: {error}", file=sys.stderr)
+        return 141 if isinstance(error, BrokenPipeError) else 1
+    return status
 
 
-def _status(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+def _status(arguments: argparse.Namespace) -> int:
     """Run what was asked for; what the world outside does wrong becomes one line and a status."""
     try:
-        arguments = parser.parse_args(argv)
         return arguments.function(arguments)
     except BrokenPipeError:
         return 141
@@ -59,20 +59,6 @@ def _status(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
             raise  # a fault of ours
         print(f"tlcourse: {'There is not enough memory. ' * memory}{error}", file=sys.stderr)
         return 1
-
-
-def _flushed(status: int) -> int:
-    """Write what waits to be printed, so that its failure is not left to Python's end, and return the status."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
-        if isinstance(error, BrokenPipeError):
-            return 141
-        print(f"tlcourse: The output could not be written: {error}", file=sys.stderr)
-        return 1
-    return status
 
 
 def seconds(text: str) -> float:

@@ -174,11 +174,15 @@ def _images_by_class(folder: Path, others: Counter[str]) -> dict[str, list[Path]
     folders, _ = _entries(folder)
     if not folders:
         raise ValueError(f"{folder} has no class folders. {ADVICE.format(root=folder)}")
+    inside = [{plain(inner.name) for inner in _entries(class_folder)[0]} for class_folder in folders]
+    same = ", ".join(sorted(set.intersection(*inside))) if len(folders) > 1 else ""
+    if "," in same and not any(_entries(class_folder)[1] for class_folder in folders):
+        raise ValueError(
+            f"Every folder in {folder} has the same ones below it: {same}. If these are the classes, call the folders "
+            f"above them train and test. If they are parts, put them above the classes: {folder}/train/cats."
+        )
     classes: dict[str, list[Path]] = {}
     for class_folder in folders:
-        below = {part_of(inner.name) for inner in _entries(class_folder)[0]}
-        if len(folders) > 1 and "train" in below and len(below - {None}) > 1:
-            raise ValueError(f"{class_folder} has parts below a class: put classes below parts, {folder}/train/cats.")
         images, name = images_below(class_folder), plain(class_folder.name)
         others.update(path.suffix.lower() or path.name for path in _walk(class_folder) if not _is_image(path))
         if not images:

@@ -22,10 +22,9 @@ def class_list(classes: Iterable[str]) -> list[str]:
 
 
 def as_labels(labels: Iterable[int | str] | torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
-    """Return labels `(N,)` as the numbers of their classes: whole numbers, rows with a single 1, or names.
+    """Return labels `(N,)` as the numbers of their classes, or raise a ValueError that says what to do.
 
-    Raises:
-        ValueError: a label is missing, between two numbers, or the name of no class.
+    They are whole numbers, rows with a single 1, or names.
     """
     values = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else list(labels))
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # as Keras has them
@@ -51,9 +50,6 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
 
     The column of names is the one that fits most images, with or without folder and suffix. The other one holds the
     labels; of several others, the one that is called so.
-
-    Raises:
-        ValueError: no column fits, labels are missing, or a name stands for several images.
     """
     rows, named = _rows(file), defaultdict(list)
     for path in images_below(root):

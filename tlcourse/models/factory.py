@@ -1,6 +1,7 @@
 """Create a model by name, with weights from a library, a file or the package, and with a new head."""
 
 import difflib
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -44,11 +45,8 @@ def create(name: str, num_classes: int | None = None, *, weights: str | Path | N
         file = given
     elif library == "timm" and weights == "default" and name != "tl_resnet":
         file = local_file(f"{name}.safetensors", f"{name}.pth")
-    own = None if file else weights
-    if library == "torchvision":
-        model = _create_torchvision(name, num_classes, own, file.name if file else "")
-    else:
-        model = _create_timm(name, num_classes, own)
+    build = partial(_create_torchvision, file=file.name if file else "") if library == "torchvision" else _create_timm
+    model = build(name, num_classes, None if file else weights)
     model.architecture = f"{library}/{name}"
     if file:
         load_weights(model, file, head=num_classes is None)
