@@ -90,6 +90,13 @@ def test_a_damaged_cache_file_is_computed_again(model, tmp_path):
     assert torch.equal(extract(model, image_set(), cache=tmp_path).x, good.x)
 
 
+def test_a_cache_that_cannot_be_written_costs_no_features(model, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    features = extract(model, image_set(), cache=tmp_path / "file")
+    assert len(features.x) == len(image_set())
+    assert "not kept" in capsys.readouterr().out
+
+
 def test_without_a_key_or_a_cache_nothing_is_stored(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path))
     tl.setup("mini")

@@ -294,6 +294,21 @@ def test_ctrl_c_keeps_what_was_done(data, capsys):
     assert "1 whole epochs of 5" in capsys.readouterr().out
 
 
+def test_ctrl_c_in_the_first_epoch_says_that_nothing_was_measured_yet(data, capsys):
+    class AtOnce(Interrupting):
+        def __iter__(self):
+            yield from list(super().__iter__())[:1]
+            raise KeyboardInterrupt
+
+    model = net()
+    history = tl.train.fit(
+        model, Loaders(AtOnce(data.train), data.val), torch.optim.SGD(model.parameters(), lr=0.1), epochs=2
+    )
+    assert history.interrupted
+    assert history.best is None
+    assert "no best weights yet" in capsys.readouterr().out
+
+
 class Pressing(Interrupting):
     """Batches during which Ctrl-C is pressed in the second epoch, once or twice."""
 

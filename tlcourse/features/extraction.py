@@ -59,8 +59,11 @@ def extract(model: nn.Module, dataset: Dataset, *, batch_size: int = 64, cache: 
             return Features(load_file(file)["x"], dataset.labels)
     features = _compute(model, dataset, batch_size)
     if file is not None:
-        with atomic_write(file) as part:
-            save_file({"x": features.x}, part)
+        try:
+            with atomic_write(file) as part:
+                save_file({"x": features.x}, part)
+        except (OSError, SafetensorError) as error:  # a full disk costs the cache, not the features
+            print(f"The features are not kept: {file} could not be written ({error}).")
     return features
 
 

@@ -94,7 +94,10 @@ def fit(
             state.restore_best()
     if history.interrupted and state.devices.is_main_process:
         again = "" if checkpoints is None else " Make the same call again to continue from the last checkpoint."
-        print(f"Stopped after {len(history.epochs)} whole epochs of {epochs}; the best weights are kept.{again}")
+        kept = (
+            "the best weights are kept" if history.best else "there are no best weights yet, so the last ones are kept"
+        )
+        print(f"Stopped after {len(history.epochs)} whole epochs of {epochs}; {kept}.{again}")
     return history
 
 
