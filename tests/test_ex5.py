@@ -235,19 +235,25 @@ UP, DOWN, NONE = (0.2, 0.25, 0.15, 0.2, 0.2), (-0.2, -0.25, -0.3, -0.2, -0.25), 
 HONEST = {"b own": "better", "d own": "worse", "d fresh": "no difference shown"}
 
 
-def runs(b=UP, d=DOWN, fresh=NONE, *, other=0, leave=(), same=False, fresh_name="fresh"):
+def runs(b=UP, d=DOWN, fresh=NONE, *, other=0, leave=(), same=False, fresh_name="fresh", images=40):
     rows = Table()
     for case, data, gains in (("b", "own", b), ("d", "own", d), ("b", fresh_name, NONE), ("d", fresh_name, fresh)):
         for seed, gain in enumerate(gains):
             for way, more in ((case, 0.0), (f"{case} repaired", gain)):
                 moved = seed + (other if "repaired" in way else 0)
-                row = {"data": data, "way": way, "images": 40, "seed": moved, "accuracy": 0.6 + more}
+                row = {"data": data, "way": way, "images": images, "seed": moved, "accuracy": 0.6 + more}
                 rows.append(row | {"loss": 0.6 if same else 0.6 - more / 2, "seconds": 1.0})
     return Runs(Table(row for row in rows if row["way"] not in leave))
 
 
 RIGHT = {
-    "causes": [TRUE, [*TRUE.values()], {f"case_{k}": f" {v.title()}" for k, v in reversed(TRUE.items())}],
+    "causes": [
+        TRUE,
+        [*TRUE.values()],
+        [*TRUE.items()],
+        {f"case_{k}": f" {v.title()}" for k, v in reversed(TRUE.items())},
+        {f"Case {k.upper()}": v.replace(" ", "_") for k, v in TRUE.items()},
+    ],
     "case_a": [falls(), falls(rate=3.0), Fabricated((0.9, 0.4, 0.6), accuracy=0.6)],
     "case_e": [falls(), Fabricated((0.9, 0.5, 0.5), accuracy=0.62)],
     "case_c": [fits(), fits(accuracy=0.66), Fabricated((0.7, 0.6), (0.7, 0.65), images=60), fits(accuracy=0.8)],
@@ -264,6 +270,7 @@ RIGHT = {
     "proof": [
         (runs(), HONEST),
         [runs((*UP, *UP)), {key.upper(): f" {value.title()}" for key, value in HONEST.items()}],
+        (runs(), HONEST | {"d fresh": "No difference"}),
         (runs(NONE, NONE, DOWN), dict.fromkeys(HONEST, "no difference shown") | {"d fresh": "worse"}),
     ],
 }
@@ -279,6 +286,7 @@ WRONG = {
         (TRUE | {"c": "overfitting"}, "not in the list"),
         (TRUE | {"f": ...}, "case f has no cause yet"),
         ({key: value for key, value in TRUE.items() if key != "e"}, "case e has no cause yet"),
+        ({cause: case for case, cause in TRUE.items()}, "Turn the dictionary round"),
         ("rate too high", "Give a dictionary"),
     ],
     "case_a": [
@@ -366,7 +374,11 @@ WRONG = {
         ((runs(leave=["d repaired"]), HONEST), "'d repaired' has 0 seeds"),
         ((runs(fresh_name="new"), HONEST), "measured on 'fresh' images"),
         ((runs(same=True), HONEST), "the same function twice"),
-        ((runs(), {"b own": "better"}), "'d own' is None"),
+        ((runs(), {"b own": "better"}), "no key 'd own'"),
+        ((runs(), {tuple(key.split()): value for key, value in HONEST.items()}), "no key 'b own'. Their keys are ('b'"),
+        ((runs() + runs(), HONEST), "runs were added twice"),
+        ((runs(images=20), HONEST), "runs with 20 images, and `sizes=[40]`"),
+        ((runs() + runs(images=20), HONEST), "runs with 20 images, and `sizes=[40]`"),
         ((runs(), HONEST | {"b own": "yes"}), "Choose among"),
         ((runs(), "better"), "Give a dictionary"),
         ((0.2, HONEST), "Give what"),

@@ -103,30 +103,40 @@ def passes(function: Any) -> str:
     need_function(function, "costs, parts, images and a budget")
     for cost, trains, images, budget in COSTS:
         found = function(dict(cost), trains, images, budget)
-        whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
-        each = images * (whole + 2 * trained)
+        each = images * (sum(cost.values()) + 2 * sum(cost[name] for name in trains))
         wanted = budget // each
         if isinstance(found, bool | str) or not isinstance(found, int | float | np.number | torch.Tensor):
             raise NotRightError(f"the function returns a {type(found).__name__}. Return a whole number of passes.")
         if float(found) == wanted:
             continue
-        mistakes = {
-            budget / each: "That is no whole number of passes.",
-            -(-budget // each): "That costs more than the budget: round down.",
-            max(1, wanted): "That costs more than the budget: the answer may be zero.",
-            budget // (images * 3 * whole): "Does the backward pass go through parts that do not train?",
-            budget // (images * 3 * max(trained, 1)): "The forward pass goes through the frozen parts, too.",
-            budget // (images * (whole + trained)): "A backward pass costs twice the forward pass of its parts.",
-            budget // (images * whole): "The backward pass is not counted.",
-            budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
-        }
-        why = mistakes.get(float(found), "Count forward through all parts, and twice that of the parts that train.")
+        usual = "Count forward through all parts, and twice that of the parts that train."
+        why = _mistakes(cost, trains, images, budget).get(float(found), usual)
         seen = f"with cost {cost}, trains {trains}, {images} images and a budget of {budget:,} you return {found}, and "
         raise NotRightError(f"{seen}{wanted} is asked for: one pass costs {each:,}. {why}")
     return (
         "training fewer parts saves part of the backward pass and nothing of the forward pass. Seconds need not follow "
         "the multiply-adds: measure those as well where time is what you pay for."
     )
+
+
+def _mistakes(cost: Mapping[str, int], trains: Iterable[str], images: int, budget: int) -> dict[float, str]:
+    """Return what each usual mistake gives, and what to say of it."""
+    whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
+    each, like = images * (whole + 2 * trained), sum(c for n, c in cost.items() if any(part in n for part in trains))
+    return {
+        budget / each: "That is no whole number of passes.",
+        -(-budget // each): "That costs more than the budget: round down.",
+        max(1, budget // each): "That costs more than the budget: the answer may be zero.",
+        budget // (images * (whole + 2 * like)): "A name in another is no part that trains: layer10 is not layer1.",
+        budget // (images * 3 * whole): "Does the backward pass go through parts that do not train?",
+        budget // (images * 3 * max(trained, 1)): "The forward pass goes through the frozen parts, too.",
+        budget // (images * (whole + trained)): "A backward pass costs twice the forward pass of its parts.",
+        budget // (images * (whole + 3 * trained)): "A backward pass costs twice the forward pass, not three times.",
+        budget
+        // (images * (3 * whole - 2 * trained)): "You count the backward pass of the frozen parts, not of the others.",
+        budget // (images * whole): "The backward pass is not counted.",
+        budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
+    }
 
 
 @step("ex1/unbeaten")
@@ -143,15 +153,18 @@ def unbeaten(function: Any) -> str:
             continue
         why = "Go through all other ways in `ways`: one that clearly beats it is enough."
         if not wanted:
-            why = f"Two ways have fewer than {FEWEST} seeds in common, so nothing is decided."
+            a, b = min(combinations(ways, 2), key=lambda two: len(runs.difference(*two).values))
+            why = f"{a!r} and {b!r} have fewer than {FEWEST} seeds in common, so nothing is decided."
         elif sorted(found) == sorted(wanted):
             why = "These are the right ways in another order than in `ways`."
         elif not found:
-            why = "The way with the highest mean is beaten by none, so with enough seeds there is always one."
+            why = f"The way with the highest mean is beaten by none: with {FEWEST} seeds in common there is always one."
         elif set(wanted) < set(found):
             why = f"The interval of a way minus {min(set(found) - set(wanted))!r} lies above zero."
         elif set(found) < set(wanted):
             why = f"{min(set(wanted) - set(found))!r} is not beaten: no interval of a way minus this one is above zero."
+        if "just" in about:
+            why += " The margin is t(0.975, n - 1) times the deviation (that divides by n - 1), over the root of n."
         seen = f"{_differences(runs, ways)}. You return {found}, and {wanted} is asked for. {why}"
         raise NotRightError(f"where {about}: {seen}")
     return (
@@ -199,7 +212,8 @@ def scenarios(answer: Any) -> str:
     for name in SCENARIOS:
         own = _need_runs(runs, name)
         kept, given = _unbeaten(own, WAYS), choices[name]
-        named = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
+        named = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else given
+        named = [str(way).strip().lower() for way in named]
         if not named or not set(named) <= set(WAYS):
             raise NotRightError(f"for {name} you choose {given!r}. Choose among {', '.join(WAYS)}.")
         if beaten := [way for way in named if way not in kept]:

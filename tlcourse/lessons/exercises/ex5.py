@@ -32,14 +32,17 @@ SIGNS = {  # what a cause shows, whoever has it
 def causes(answer: Any) -> str:
     """A cause for each of the six cases."""
     if isinstance(answer, list | tuple) and len(answer) == len(TRUE):
-        answer = dict(zip(TRUE, answer, strict=True))
+        pairs = all(isinstance(part, list | tuple) and len(part) == 2 for part in answer)
+        answer = dict(answer if pairs else zip(TRUE, answer, strict=True))
     if not isinstance(answer, Mapping):
         raise NotRightError(f"the answer is a {type(answer).__name__}. Give a dictionary: a cause for each letter.")
-    given = {str(key).strip().lower().removeprefix("case_"): value for key, value in answer.items()}
+    given = {_plain(key).removeprefix("case").strip(): value for key, value in answer.items()}
+    if given and given.keys() <= SIGNS.keys():
+        raise NotRightError("the keys are causes. Turn the dictionary round: from a letter to its cause.")
     for case, true in TRUE.items():
         if given.get(case) in (None, ..., ""):
             raise NotRightError(f"case {case} has no cause yet.")
-        found = str(given[case]).strip().lower()
+        found = _plain(given[case])
         if found not in SIGNS:
             raise NotRightError(f"case {case} has the cause {found!r}, which is not in the list of causes.")
         if found != true:
@@ -50,6 +53,10 @@ def causes(answer: Any) -> str:
     return (
         "two of the six have the same flat curve for different reasons: a curve is a symptom. Causes are in the set-up."
     )
+
+
+def _plain(text: Any) -> str:
+    return str(text).replace("_", " ").strip(" .").lower()
 
 
 def _learned(seen: list[Seen]) -> float:

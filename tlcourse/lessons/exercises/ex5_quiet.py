@@ -132,6 +132,11 @@ def proof(answer: Any) -> str:
     if not isinstance(conclusions, Mapping):
         raise NotRightError(f"the conclusions are a {type(conclusions).__name__}. Give a dictionary.")
     given = {str(key).strip().lower(): value for key, value in conclusions.items()}
+    if missing := [name for name in MEASURES if name not in given]:
+        keys = ", ".join(map(repr, conclusions)) or "none"
+        raise NotRightError(f"the conclusions have no key {missing[0]!r}. Their keys are {keys}.")
+    if other := {row["images"] for row in rows} - {40}:
+        raise NotRightError(f"there are runs with {min(other)} images, and `sizes=[40]` is asked for.")
     texts = []
     for name, (images, case) in MEASURES.items():
         own, ways = [row for row in rows if row["data"] == images], (f"{case} repaired", case)

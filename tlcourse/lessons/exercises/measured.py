@@ -9,6 +9,7 @@ from tlcourse.lessons.comparison import Difference, Runs
 from tlcourse.lessons.exercises.answers import pair
 
 CONCLUSIONS = ("better", "worse", "no difference shown")
+SHORT = {"no difference": "no difference shown"}
 FEWEST = 5  # seeds
 
 
@@ -22,7 +23,12 @@ def need_runs(runs: Any) -> Runs:
 def need_pairs(rows: Iterable[Mapping[str, Any]], ways: Sequence[str], *, on: str = "", same: str) -> None:
     """Refuse runs whose ways can't be compared seed by seed; `on` says which runs, `same` what equal results mean."""
     of: dict[str, dict[int, float]] = {}  # way -> seed -> loss
+    rows = list(rows)
+    if len(sizes := sorted({row["images"] for row in rows if row["way"] in ways})) > 1:
+        raise NotRightError(f"{on}there are runs with {sizes[0]} and with {sizes[1]} images: give those of one number.")
     for row in rows:
+        if row["way"] in ways and row["seed"] in of.setdefault(row["way"], {}):
+            raise NotRightError(f"{on}runs were added twice: {row['way']!r} has several of seed {row['seed']}.")
         of.setdefault(row["way"], {})[row["seed"]] = row["loss"]
     for way in ways:
         if way not in of:
@@ -41,6 +47,7 @@ def need_pairs(rows: Iterable[Mapping[str, Any]], ways: Sequence[str], *, on: st
 def need_conclusion(said: Any, found: Difference, name: str = "the conclusion") -> None:
     """Refuse a conclusion that a paired difference doesn't support."""
     given = str(said).strip(" .").lower()
+    given = SHORT.get(given, given)
     if given not in CONCLUSIONS:
         raise NotRightError(f"{name} is {said!r}. Choose among {', '.join(CONCLUSIONS)}.")
     wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"
