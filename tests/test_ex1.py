@@ -14,8 +14,6 @@ from torch.nn.functional import cross_entropy
 
 import tlcourse as tl
 from tlcourse.lessons.comparison import Runs
-from tlcourse.lessons.exercises import ex1
-from tlcourse.lessons.exercises.made_up import COSTS
 from tlcourse.table import Table
 
 WAYS = ("frozen", "last stage", "fine-tuned")
@@ -370,7 +368,7 @@ WRONG = {
         (lambda c, t, n, b: b // (n * (sum(c.values()) + sum(c[k] for k in t))), "costs twice"),
         (lambda c, t, n, b: b // (n * sum(c.values())), "backward pass is not counted"),
         (lambda c, t, n, b: b // (n * (sum(c.values()) + 3 * sum(c[k] for k in t))), "not three times"),
-        (lambda c, t, n, b: b // (n * (3 * sum(c.values()) - 2 * sum(c[k] for k in t))), "of the frozen parts, not"),
+        (lambda c, t, n, b: b // (n * (3 * sum(c.values()) - 2 * sum(c[k] for k in t))), "of the frozen parts."),
         (lambda c, t, n, b: b // (n * sum(v * (3 if any(q in k for q in t) else 1) for k, v in c.items())), "layer10"),
         (lambda c, t, n, b: b // (n * sum(v * (3 if k.startswith((*t,)) else 1) for k, v in c.items())), "layer10"),
         (lambda c, t, n, b: passes(c, t, 1, b), "for one image"),
@@ -459,7 +457,3 @@ WRONG = {
 test_the_bank_is_large_enough, test_right_answers_are_right, test_wrong_answers_are_refused_and_named = judges.bank(
     "ex1", RIGHT, WRONG, each=(3, 10)
 )
-
-
-def test_each_mistake_about_passes_gives_another_number():
-    assert len(ex1._mistakes(*COSTS[0])) == 7 + 1  # of four mistakes the number is right here

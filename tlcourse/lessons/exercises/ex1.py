@@ -103,40 +103,33 @@ def passes(function: Any) -> str:
     need_function(function, "costs, parts, images and a budget")
     for cost, trains, images, budget in COSTS:
         found = function(dict(cost), trains, images, budget)
-        each = images * (sum(cost.values()) + 2 * sum(cost[name] for name in trains))
+        whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
+        each, like = images * (whole + 2 * trained), sum(cost[n] for n in cost if any(part in n for part in trains))
         wanted = budget // each
         if isinstance(found, bool | str) or not isinstance(found, int | float | np.number | torch.Tensor):
             raise NotRightError(f"the function returns a {type(found).__name__}. Return a whole number of passes.")
         if float(found) == wanted:
             continue
-        usual = "Count forward through all parts, and twice that of the parts that train."
-        why = _mistakes(cost, trains, images, budget).get(float(found), usual)
+        mistakes = {
+            budget / each: "That is no whole number of passes.",
+            -(-budget // each): "That costs more than the budget: round down.",
+            max(1, wanted): "That costs more than the budget: the answer may be zero.",
+            budget // (images * (whole + 2 * like)): "A name in another is no part that trains: layer10 is not layer1.",
+            budget // (images * 3 * whole): "Does the backward pass go through parts that do not train?",
+            budget // (images * 3 * max(trained, 1)): "The forward pass goes through the frozen parts, too.",
+            budget // (images * (whole + trained)): "A backward pass costs twice the forward pass of its parts.",
+            budget // (images * (whole + 3 * trained)): "A backward pass costs twice the forward one, not three times.",
+            budget // (images * (3 * whole - 2 * trained)): "That is the backward pass of the frozen parts.",
+            budget // (images * whole): "The backward pass is not counted.",
+            budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
+        }
+        why = mistakes.get(float(found), "Count forward through all parts, and twice that of the parts that train.")
         seen = f"with cost {cost}, trains {trains}, {images} images and a budget of {budget:,} you return {found}, and "
         raise NotRightError(f"{seen}{wanted} is asked for: one pass costs {each:,}. {why}")
     return (
         "training fewer parts saves part of the backward pass and nothing of the forward pass. Seconds need not follow "
         "the multiply-adds: measure those as well where time is what you pay for."
     )
-
-
-def _mistakes(cost: Mapping[str, int], trains: Iterable[str], images: int, budget: int) -> dict[float, str]:
-    """Return what each usual mistake gives, and what to say of it."""
-    whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
-    each, like = images * (whole + 2 * trained), sum(c for n, c in cost.items() if any(part in n for part in trains))
-    return {
-        budget / each: "That is no whole number of passes.",
-        -(-budget // each): "That costs more than the budget: round down.",
-        max(1, budget // each): "That costs more than the budget: the answer may be zero.",
-        budget // (images * (whole + 2 * like)): "A name in another is no part that trains: layer10 is not layer1.",
-        budget // (images * 3 * whole): "Does the backward pass go through parts that do not train?",
-        budget // (images * 3 * max(trained, 1)): "The forward pass goes through the frozen parts, too.",
-        budget // (images * (whole + trained)): "A backward pass costs twice the forward pass of its parts.",
-        budget // (images * (whole + 3 * trained)): "A backward pass costs twice the forward pass, not three times.",
-        budget
-        // (images * (3 * whole - 2 * trained)): "You count the backward pass of the frozen parts, not of the others.",
-        budget // (images * whole): "The backward pass is not counted.",
-        budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
-    }
 
 
 @step("ex1/unbeaten")

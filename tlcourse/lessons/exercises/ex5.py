@@ -11,6 +11,7 @@ from torch import nn
 
 from tlcourse import data, models
 from tlcourse.lessons.checks import NotRightError, step
+from tlcourse.lessons.exercises import setups
 from tlcourse.lessons.exercises.setups import SEEDS, Seen, pets_for_checks, set_up, train_with_seeds
 
 GUESSING = math.log(2)  # the loss of someone who gives both classes the same probability
@@ -88,6 +89,7 @@ def case_a(function: Any) -> str:
                 f"Little is learned. The highest rate is {run.rate:g}: are the steps too short now?"
             )
     accuracy = _learned(seen)
+    setups.need_parts(*setups.need_images(function, 40))
     ends = " ".join(f"{run.train[-1]:.2f}" for run in seen)
     return (
         f"in three seeds no epoch is above twice guessing, and the training loss ends at {ends}; accuracy on new "
@@ -106,6 +108,7 @@ def case_e(function: Any) -> str:
                 f"It is still on the plateau. {_why_flat(function)}"
             )
     accuracy = _learned(seen)
+    setups.need_parts(*setups.need_images(function, 40))
     return (
         f"the training loss leaves the plateau in three seeds, and accuracy on new images is {accuracy:.2f}. A "
         "stronger head or a higher rate cannot find in the features what is not there: look at the features first."
@@ -114,10 +117,7 @@ def case_e(function: Any) -> str:
 
 def _why_flat(function: Any) -> str:
     model, _, optimizer, _ = set_up(function, pets_for_checks()[0], SEEDS[0])
-    known = models.create("tl_resnet", 2).state_dict()
-    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad and name in known]
-    if odd := [name for name, p in frozen if not known[name].equal(p)]:
-        return f"{odd[0]} and {len(odd) - 1} other tensors are frozen, and are not those of the pre-trained network."
+    setups.need_parts(model, optimizer)
     return f"The highest rate is {max(g['lr'] for g in optimizer.param_groups):g}: is it high enough for what trains?"
 
 
@@ -163,6 +163,7 @@ def case_c(function: Any) -> str:
             f"the gap shrank, and accuracy on new images fell from {was:.2f} to {accuracy:.2f}. Part of the gap is "
             "gone because the network learns less: was the repair too strong?"
         )
+    setups.need_images(function, 30)
     return (
         f"in the mean of three seeds the gap went from {np.mean(old):.2f} to {np.mean(gaps):.2f}, the validation loss "
         f"from {old_losses:.2f} to {losses:.2f}, accuracy on new images from {was:.2f} to {accuracy:.2f}. Look at all "
