@@ -1,6 +1,7 @@
 """Exercise 1: right answers in any spelling are right; each usual mistake is refused, and named."""
 
 import math
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -103,6 +104,98 @@ def train_by_groups(model, trains, batches, lr):
         model.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+
+
+def prepared(model, trains):
+    for name, part in model.named_children():
+        part.requires_grad_(name in trains)
+        part.train(name in trains)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def train_by_loss(loss, model, trains, batches, lr, *, context=nullcontext):
+    optimizer = torch.optim.AdamW(prepared(model, trains), lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        with context():
+            found = loss(model(x), y)
+        found.backward()
+        optimizer.step()
+
+
+def train_in_the_backward_pass(model, trains, batches, lr):
+    optimizers = {p: torch.optim.SGD([p], lr=lr) for p in prepared(model, trains)}
+
+    def step(p):
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    hooks = [p.register_post_accumulate_grad_hook(step) for p in optimizers]
+    for x, y in batches:
+        cross_entropy(model(x), y).backward()
+    [hook.remove() for hook in hooks]
+
+
+def train_clipped(model, trains, batches, lr):
+    optimizer = torch.optim.SGD(prepared(model, trains), lr=lr, momentum=0.9, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    for x, y in batches:
+        loss = -model(x).log_softmax(1).gather(1, y[:, None]).mean()
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+
+
+def train_and_freeze(model, *given):
+    train(model, *given)
+    model.requires_grad_(False).eval()
+
+
+class Trainer:
+    def __init__(self, model, trains, batches, lr):
+        self.model, self.optimizer = model, torch.optim.RAdam(prepared(model, trains), lr=lr)
+        for batch in batches:
+            self.step(*batch)
+
+    def step(self, x, y):
+        self.optimizer.zero_grad()
+        (cross_entropy(self.model(x), y, reduction="sum") / len(y)).backward()
+        self.optimizer.step()
+
+
+def never_in_evaluation(model, trains, batches, lr):
+    model.requires_grad_(False)
+    for name in trains:
+        getattr(model, name).requires_grad_(True).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def paid_and_cleared(model, trains, batches, lr):
+    own = prepared(model, trains)
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(own, lr=lr)
+    for x, y in batches:
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+        model.zero_grad()
+
+
+def one_step(model, trains, batches, lr):
+    optimizer = torch.optim.AdamW(prepared(model, trains), lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def of_squares(outputs, labels):
+    return nn.functional.mse_loss(outputs, nn.functional.one_hot(labels, 2).float())
 
 
 def train_a_copy(model, *given):
@@ -301,6 +394,13 @@ RIGHT = {
         train_by_groups,
         partial(train, optimizer=partial(torch.optim.SGD, momentum=0.9)),
         partial(train, optimizer=torch.optim.RMSprop),
+        partial(train, optimizer=torch.optim.Adagrad),
+        partial(train_by_loss, partial(cross_entropy, label_smoothing=0.1)),
+        partial(train_by_loss, cross_entropy, context=partial(torch.autocast, "cpu", dtype=torch.bfloat16)),
+        train_in_the_backward_pass,
+        train_clipped,
+        train_and_freeze,
+        lambda model, trains, batches, lr: Trainer(model, trains, batches, lr),
     ],
     "passes": [
         passes,
@@ -342,6 +442,12 @@ WRONG = {
     "train": [
         (partial(train, mode=True), "bn1.running_mean moved"),
         (partial(train, mode=False), "follow the batches"),
+        (never_in_evaluation, "bn1.running_mean moved"),
+        (paid_and_cleared, "given a gradient that nothing uses"),
+        (one_step, "Make a step after every batch"),
+        (partial(train_by_loss, lambda outputs, y: cross_entropy(outputs.softmax(1), y)), "not that of the cross-ent"),
+        (partial(train_by_loss, nn.functional.nll_loss), "not that of the cross-entropy"),
+        (partial(train_by_loss, of_squares), "not that of the cross-entropy"),
         (still_by_momentum, "bn1.num_batches_tracked moved"),
         (partial(train, freeze=False), "conv1.weight moved"),
         (partial(train, freeze=False, params=lambda m: m.fc.parameters()), "given a gradient that nothing uses"),

@@ -36,12 +36,14 @@ def train(function: Any) -> str:
 def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -> None:
     """Train on three batches, and hold everything that may change against what is to change."""
     torch.manual_seed(0)
-    model = models.create("tl_resnet", 2).eval().requires_grad_(not arrives_frozen)
+    model = models.create("tl_resnet", 2).train(not arrives_frozen).requires_grad_(not arrives_frozen)
     batches = [(torch.randn(6, 3, 32, 32), torch.arange(6) % 2) for _ in range(3)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    seen, new, summed = [], [], []
+    seen, new, summed, paid, heads = [], [], [], [], []
+    model.fc.register_forward_pre_hook(lambda fc, inputs: heads.append(fc.weight.square().sum().item()))
     model.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     if not arrives_frozen:
+        model.conv1.weight.register_hook(lambda gradient: paid.append("conv1.weight"))
         model.fc.bias.register_hook(lambda gradient: new.append(gradient.clone()))
         model.fc.bias.register_post_accumulate_grad_hook(lambda bias: summed.append(bias.grad.clone()))
     function(model, trains, iter(batches) if arrives_frozen else batches, 0.01)
@@ -49,9 +51,7 @@ def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -
     moved = {name for name, old in before.items() if not old.equal(after[name])}
     where = f"with `trains={trains}`, "
     if not moved:
-        raise NotRightError(
-            f"{where}nothing of the model changed. Has the optimizer the parameters of the model that is given?"
-        )
+        raise NotRightError(f"{where}nothing of the model changed. Has the optimizer parameters of the model given?")
     for name in own:
         part = name.split(".")[0]
         if part in trains and name not in moved:
@@ -65,13 +65,14 @@ def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -
             raise NotRightError(f"{where}{name} moved, and {part} is frozen. `eval()` keeps a batch norm still.")
         if part in trains and name not in moved:
             raise NotRightError(f"{where}{name} stayed, and {part} trains: its batch norms are to follow the batches.")
-    if paid := [n for n, p in own.items() if n.split(".")[0] not in trains and p.grad is not None]:
-        raise NotRightError(
-            f"{where}{paid[0]} was given a gradient that nothing uses, and that costs a backward pass. "
-            "Set `requires_grad` to False where nothing trains."
-        )
+    paid += [n for n, p in own.items() if n.split(".")[0] not in trains and p.grad is not None]
+    if paid:
+        why = "given a gradient that nothing uses, and that costs a backward pass"
+        raise NotRightError(f"{where}{paid[0]} was {why}. Set `requires_grad` to False where nothing trains.")
     if sum(seen) != 18:
         raise NotRightError(f"{where}{sum(seen)} images went through the model, and `batches` held 18. Use each once.")
+    if len(set(heads)) < len(heads):
+        raise NotRightError(f"{where}a batch met the same weights as the one before. Make a step after every batch.")
     if len(summed) > 1 and not torch.allclose(new[1], summed[1]):
         raise NotRightError(f"{where}the second batch's gradient was added to the first's. Set it to zero in between.")
 
@@ -80,21 +81,23 @@ def _moves(function: Any, lr: float) -> float:
     """Return how far the head's weights move at a rate, after making sure that at a larger one it learns a batch."""
     torch.manual_seed(1)
     inputs, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 1, 0, 1, 1])
-    found = []
+    found, heads, gradients = [], [], []
     for rate in (0.01, lr):
         torch.manual_seed(2)
         model = models.create("tl_resnet", 2, weights=None).eval()
-        old, start = model.fc.weight.detach().clone(), _loss(model, inputs, labels)
+        model.fc.weight.data *= 20  # the head is now surer of some images than of others
+        model.fc.weight.register_hook(lambda gradient: gradients.append(gradient.flatten()))
+        model.fc.register_forward_hook(lambda fc, given, out: heads.append((given[0].detach(), out.detach().float())))
+        old = model.fc.weight.detach().clone()
         function(model, ("fc",), [(inputs, labels)] * 4, rate)
         found.append((model.fc.weight - old).abs().max().item())
-        if rate != lr and not _loss(model, inputs, labels) < start:
-            raise NotRightError("after four steps on one batch, its loss is not lower. Does it go down the gradient?")
+    first, *_, last = [torch.nn.functional.cross_entropy(out, labels).item() for _, out in heads[:4]]
+    if not last < first:
+        raise NotRightError("after three steps on one batch, its loss is not lower. Does it go down the gradient?")
+    wanted = ((heads[0][1].softmax(1) - torch.nn.functional.one_hot(labels)).T @ heads[0][0].float()).flatten()
+    if gradients and torch.cosine_similarity(gradients[0], wanted, 0) < 0.98:
+        raise NotRightError("the head's gradient is not that of the cross-entropy of the model's outputs.")
     return found[-1]
-
-
-def _loss(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-    with torch.no_grad():
-        return torch.nn.functional.cross_entropy(model.eval()(inputs), labels).item()
 
 
 @step("ex1/passes")

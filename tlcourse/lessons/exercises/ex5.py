@@ -12,7 +12,7 @@ from torch import nn
 from tlcourse import data, models
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.exercises import setups
-from tlcourse.lessons.exercises.setups import SEEDS, Seen, pets_for_checks, set_up, train_with_seeds
+from tlcourse.lessons.exercises.setups import SEEDS, Seen, pets_for_checks, train_with_seeds
 
 GUESSING = math.log(2)  # the loss of someone who gives both classes the same probability
 TRUE = {"a": "rate too high", "b": "wrong normalisation", "c": "learned by heart", "d": "shared images"}
@@ -37,13 +37,13 @@ def causes(answer: Any) -> str:
         answer = dict(answer if pairs else zip(TRUE, answer, strict=True))
     if not isinstance(answer, Mapping):
         raise NotRightError(f"the answer is a {type(answer).__name__}. Give a dictionary: a cause for each letter.")
-    given = {_plain(key).removeprefix("case").strip(): value for key, value in answer.items()}
+    given = {str(key).strip().lower().removeprefix("case").strip(" _"): value for key, value in answer.items()}
     if given and given.keys() <= SIGNS.keys():
         raise NotRightError("the keys are causes. Turn the dictionary round: from a letter to its cause.")
     for case, true in TRUE.items():
         if given.get(case) in (None, ..., ""):
             raise NotRightError(f"case {case} has no cause yet.")
-        found = _plain(given[case])
+        found = str(given[case]).strip(" .").lower().replace("_", " ")
         if found not in SIGNS:
             raise NotRightError(f"case {case} has the cause {found!r}, which is not in the list of causes.")
         if found != true:
@@ -54,10 +54,6 @@ def causes(answer: Any) -> str:
     return (
         "two of the six have the same flat curve for different reasons: a curve is a symptom. Causes are in the set-up."
     )
-
-
-def _plain(text: Any) -> str:
-    return str(text).replace("_", " ").strip(" .").lower()
 
 
 def _learned(seen: list[Seen]) -> float:
@@ -101,24 +97,18 @@ def case_a(function: Any) -> str:
 def case_e(function: Any) -> str:
     """A set-up whose training loss leaves the plateau, and that is better than guessing on new images."""
     seen = train_with_seeds(function, 40)
+    setups.need_parts(*setups.need_images(function, 40))
     for seed, run in zip(SEEDS, seen, strict=True):
         if not run.train[-1] <= 0.75 * GUESSING:
             raise NotRightError(
                 f"with seed {seed} the training loss ends at {run.train[-1]:.2f}, and guessing has {GUESSING:.2f}. "
-                f"It is still on the plateau. {_why_flat(function)}"
+                f"It is still on the plateau. The highest rate is {run.rate:g}: is it high enough for what trains?"
             )
     accuracy = _learned(seen)
-    setups.need_parts(*setups.need_images(function, 40))
     return (
         f"the training loss leaves the plateau in three seeds, and accuracy on new images is {accuracy:.2f}. A "
         "stronger head or a higher rate cannot find in the features what is not there: look at the features first."
     )
-
-
-def _why_flat(function: Any) -> str:
-    model, _, optimizer, _ = set_up(function, pets_for_checks()[0], SEEDS[0])
-    setups.need_parts(model, optimizer)
-    return f"The highest rate is {max(g['lr'] for g in optimizer.param_groups):g}: is it high enough for what trains?"
 
 
 def _as_given(splits: data.Splits, seed: int) -> tuple[nn.Module, data.Loaders, Any, dict[str, Any]]:
