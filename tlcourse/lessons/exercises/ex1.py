@@ -217,9 +217,7 @@ def scenarios(answer: Any) -> str:
             raise NotRightError(f"{seen}: another way clearly beats it. Unbeaten are {kept}.")
         if len(kept) > 1:
             ties.append(name)
-    tied = (
-        f" On {', '.join(ties)} several ways are unbeaten: the one that trains least is a good choice." if ties else ""
-    )
+    tied = f" On {', '.join(ties)} several ways are unbeaten: what trains least is a good choice." if ties else ""
     return f"no other way beats your choices, in your own runs.{tied} With another budget the choices may be others."
 
 

@@ -100,8 +100,7 @@ def painted(levels: tuple[Any, ...] = (range(9, 256, 40),) * 3) -> data.Splits:
     pets, _ = pets_for_checks()
     parts = {}
     for part, span in {"train": slice(0, 160), "val": slice(160, 300), "test": slice(300, 343)}.items():
-        sources = pages[span]
-        parts[part] = data.ImageSet(sources, [i % 2 for i in range(len(sources))], pets.classes)
+        parts[part] = data.ImageSet(pages[span], [i % 2 for i in range(len(pages[span]))], pets.classes)
     return replace(pets, **parts, name="painted")
 
 
@@ -154,9 +153,7 @@ def need_parts(model: nn.Module, optimizer: Any, plan: tuple[str, ...] = ()) -> 
         if name.split(".")[0] in ("fc", *plan) or p.shape != known.shape:  # other networks have other shapes
             continue
         if p.requires_grad and id(p) in held:
-            raise NotRightError(
-                f"{name} trains. The docstring wants {' and '.join(plan) or 'the head alone'} to train."
-            )
+            raise NotRightError(f"{name} trains, and the docstring wants other parts to train.")
         if not p.detach().cpu().equal(known):
             raise NotRightError(f"{name} is not that of the pre-trained network.")
 
