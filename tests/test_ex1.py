@@ -1,7 +1,10 @@
 """Exercise 1: right answers in any spelling are right; each usual mistake is refused, and named."""
 
 import math
+from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 
 import judges
 import numpy as np
@@ -103,6 +106,98 @@ def train_by_groups(model, trains, batches, lr):
         optimizer.step()
 
 
+def prepared(model, trains):
+    for name, part in model.named_children():
+        part.requires_grad_(name in trains)
+        part.train(name in trains)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def train_by_loss(loss, model, trains, batches, lr, *, context=nullcontext):
+    optimizer = torch.optim.AdamW(prepared(model, trains), lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        with context():
+            found = loss(model(x), y)
+        found.backward()
+        optimizer.step()
+
+
+def train_in_the_backward_pass(model, trains, batches, lr):
+    optimizers = {p: torch.optim.SGD([p], lr=lr) for p in prepared(model, trains)}
+
+    def step(p):
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    hooks = [p.register_post_accumulate_grad_hook(step) for p in optimizers]
+    for x, y in batches:
+        cross_entropy(model(x), y).backward()
+    [hook.remove() for hook in hooks]
+
+
+def train_clipped(model, trains, batches, lr):
+    optimizer = torch.optim.SGD(prepared(model, trains), lr=lr, momentum=0.9, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    for x, y in batches:
+        loss = -model(x).log_softmax(1).gather(1, y[:, None]).mean()
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+
+
+def train_and_freeze(model, *given):
+    train(model, *given)
+    model.requires_grad_(False).eval()
+
+
+class Trainer:
+    def __init__(self, model, trains, batches, lr):
+        self.model, self.optimizer = model, torch.optim.RAdam(prepared(model, trains), lr=lr)
+        for batch in batches:
+            self.step(*batch)
+
+    def step(self, x, y):
+        self.optimizer.zero_grad()
+        (cross_entropy(self.model(x), y, reduction="sum") / len(y)).backward()
+        self.optimizer.step()
+
+
+def never_in_evaluation(model, trains, batches, lr):
+    model.requires_grad_(False)
+    for name in trains:
+        getattr(model, name).requires_grad_(True).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def paid_and_cleared(model, trains, batches, lr):
+    own = prepared(model, trains)
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(own, lr=lr)
+    for x, y in batches:
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+        model.zero_grad()
+
+
+def one_step(model, trains, batches, lr):
+    optimizer = torch.optim.AdamW(prepared(model, trains), lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def of_squares(outputs, labels):
+    return nn.functional.mse_loss(outputs, nn.functional.one_hot(labels, 2).float())
+
+
 def train_a_copy(model, *given):
     import copy
 
@@ -179,6 +274,47 @@ def unbeaten_by_test(runs, ways):
                 if test.pvalue < 0.05:
                     kept.remove(b)
     return np.array(kept)
+
+
+def unbeaten_if(beats, runs, ways, few=None):
+    """The rule with another way to decide: `beats` is given the differences of two ways, `few` runs and ways."""
+    leads = {(a, b): np.array(runs.difference(a, b).values) for a in ways for b in ways if a != b}
+    if few(runs, ways) if few else min(map(len, leads.values())) < 5:
+        return []
+    return [way for way in ways if not any(b == way and beats(d) for (_, b), d in leads.items())]
+
+
+def by_t(d, *, ddof=1, free=-1, level=0.975, root=0.5):
+    return d.mean() > stats.t.ppf(level, len(d) + free) * d.std(ddof=ddof) / len(d) ** root
+
+
+def by_interval(d):
+    return stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))[0] > 0
+
+
+def by_confidence_interval(d):
+    return stats.ttest_rel(d, np.zeros(len(d))).confidence_interval().low > 0
+
+
+def one_sided(d):
+    return stats.ttest_1samp(d, 0, alternative="greater").pvalue < 0.025
+
+
+def in_torch(d):
+    d = torch.tensor(d)
+    return bool(d.mean() - stats.t.ppf(0.975, len(d) - 1) * d.std() / len(d) ** 0.5 > 0)
+
+
+def common(runs, *ways):
+    return len(set.intersection(*(set(runs.accuracies(way)) for way in ways)))
+
+
+FEW = {
+    "of all at once": lambda runs, ways: common(runs, *ways) < 5,
+    "with the first": lambda runs, ways: min(common(runs, ways[0], way) for way in ways[1:]) < 5,
+    "of neighbours": lambda runs, ways: min(common(runs, *two) for two in pairwise(ways)) < 5,
+    "of each": lambda runs, ways: min(common(runs, way) for way in ways) < 5,
+}
 
 
 def best_mean(runs, ways):
@@ -258,6 +394,13 @@ RIGHT = {
         train_by_groups,
         partial(train, optimizer=partial(torch.optim.SGD, momentum=0.9)),
         partial(train, optimizer=torch.optim.RMSprop),
+        partial(train, optimizer=torch.optim.Adagrad),
+        partial(train_by_loss, partial(cross_entropy, label_smoothing=0.1)),
+        partial(train_by_loss, cross_entropy, context=partial(torch.autocast, "cpu", dtype=torch.bfloat16)),
+        train_in_the_backward_pass,
+        train_clipped,
+        train_and_freeze,
+        lambda model, trains, batches, lr: Trainer(model, trains, batches, lr),
     ],
     "passes": [
         passes,
@@ -266,8 +409,19 @@ RIGHT = {
         lambda c, t, n, b: float(passes(c, t, n, b)),
         lambda c, t, n, b: torch.tensor(passes(c, t, n, b)),
         lambda c, t, n, b: math.floor(b / sum(n * (c[k] + 2 * c[k] * (k in t)) for k in c)),
+        lambda c, t, n, b: divmod(b, n * sum(v + 2 * v * (k in t) for k, v in c.items()))[0],
+        lambda c, t, n, b: math.floor(Fraction(b, n * (sum(c.values()) + 2 * sum(c[k] for k in t)))),
+        lambda c, t, n, b: b // (n * (3 * sum(c.pop(k) for k in t) + sum(c.values()))),
+        lambda c, t, n, b: b // (sum(c.values()) + 2 * sum(c[k] for k in t)) // n,
     ],
-    "unbeaten": [unbeaten, unbeaten_by_scipy, unbeaten_by_test, partial(unbeaten, order=tuple)],
+    "unbeaten": [
+        unbeaten,
+        unbeaten_by_scipy,
+        unbeaten_by_test,
+        partial(unbeaten, order=tuple),
+        partial(unbeaten, order=iter),
+        *(partial(unbeaten_if, beats) for beats in (by_t, by_interval, by_confidence_interval, one_sided, in_torch)),
+    ],
     "radiographs": [
         (runs(), ALL),
         [runs(), tuple(ALL[::-1])],
@@ -281,12 +435,19 @@ RIGHT = {
         [three(tuned=0.2), TIED | {"landuse": "fine-tuned"}],
         (three(frozen=-0.2), TIED | {"landuse": ["last stage", "fine-tuned"]}),
         (three(seeds=9, frozen=0.3), CHAPTER | {"landuse": "frozen"}),
+        (three(), {name: way.title() for name, way in CHAPTER.items()}),
     ],
 }
 WRONG = {
     "train": [
         (partial(train, mode=True), "bn1.running_mean moved"),
         (partial(train, mode=False), "follow the batches"),
+        (never_in_evaluation, "bn1.running_mean moved"),
+        (paid_and_cleared, "given a gradient that nothing uses"),
+        (one_step, "Make a step after every batch"),
+        (partial(train_by_loss, lambda outputs, y: cross_entropy(outputs.softmax(1), y)), "not that of the cross-ent"),
+        (partial(train_by_loss, nn.functional.nll_loss), "not that of the cross-entropy"),
+        (partial(train_by_loss, of_squares), "not that of the cross-entropy"),
         (still_by_momentum, "bn1.num_batches_tracked moved"),
         (partial(train, freeze=False), "conv1.weight moved"),
         (partial(train, freeze=False, params=lambda m: m.fc.parameters()), "given a gradient that nothing uses"),
@@ -312,6 +473,10 @@ WRONG = {
         (lambda c, t, n, b: b // (n * 3 * sum(c[k] for k in t)), "through the frozen parts"),
         (lambda c, t, n, b: b // (n * (sum(c.values()) + sum(c[k] for k in t))), "costs twice"),
         (lambda c, t, n, b: b // (n * sum(c.values())), "backward pass is not counted"),
+        (lambda c, t, n, b: b // (n * (sum(c.values()) + 3 * sum(c[k] for k in t))), "not three times"),
+        (lambda c, t, n, b: b // (n * (3 * sum(c.values()) - 2 * sum(c[k] for k in t))), "of the frozen parts."),
+        (lambda c, t, n, b: b // (n * sum(v * (3 if any(q in k for q in t) else 1) for k, v in c.items())), "layer10"),
+        (lambda c, t, n, b: b // (n * sum(v * (3 if k.startswith((*t,)) else 1) for k, v in c.items())), "layer10"),
         (lambda c, t, n, b: passes(c, t, 1, b), "for one image"),
         (lambda c, t, n, b: max(1, passes(c, t, n, b)), "may be zero"),
         (lambda c, t, n, b: -(-b // (n * (sum(c.values()) + 2 * sum(c[k] for k in t)))), "round down"),
@@ -330,7 +495,20 @@ WRONG = {
         (unpaired, "seeds differ more than ways"),
         (in_the_order_of_rows, "seeds differ more than ways"),
         (only_the_next, "the ways are tied"),
-        (partial(unbeaten, margin=lambda d: 2 * d.margin / 2.776), "there are five seeds"),
+        (partial(unbeaten, margin=lambda d: 2 * d.margin / 2.776), "just holds zero"),
+        (partial(unbeaten, margin=lambda d: 0.9 * d.margin), "just holds zero"),
+        (partial(unbeaten, margin=lambda d: 1.1 * d.margin), "just leaves out zero"),
+        (partial(unbeaten_if, partial(by_t, ddof=0)), "that divides by n - 1"),
+        (partial(unbeaten_if, partial(by_t, free=0)), "t(0.975, n - 1)"),
+        (partial(unbeaten_if, partial(by_t, level=0.95)), "t(0.975, n - 1)"),
+        (partial(unbeaten_if, partial(by_t, root=0)), "is asked for"),
+        (partial(unbeaten_if, lambda d: d.mean() > 2 * d.std(ddof=1)), "is asked for"),
+        (partial(unbeaten_if, lambda d: (d > 0).all()), "just holds zero"),
+        (partial(unbeaten_if, lambda d: d.mean() > 0 and stats.wilcoxon(d).pvalue < 0.05), "is asked for"),
+        (partial(unbeaten_if, by_t, few=FEW["of all at once"]), "all three four"),
+        (partial(unbeaten_if, by_t, few=FEW["with the first"]), "'last stage' and 'fine-tuned' have fewer than 5"),
+        (partial(unbeaten_if, by_t, few=FEW["of neighbours"]), "'frozen' and 'fine-tuned' have fewer than 5"),
+        (partial(unbeaten_if, by_t, few=FEW["of each"]), "fewer than 5 seeds in common"),
         (partial(unbeaten, margin=lambda d: 0.0), "the ways are tied"),
         (partial(unbeaten, margin=lambda d: 0.05), "'frozen' lies above zero"),
         (partial(unbeaten, fewest=2), "there are four seeds"),
@@ -354,6 +532,8 @@ WRONG = {
         ((runs(seeds=3), ALL), "3 seeds"),
         ((runs(other=5), ALL), "cannot be paired"),
         ((runs(images=200), ALL), "200 images"),
+        ((runs() + runs(), ALL), "runs were added twice: 'frozen' has several of seed 0"),
+        ((runs() + runs(images=40), ALL), "40 images, and 20 are asked for"),
         ((runs(same=True), ALL), "they are one way"),
         ((runs(names=("probe", "last stage", "fine-tuned")), ALL), "no runs named 'frozen'"),
         ((runs("landuse"), ALL), "no runs on radiographs"),
@@ -371,6 +551,7 @@ WRONG = {
         ((three(), TIED | {"surfaces": []}), "Choose among"),
         ((three(), ["frozen"] * 3), "Give a dictionary"),
         ((runs(), TIED), "no runs on landuse"),
+        ((three() + runs(), TIED), "on radiographs runs were added twice"),
         ((three(seeds=4), TIED), "on landuse there are 4 seeds"),
         ((three(images=30), TIED), "learned from 30 images"),
         ((three(other=1), TIED), "cannot be paired"),

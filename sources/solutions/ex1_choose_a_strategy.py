@@ -69,7 +69,7 @@ guesses = {
 # ## Step 1: train a part
 #
 # A way is a tuple of the parts that train. The function goes once through `batches`, with one optimizer that has the rate
-# `lr`, and changes the model that it is given:
+# `lr`, lowers the cross-entropy, and changes the model that it is given:
 #
 # - every parameter of the parts in `trains` moves, and no other;
 # - what is frozen takes no gradients, and its batch norms keep their statistics;

@@ -36,12 +36,14 @@ def train(function: Any) -> str:
 def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -> None:
     """Train on three batches, and hold everything that may change against what is to change."""
     torch.manual_seed(0)
-    model = models.create("tl_resnet", 2).eval().requires_grad_(not arrives_frozen)
+    model = models.create("tl_resnet", 2).train(not arrives_frozen).requires_grad_(not arrives_frozen)
     batches = [(torch.randn(6, 3, 32, 32), torch.arange(6) % 2) for _ in range(3)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    seen, new, summed = [], [], []
+    seen, new, summed, paid, heads = [], [], [], [], []
+    model.fc.register_forward_pre_hook(lambda fc, inputs: heads.append(fc.weight.square().sum().item()))
     model.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     if not arrives_frozen:
+        model.conv1.weight.register_hook(lambda gradient: paid.append("conv1.weight"))
         model.fc.bias.register_hook(lambda gradient: new.append(gradient.clone()))
         model.fc.bias.register_post_accumulate_grad_hook(lambda bias: summed.append(bias.grad.clone()))
     function(model, trains, iter(batches) if arrives_frozen else batches, 0.01)
@@ -49,9 +51,7 @@ def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -
     moved = {name for name, old in before.items() if not old.equal(after[name])}
     where = f"with `trains={trains}`, "
     if not moved:
-        raise NotRightError(
-            f"{where}nothing of the model changed. Has the optimizer the parameters of the model that is given?"
-        )
+        raise NotRightError(f"{where}nothing of the model changed. Has the optimizer parameters of the model given?")
     for name in own:
         part = name.split(".")[0]
         if part in trains and name not in moved:
@@ -65,13 +65,14 @@ def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -
             raise NotRightError(f"{where}{name} moved, and {part} is frozen. `eval()` keeps a batch norm still.")
         if part in trains and name not in moved:
             raise NotRightError(f"{where}{name} stayed, and {part} trains: its batch norms are to follow the batches.")
-    if paid := [n for n, p in own.items() if n.split(".")[0] not in trains and p.grad is not None]:
-        raise NotRightError(
-            f"{where}{paid[0]} was given a gradient that nothing uses, and that costs a backward pass. "
-            "Set `requires_grad` to False where nothing trains."
-        )
+    paid += [n for n, p in own.items() if n.split(".")[0] not in trains and p.grad is not None]
+    if paid:
+        why = "given a gradient that nothing uses, and that costs a backward pass"
+        raise NotRightError(f"{where}{paid[0]} was {why}. Set `requires_grad` to False where nothing trains.")
     if sum(seen) != 18:
         raise NotRightError(f"{where}{sum(seen)} images went through the model, and `batches` held 18. Use each once.")
+    if len(set(heads)) < len(heads):
+        raise NotRightError(f"{where}a batch met the same weights as the one before. Make a step after every batch.")
     if len(summed) > 1 and not torch.allclose(new[1], summed[1]):
         raise NotRightError(f"{where}the second batch's gradient was added to the first's. Set it to zero in between.")
 
@@ -80,21 +81,23 @@ def _moves(function: Any, lr: float) -> float:
     """Return how far the head's weights move at a rate, after making sure that at a larger one it learns a batch."""
     torch.manual_seed(1)
     inputs, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 1, 0, 1, 1])
-    found = []
+    found, heads, gradients = [], [], []
     for rate in (0.01, lr):
         torch.manual_seed(2)
         model = models.create("tl_resnet", 2, weights=None).eval()
-        old, start = model.fc.weight.detach().clone(), _loss(model, inputs, labels)
+        model.fc.weight.data *= 20  # the head is now surer of some images than of others
+        model.fc.weight.register_hook(lambda gradient: gradients.append(gradient.flatten()))
+        model.fc.register_forward_hook(lambda fc, given, out: heads.append((given[0].detach(), out.detach().float())))
+        old = model.fc.weight.detach().clone()
         function(model, ("fc",), [(inputs, labels)] * 4, rate)
         found.append((model.fc.weight - old).abs().max().item())
-        if rate != lr and not _loss(model, inputs, labels) < start:
-            raise NotRightError("after four steps on one batch, its loss is not lower. Does it go down the gradient?")
+    first, *_, last = [torch.nn.functional.cross_entropy(out, labels).item() for _, out in heads[:4]]
+    if not last < first:
+        raise NotRightError("after three steps on one batch, its loss is not lower. Does it go down the gradient?")
+    wanted = ((heads[0][1].softmax(1) - torch.nn.functional.one_hot(labels)).T @ heads[0][0].float()).flatten()
+    if gradients and torch.cosine_similarity(gradients[0], wanted, 0) < 0.98:
+        raise NotRightError("the head's gradient is not that of the cross-entropy of the model's outputs.")
     return found[-1]
-
-
-def _loss(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-    with torch.no_grad():
-        return torch.nn.functional.cross_entropy(model.eval()(inputs), labels).item()
 
 
 @step("ex1/passes")
@@ -104,7 +107,7 @@ def passes(function: Any) -> str:
     for cost, trains, images, budget in COSTS:
         found = function(dict(cost), trains, images, budget)
         whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
-        each = images * (whole + 2 * trained)
+        each, like = images * (whole + 2 * trained), sum(cost[n] for n in cost if any(part in n for part in trains))
         wanted = budget // each
         if isinstance(found, bool | str) or not isinstance(found, int | float | np.number | torch.Tensor):
             raise NotRightError(f"the function returns a {type(found).__name__}. Return a whole number of passes.")
@@ -114,9 +117,12 @@ def passes(function: Any) -> str:
             budget / each: "That is no whole number of passes.",
             -(-budget // each): "That costs more than the budget: round down.",
             max(1, wanted): "That costs more than the budget: the answer may be zero.",
+            budget // (images * (whole + 2 * like)): "A name in another is no part that trains: layer10 is not layer1.",
             budget // (images * 3 * whole): "Does the backward pass go through parts that do not train?",
             budget // (images * 3 * max(trained, 1)): "The forward pass goes through the frozen parts, too.",
             budget // (images * (whole + trained)): "A backward pass costs twice the forward pass of its parts.",
+            budget // (images * (whole + 3 * trained)): "A backward pass costs twice the forward one, not three times.",
+            budget // (images * (3 * whole - 2 * trained)): "That is the backward pass of the frozen parts.",
             budget // (images * whole): "The backward pass is not counted.",
             budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
         }
@@ -143,15 +149,18 @@ def unbeaten(function: Any) -> str:
             continue
         why = "Go through all other ways in `ways`: one that clearly beats it is enough."
         if not wanted:
-            why = f"Two ways have fewer than {FEWEST} seeds in common, so nothing is decided."
+            a, b = min(combinations(ways, 2), key=lambda two: len(runs.difference(*two).values))
+            why = f"{a!r} and {b!r} have fewer than {FEWEST} seeds in common, so nothing is decided."
         elif sorted(found) == sorted(wanted):
             why = "These are the right ways in another order than in `ways`."
         elif not found:
-            why = "The way with the highest mean is beaten by none, so with enough seeds there is always one."
+            why = f"The way with the highest mean is beaten by none: with {FEWEST} seeds in common there is always one."
         elif set(wanted) < set(found):
             why = f"The interval of a way minus {min(set(found) - set(wanted))!r} lies above zero."
         elif set(found) < set(wanted):
             why = f"{min(set(wanted) - set(found))!r} is not beaten: no interval of a way minus this one is above zero."
+        if "just" in about:
+            why += " The margin is t(0.975, n - 1) times the deviation (that divides by n - 1), over the root of n."
         seen = f"{_differences(runs, ways)}. You return {found}, and {wanted} is asked for. {why}"
         raise NotRightError(f"where {about}: {seen}")
     return (
@@ -199,7 +208,8 @@ def scenarios(answer: Any) -> str:
     for name in SCENARIOS:
         own = _need_runs(runs, name)
         kept, given = _unbeaten(own, WAYS), choices[name]
-        named = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
+        named = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else given
+        named = [str(way).strip().lower() for way in named]
         if not named or not set(named) <= set(WAYS):
             raise NotRightError(f"for {name} you choose {given!r}. Choose among {', '.join(WAYS)}.")
         if beaten := [way for way in named if way not in kept]:
@@ -207,9 +217,7 @@ def scenarios(answer: Any) -> str:
             raise NotRightError(f"{seen}: another way clearly beats it. Unbeaten are {kept}.")
         if len(kept) > 1:
             ties.append(name)
-    tied = (
-        f" On {', '.join(ties)} several ways are unbeaten: the one that trains least is a good choice." if ties else ""
-    )
+    tied = f" On {', '.join(ties)} several ways are unbeaten: what trains least is a good choice." if ties else ""
     return f"no other way beats your choices, in your own runs.{tied} With another budget the choices may be others."
 
 

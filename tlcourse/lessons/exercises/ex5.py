@@ -11,7 +11,8 @@ from torch import nn
 
 from tlcourse import data, models
 from tlcourse.lessons.checks import NotRightError, step
-from tlcourse.lessons.exercises.setups import SEEDS, Seen, pets_for_checks, set_up, train_with_seeds
+from tlcourse.lessons.exercises import setups
+from tlcourse.lessons.exercises.setups import SEEDS, Seen, pets_for_checks, train_with_seeds
 
 GUESSING = math.log(2)  # the loss of someone who gives both classes the same probability
 TRUE = {"a": "rate too high", "b": "wrong normalisation", "c": "learned by heart", "d": "shared images"}
@@ -32,14 +33,17 @@ SIGNS = {  # what a cause shows, whoever has it
 def causes(answer: Any) -> str:
     """A cause for each of the six cases."""
     if isinstance(answer, list | tuple) and len(answer) == len(TRUE):
-        answer = dict(zip(TRUE, answer, strict=True))
+        pairs = all(isinstance(part, list | tuple) and len(part) == 2 for part in answer)
+        answer = dict(answer if pairs else zip(TRUE, answer, strict=True))
     if not isinstance(answer, Mapping):
         raise NotRightError(f"the answer is a {type(answer).__name__}. Give a dictionary: a cause for each letter.")
-    given = {str(key).strip().lower().removeprefix("case_"): value for key, value in answer.items()}
+    given = {str(key).strip().lower().removeprefix("case").strip(" _"): value for key, value in answer.items()}
+    if given and given.keys() <= SIGNS.keys():
+        raise NotRightError("the keys are causes. Turn the dictionary round: from a letter to its cause.")
     for case, true in TRUE.items():
         if given.get(case) in (None, ..., ""):
             raise NotRightError(f"case {case} has no cause yet.")
-        found = str(given[case]).strip().lower()
+        found = str(given[case]).strip(" .").lower().replace("_", " ")
         if found not in SIGNS:
             raise NotRightError(f"case {case} has the cause {found!r}, which is not in the list of causes.")
         if found != true:
@@ -81,6 +85,7 @@ def case_a(function: Any) -> str:
                 f"Little is learned. The highest rate is {run.rate:g}: are the steps too short now?"
             )
     accuracy = _learned(seen)
+    setups.need_parts(*setups.need_images(function, 40))
     ends = " ".join(f"{run.train[-1]:.2f}" for run in seen)
     return (
         f"in three seeds no epoch is above twice guessing, and the training loss ends at {ends}; accuracy on new "
@@ -92,26 +97,18 @@ def case_a(function: Any) -> str:
 def case_e(function: Any) -> str:
     """A set-up whose training loss leaves the plateau, and that is better than guessing on new images."""
     seen = train_with_seeds(function, 40)
+    setups.need_parts(*setups.need_images(function, 40))
     for seed, run in zip(SEEDS, seen, strict=True):
         if not run.train[-1] <= 0.75 * GUESSING:
             raise NotRightError(
                 f"with seed {seed} the training loss ends at {run.train[-1]:.2f}, and guessing has {GUESSING:.2f}. "
-                f"It is still on the plateau. {_why_flat(function)}"
+                f"It is still on the plateau. The highest rate is {run.rate:g}: is it high enough for what trains?"
             )
     accuracy = _learned(seen)
     return (
         f"the training loss leaves the plateau in three seeds, and accuracy on new images is {accuracy:.2f}. A "
         "stronger head or a higher rate cannot find in the features what is not there: look at the features first."
     )
-
-
-def _why_flat(function: Any) -> str:
-    model, _, optimizer, _ = set_up(function, pets_for_checks()[0], SEEDS[0])
-    known = models.create("tl_resnet", 2).state_dict()
-    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad and name in known]
-    if odd := [name for name, p in frozen if not known[name].equal(p)]:
-        return f"{odd[0]} and {len(odd) - 1} other tensors are frozen, and are not those of the pre-trained network."
-    return f"The highest rate is {max(g['lr'] for g in optimizer.param_groups):g}: is it high enough for what trains?"
 
 
 def _as_given(splits: data.Splits, seed: int) -> tuple[nn.Module, data.Loaders, Any, dict[str, Any]]:
@@ -156,6 +153,7 @@ def case_c(function: Any) -> str:
             f"the gap shrank, and accuracy on new images fell from {was:.2f} to {accuracy:.2f}. Part of the gap is "
             "gone because the network learns less: was the repair too strong?"
         )
+    setups.need_images(function, 30)
     return (
         f"in the mean of three seeds the gap went from {np.mean(old):.2f} to {np.mean(gaps):.2f}, the validation loss "
         f"from {old_losses:.2f} to {losses:.2f}, accuracy on new images from {was:.2f} to {accuracy:.2f}. Look at all "

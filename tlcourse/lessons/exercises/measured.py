@@ -23,6 +23,8 @@ def need_pairs(rows: Iterable[Mapping[str, Any]], ways: Sequence[str], *, on: st
     """Refuse runs whose ways can't be compared seed by seed; `on` says which runs, `same` what equal results mean."""
     of: dict[str, dict[int, float]] = {}  # way -> seed -> loss
     for row in rows:
+        if row["way"] in ways and row["seed"] in of.setdefault(row["way"], {}):
+            raise NotRightError(f"{on}runs were added twice: {row['way']!r} has several of seed {row['seed']}.")
         of.setdefault(row["way"], {})[row["seed"]] = row["loss"]
     for way in ways:
         if way not in of:
@@ -41,6 +43,7 @@ def need_pairs(rows: Iterable[Mapping[str, Any]], ways: Sequence[str], *, on: st
 def need_conclusion(said: Any, found: Difference, name: str = "the conclusion") -> None:
     """Refuse a conclusion that a paired difference doesn't support."""
     given = str(said).strip(" .").lower()
+    given = "no difference shown" if given == "no difference" else given
     if given not in CONCLUSIONS:
         raise NotRightError(f"{name} is {said!r}. Choose among {', '.join(CONCLUSIONS)}.")
     wanted = "no difference shown" if not found.clear else "better" if found.mean > 0 else "worse"

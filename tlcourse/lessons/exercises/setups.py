@@ -5,6 +5,7 @@ A set-up is what a function of splits and a seed returns: network, loaders, opti
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -91,29 +92,70 @@ def train_with_seeds(function: Any, images: int) -> list[Seen]:
 
 
 @lru_cache
-def painted(levels: tuple[int, ...]) -> data.Splits:
+def painted(levels: tuple[Any, ...] = (range(9, 256, 40),) * 3) -> data.Splits:
     """Return splits of images that have one colour each: whatever crops and mirrors them, the colour stays."""
-    colours = [*product(levels, repeat=3)]
+    colours = [*product(*levels)]
     colours = [colours[i] for i in torch.randperm(len(colours), generator=torch.manual_seed(0)).tolist()]
-    pages = [np.full((64, 64, 3), colour, dtype=np.uint8) for colour in colours * math.ceil(208 / len(colours))]
+    pages = [np.full((64, 64, 3), colour, dtype=np.uint8) for colour in colours * math.ceil(343 / len(colours))]
     pets, _ = pets_for_checks()
     parts = {}
-    for part, span in {"train": slice(0, 100), "val": slice(100, 200), "test": slice(200, 208)}.items():
-        sources = pages[span]
-        parts[part] = data.ImageSet(sources, [i % 2 for i in range(len(sources))], pets.classes)
+    for part, span in {"train": slice(0, 160), "val": slice(160, 300), "test": slice(300, 343)}.items():
+        parts[part] = data.ImageSet(pages[span], [i % 2 for i in range(len(pages[span]))], pets.classes)
     return replace(pets, **parts, name="painted")
 
 
-def shown(loader: Any, splits: data.Splits) -> tuple[Tensor, list[int], Tensor]:
-    """Return each image's middle colour as the network gets it, and its label; and all colours that were given."""
-    rows, labels = [], []
+def shown(model: nn.Module, loader: Any) -> tuple[Tensor, list[int]]:
+    """Return the pixels (N, 3, P) of all images as the network's first convolution gets them, and their labels."""
+    pixels, labels, device = [], [], next(model.parameters()).device
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+
+    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        pixels.append(inputs[0].flatten(2).cpu())
+        raise InterruptedError  # the rest is not needed, and is slow
+
+    hook = first.register_forward_pre_hook(stop)
     for images, own in loader:
         if images.ndim != 4 or images.shape[1] != 3:
             raise NotRightError(f"a batch of images has the shape {tuple(images.shape)}, not (B, 3, H, W).")
-        rows.append(images.float().flatten(2).median(2).values)
+        with torch.no_grad(), suppress(InterruptedError):
+            model.eval()(images.float().to(device))
         labels += torch.as_tensor(own).tolist()
+    hook.remove()
+    return torch.cat(pixels), labels
+
+
+def originals(model: nn.Module, loader: Any, splits: data.Splits) -> tuple[list[int], list[int]]:
+    """Return which training or validation image each image shows, counted through, or -1; and its label."""
+    pixels, labels = shown(model, loader)
+    mean, std = (torch.tensor(v) for v in (splits.preprocessing.mean, splits.preprocessing.std))
     given = [source[0, 0] for part in (splits.train, splits.val) for source in part.sources]
-    return torch.cat(rows), labels, torch.from_numpy(np.stack(given)).float() / 255
+    distance, found = apart(pixels.median(2).values * std + mean, torch.from_numpy(np.stack(given)).float() / 255)
+    return found.where(distance <= 0.006, -1).tolist(), labels
+
+
+def need_images(function: Any, images: int) -> tuple[nn.Module, Any]:
+    """Refuse another number of originals than a case has, or shared ones; return network and optimizer."""
+    model, loaders, optimizer, _ = set_up(function, splits := painted(), SEEDS[0])
+    train = {i for _ in range(4) for i in originals(model, loaders.train, splits)[0]}  # an epoch may leave out some
+    val = {*originals(model, loaders.val, splits)[0]} - {-1}
+    if len(shared := train & val) > len(val) / 4:  # a colour that was changed may be that of another image
+        raise NotRightError(f"{len(shared)} images train and validate. Validate on others.")
+    count = len(train - {-1})
+    if count > 1.2 * images or (-1 not in train and count < 0.8 * images):  # -1: colours that augmentation changed
+        raise NotRightError(f"there are {count} different training images, and the case has {images}. Keep them.")
+    return model, optimizer
+
+
+def need_parts(model: nn.Module, optimizer: Any, plan: tuple[str, ...] = ()) -> None:
+    """Refuse tensors below the head that train or are not pre-trained, unless the plan has their layer."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"] if group["lr"]}
+    for (name, known), p in zip(models.create("tl_resnet", 2).named_parameters(), model.parameters(), strict=False):
+        if name.split(".")[0] in ("fc", *plan) or p.shape != known.shape:  # other networks have other shapes
+            continue
+        if p.requires_grad and id(p) in held:
+            raise NotRightError(f"{name} trains, and the docstring wants other parts to train.")
+        if not p.detach().cpu().equal(known):
+            raise NotRightError(f"{name} is not that of the pre-trained network.")
 
 
 def apart(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
