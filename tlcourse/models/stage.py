@@ -75,10 +75,16 @@ def _eval_frozen(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()  # this line keeps a frozen batch norm still
-    with suppress(ValueError):  # of a model without a recognisable head
-        for stage in takewhile(lambda stage: not stage.trainable, stages(model)):
-            for name in stage.buffers:  # a batch norm without parameters of its own is as frozen as its stage
-                unwrap_model(model).get_submodule(name.rpartition(".")[0]).eval()
+    bare = {  # such as a batch norm without parameters of its own: it is as frozen as its stage
+        name: module
+        for name, module in unwrap_model(model).named_modules()
+        if any(True for _ in module.buffers()) and not any(True for _ in module.parameters())
+    }
+    if bare:
+        with suppress(ValueError):  # of a model without a recognisable head
+            for stage in takewhile(lambda stage: not stage.trainable, stages(model)):
+                for owner in {name.rpartition(".")[0] for name in stage.buffers} & set(bare):
+                    bare[owner].eval()
 
 
 def keep_frozen(model: nn.Module) -> nn.Module:
