@@ -174,5 +174,5 @@ def test_two_heads_are_trained_and_no_probe_is_put_into_them():
     before = copy.deepcopy(model.state_dict())
     tl.recipes.fine_tune(model, splits, epochs=1, batch_size=4)
     assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items() if "head" in name)
-    with pytest.raises(ValueError, match="this model has head, head_dist"):
+    with pytest.raises(ValueError, match="one head with a bias, not head, head_dist"):
         tl.recipes.linear_probe(model, splits)
