@@ -33,6 +33,9 @@ def frozen_bn(script: Script) -> Findings:
         same = [one for one, own in still if alone & {net.call for net in own}]
         scope = script.scopes[call]
         same = [one for one in same if script.scopes[one.at] is not scope or position(one.at) < position(call)]
+        thawed = [one.at for one in switches(script, True) if one.whole and script.scopes[one.at] is scope]
+        if any(position(at) < position(call) and not script.chosen(at) for at in thawed):
+            continue  # a second phase trains everything
         alike = script.origins(call.func.value) == [call.func.value] and MODELS.match(
             owner(call)
         )  # a parameter of a function that nobody calls here

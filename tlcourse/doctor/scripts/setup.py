@@ -60,7 +60,9 @@ def heads_are_trained(script: Script) -> Findings:
         own = [(name, at) for name, at in own if script.scopes[at] is script.scopes[switch.at]]
         after = [one.at for one in switches(script, True)] + [at for _, at in own]
         after = "unfreeze" in script.text or any(position(at) > position(switch.at) for at in after)
-        if switch.whole and own and not after:
+        loaded = [c for c in script.named("load_state_dict") if owner(c) == ast.unparse(switch.model)]
+        loaded = [c for c in loaded if own and position(own[-1][1]) < position(c) < position(switch.at)]
+        if switch.whole and own and not after and not loaded:
             found, where = (wrong if switch.sure else suspicious), script.place(switch.at)
             evidence = f"`{own[-1][0]}` is set at {script.place(own[-1][1])}, and frozen here with the rest"
             yield found("head-frozen/with-the-rest", evidence, where, head=own[-1][0])
