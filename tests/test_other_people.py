@@ -110,6 +110,13 @@ def test_loaders_that_lack_something_are_refused(data, message):
         fit(data)
 
 
+def test_a_loss_of_ones_own_may_read_labels_as_rows_of_a_teachers_answers():
+    answers = torch.eye(2)[Y]
+    data = {"train": loader(X[:32], torch.arange(32)), "val": GOOD}
+    history = fit(data, loss=lambda logits, rows: nn.functional.cross_entropy(logits, answers[rows]))
+    assert history.epochs[0].train_loss > 0
+
+
 def test_outputs_that_are_no_logits_are_refused():
     with pytest.raises(ValueError, match="returns a tuple"):
         check_outputs((X, X), Y)

@@ -146,10 +146,11 @@ def class_numbers(labels: torch.Tensor) -> torch.Tensor:
     return labels.argmax(1) if labels.ndim == 2 else labels
 
 
-def check_outputs(logits: Any, labels: torch.Tensor) -> None:
+def check_outputs(logits: Any, labels: torch.Tensor, *, own_loss: bool = False) -> None:
     """Raise a ValueError unless accuracy can be measured: one output per class, one class per image.
 
-    `logits` are `(B, C)` with two classes or more; `labels` are class numbers `(B,)`, or probabilities `(B, C)`.
+    `logits` are `(B, C)` with two classes or more; `labels` are class numbers `(B,)`, or probabilities `(B, C)`. For a
+    loss of one's own, whole numbers may mean something else, such as the rows of a teacher's answers.
     """
     if not isinstance(logits, torch.Tensor):
         raise ValueError(f"The model returns a {type(logits).__name__}: let it return logits (B, C) alone.")
@@ -173,7 +174,7 @@ def check_outputs(logits: Any, labels: torch.Tensor) -> None:
             f"Labels have the shape {tuple(labels.shape)} for outputs {tuple(logits.shape)}: give one class number per "
             "image, (B,), for example with labels.squeeze(1)."
         )
-    elif on_cpu and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+    elif on_cpu and not own_loss and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise ValueError(
             f"Labels go from {labels.min()} to {labels.max()}, and the model has {logits.shape[1]} outputs: "
             "classes are numbered from 0, and each needs an output."

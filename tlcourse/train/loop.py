@@ -115,7 +115,7 @@ def loop(state: TrainState, stop: list[bool]) -> None:
                     with devices.no_sync(state.forward_model, last=i == len(micro_batches)):
                         with devices.autocast():
                             logits = main_output(state.forward_model(images))
-                            check_outputs(logits, labels)
+                            check_outputs(logits, labels, own_loss=config.loss is not F.cross_entropy)
                             loss = config.loss(logits, labels)
                         devices.scaler.scale(loss * devices.loss_weight(labels, micro_batches)).backward()
                     state.update_metrics(loss, logits, labels)
