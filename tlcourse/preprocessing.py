@@ -146,8 +146,9 @@ def _from_timm(config: dict) -> Preprocessing:
 
 def _built_for(model: nn.Module, config: dict) -> tuple[int, ...]:
     """Return channels, height and width that a timm model was built for, which may not be those of its weights."""
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), config["input_size"][0])
-    channels = 3 if channels % 3 == 0 else channels  # some stems fold blocks of pixels into channels first
+    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    folded = first % 3 == 0 or first >= 16  # some stems fold blocks of pixels into channels first
+    channels = config["input_size"][0] if folded else first
     sides = getattr(getattr(model, "patch_embed", None), "img_size", None)
     return channels, *(sides or config["input_size"][1:])
 

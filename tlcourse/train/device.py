@@ -71,7 +71,12 @@ class Devices:
         return images.contiguous() if self.usual_format else images, labels
 
     def choose_format(self, model: nn.Module, images: torch.Tensor) -> None:
-        """Go back to torch's usual memory format for a network with a `.view` that needs it, tried on two images."""
+        """Go back to torch's usual memory format for a network with a `.view` that needs it, tried on two images.
+
+        The networks of torchvision and timm need no trial.
+        """
+        if type(model).__module__.startswith(("torchvision.", "timm.", "tlcourse.models.")):
+            return
         try:
             with no_side_effects(model), self.autocast():
                 model(images[:2].to(self.device))
