@@ -85,7 +85,7 @@ def tiles_by_transposing():
 
 
 def own_generator():
-    rng = random.Random()
+    rng = random.Random(0)
 
     def transform(image):
         x = SMALL(pil_to_tensor(image)).float() / 255
