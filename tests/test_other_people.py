@@ -302,6 +302,14 @@ def test_what_is_saved_gives_the_same_outputs(wrap, tmp_path):
     assert torch.allclose(loaded(x), model.eval()(x), atol=1e-5)
 
 
+def test_half_precision_is_saved_and_stays_half(tmp_path):
+    model = tl.models.create("resnet18", 2, weights=None).half()
+    file = tl.predict.save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b"])
+    assert file.stat().st_size < 30e6
+    assert model.fc.weight.dtype == torch.float16
+    assert torch.equal(tl.predict.load_checkpoint(file)[0].fc.weight, model.fc.weight.float())
+
+
 @pytest.mark.parametrize("change", [head_of_two, stem, activation, parametrized, diverged])
 def test_what_could_not_be_loaded_is_not_saved(change, tmp_path):
     model = tl.models.create("resnet18", 2, weights=None)

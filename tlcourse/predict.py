@@ -1,5 +1,6 @@
 """Save a trained classifier in one safe file, and classify image files with it."""
 
+import copy
 import csv
 import json
 import math
@@ -72,8 +73,9 @@ def _check_saved(model: nn.Module, file: Path) -> None:
         loaded = load_checkpoint(file)[0]
     except ValueError as error:
         raise ValueError(advice) from error
-    with no_side_effects(model):
-        ours, theirs = run(model, images.to(device)).float().cpu(), run(loaded, images)
+    same = model if next(model.parameters()).dtype == torch.float32 else copy.deepcopy(model).float()
+    with no_side_effects(same):
+        ours, theirs = run(same, images.to(device)).float().cpu(), run(loaded, images)
     if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * ours.abs().max().item()):
         raise ValueError(advice)
 
