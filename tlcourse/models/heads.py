@@ -1,7 +1,8 @@
 """Heads: find the layer of a network that gives the logits, and put a new one in its place."""
 
-import torch
 from torch import nn
+
+from tlcourse.preprocessing import WRAPPERS
 
 # Where the classifier is in a model that does not say so itself.
 ATTRIBUTES = ("fc", "heads", "head", "classifier")
@@ -11,7 +12,6 @@ LOWER_LAYERS = {"AlexNet": [(4096, 4096)], "VGG": [(4096, 4096)], "MobileNetV3":
 LOWER_LAYERS |= {"MetaFormer": [(2048,), (2304,), (3072,)], "EfficientVit": [(1280,), (1600,), (2560,)]}
 LOWER_LAYERS["EfficientVitLarge"] = [(3200,), (6400,)]
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-WRAPPERS = (*PARALLEL, torch.optim.swa_utils.AveragedModel)
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:

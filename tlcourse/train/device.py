@@ -50,7 +50,7 @@ class Devices:
         self.autocast()  # raises where there is no such precision
         # float16 has a small range: the loss is scaled so that small gradients do not vanish.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
-        self.usual_format = False
+        self.usual_format: bool | None = None  # until the first batch is there
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return what the forward pass is called on: the model, or a wrapper that averages gradients."""
@@ -75,6 +75,7 @@ class Devices:
 
         The networks of torchvision and timm need no trial.
         """
+        self.usual_format = False
         if type(model).__module__.startswith(("torchvision.", "timm.", "tlcourse.models.")):
             return
         try:

@@ -80,7 +80,6 @@ class TrainState:
         self.val_loader = self.devices.shard_loader(self.data.val, training=False)
         self.rng_at_epoch_start: dict[str, Any] = {}  # the order of the epoch's images follows from it
         self.rng_at_save: dict[str, Any] = {}
-        self.format_chosen = False
         # Batch norm has nothing to average in a batch of one, unless these are all batches that there are.
         norms = any(isinstance(module, NORMS) for module in self.model.modules())
         self.skips_single = norms and not self.devices.distributed and getattr(self.data.train, "batch_size", 1) != 1
@@ -122,9 +121,8 @@ class TrainState:
             deque(islice(batches, self.steps_in_epoch * self.config.accumulate), maxlen=0)
             set_rng_state(self.rng_at_save)
         while micro_batches := list(islice(batches, self.config.accumulate)):
-            if not self.format_chosen:
+            if self.devices.usual_format is None:
                 self.devices.choose_format(self.model, micro_batches[0][0])
-                self.format_chosen = True
             self.rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)  # before they are changed
             yield micro_batches
         self.devices.synchronize()
