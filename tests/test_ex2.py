@@ -27,16 +27,20 @@ def plateau(model, *, lr=0.01, keep=("fc",), optimizer=AdamW, params=None, froze
 class ByHand:
     """A plateau scheduler of the learner's own."""
 
-    def __init__(self, optimizer):
-        self.optimizer, self.best, self.bad = optimizer, math.inf, 0
+    def __init__(self, optimizer, most=3, factor=0.5):
+        self.optimizer, self.best, self.bad, self.most, self.factor = optimizer, math.inf, 0, most, factor
 
     def step(self, loss):
         self.bad = 0 if loss < self.best else self.bad + 1
         self.best = min(self.best, loss)
-        if self.bad == 3:
+        if self.bad == self.most:
             self.bad = 0
             for group in self.optimizer.param_groups:
-                group["lr"] *= 0.5
+                group["lr"] *= self.factor
+
+
+def plateau_by_hand_of(*rule):
+    return lambda model: (made := plateau_by_hand(model)[0], ByHand(made, *rule))
 
 
 def plateau_by_hand(model):
@@ -134,6 +138,17 @@ def in_a_row(optimizer, epochs, batches, *, milestone=0, minimum=0.0, length=Non
     warm = lr_scheduler.LinearLR(optimizer, start or 1 / batches, total_iters=batches - 1)
     down = lr_scheduler.CosineAnnealingLR(optimizer, fall, eta_min=minimum)
     return lr_scheduler.SequentialLR(optimizer, [warm, down], milestones=[batches + milestone])
+
+
+def wave_from_the_start(optimizer, epochs, batches):
+    return lr_scheduler.LambdaLR(
+        optimizer, lambda t: (t + 1) / batches if t < batches else half_wave(t / (epochs * batches))
+    )
+
+
+def straight_line(optimizer, epochs, batches):
+    fall = epochs * batches - batches
+    return lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) / batches if t < batches else 1 - (t - batches) / fall)
 
 
 class OwnScheduler:
@@ -274,11 +289,16 @@ RIGHT = {
 }
 WRONG = {
     "plateau": [
-        (partial(plateau, mode="max"), "look at `mode`"),
-        (partial(plateau, factor=0.1), "multiplied by 0.1"),
-        (partial(plateau, patience=3), "three epochs in a row"),
-        (partial(plateau, patience=1), "too early"),
-        (partial(plateau, patience=10), "three epochs in a row"),
+        (partial(plateau, mode="max"), "`mode`: it is 'max'"),
+        (partial(plateau, factor=0.1), "`factor`: it is 0.1"),
+        (partial(plateau, patience=3), "`patience`: it is 3"),
+        (partial(plateau, patience=1), "`patience`: it is 1"),
+        (partial(plateau, cooldown=2), "`cooldown`: it is 2"),
+        (partial(plateau, threshold=0.3), "`threshold`"),
+        (plateau_by_hand_of(1, 0.5), "too early"),
+        (plateau_by_hand_of(4, 0.5), "three epochs in a row"),
+        (plateau_by_hand_of(3, 0.1), "multiplied by 0.1"),
+        (partial(plateau, patience=10), "`patience`: it is 10"),
         (partial(plateau, min_lr=0.004), "`min_lr`"),
         (partial(plateau, lr=0.001), "0.01 is asked for"),
         (partial(plateau, keep=("fc", "layer4")), "layer4.0.bn1.bias and 14 other"),
@@ -320,18 +340,24 @@ WRONG = {
         (partial(by_lambda, start=0), "first step at rate zero"),
         (partial(by_lambda, warm=0), "no warm-up"),
         (partial(by_lambda, warm=1), "no warm-up"),
-        (partial(by_lambda, warm=10), "in the warm-up"),
+        (partial(by_lambda, warm=10), "the factor of this step is 1 / 7; it is 0.1."),
+        (lambda o, e, b: by_lambda(o, e, b, warm=b + 1), "ends one step late"),
+        (lambda o, e, b: by_lambda(o, e, b, warm=e * b, total=e * b + 1), "through all of the training"),
         (lambda o, e, b: by_lambda(o, 1, e, warm=1), "no warm-up"),
         (
             lambda o, e, b: by_lambda(o, e, b, total=b + e),
             "does the fall count epochs",
         ),
-        (partial(by_lambda, shift=1), "begins at the full rate"),
+        (partial(by_lambda, shift=1), "one step early"),
+        (lambda o, e, b: by_lambda(o, e, b, total=e * b + b), "as long as the training"),
+        (lambda o, e, b: by_lambda(o, e, b, total=e * b - 1), "ends at the last step"),
+        (wave_from_the_start, "since the first step"),
+        (straight_line, "in a straight line"),
         (partial(by_lambda, bottom=0.1), "falls too slowly"),
         (partial(in_a_row, minimum=1e-5), "keep their ratio"),
-        (partial(in_a_row, milestone=1), "falls too slowly"),
+        (partial(in_a_row, milestone=1), "one step late"),
         (partial(in_a_row, length=1000), "falls too slowly"),
-        (partial(in_a_row, start=0.01), "in the warm-up"),
+        (partial(in_a_row, start=0.01), "it is 0.01"),
         (one_cycle, "keep their ratio"),
         (one_rate_for_all, "keep their ratio"),
         (elsewhere, "another optimizer"),
@@ -348,14 +374,14 @@ WRONG = {
         (partial(late, reset=False), "There the last schedule stopped"),
         (partial(late, unfreeze=False), "still frozen"),
         (partial(late, join=False), "layer4.0.conv1.weight is in no group"),
-        (partial(late, length=5), "fall is not"),
-        (partial(late, length=100), "fall is not"),
-        (partial(late, minimum=1e-4), "fall is not"),
+        (partial(late, length=5), "falls too fast"),
+        (partial(late, length=100), "falls too slowly"),
+        (partial(late, minimum=1e-4), "falls too slowly"),
         (lambda o, p, r, s: late(o, p[:3], r, s), "still frozen"),
         (lambda o, p, r, s: late(o, p, 0.01, s), "the rate that it was built with"),
         (lambda o, p, r, s: late(o, p, r / 10, s), "the rate that it was built with"),
-        (lambda o, p, r, s: late_by_lambda(o, p, r, 2 * s), "fall is not"),
-        (late_scheduler_first, "ValueError"),
+        (lambda o, p, r, s: late_by_lambda(o, p, r, 2 * s), "falls too slowly"),
+        (late_scheduler_first, "build it after the new group has joined"),
         (late_forgets, "moments are gone"),
         (late_in_a_new_one, "another optimizer"),
         (late_one_rate, "layer4.0.conv1.weight has a rate of 0.01"),

@@ -50,11 +50,11 @@ def plateau(function: Any) -> str:
         scheduler.step(loss)
         found = float(optimizer.param_groups[0]["lr"])
         if not math.isclose(found, wanted, rel_tol=1e-6):
-            seen = (
-                f"the rate is {found:g} after epoch {epoch}, and {wanted:g} is asked for. The validation losses were "
+            losses = " ".join(f"{value:g}" for value in LOSSES[:epoch])
+            seen = f"the rate is {found:g} after epoch {epoch}, and {wanted:g} is asked for"
+            raise NotRightError(
+                f"{seen}. The validation losses were {losses}. {_why_plateau(scheduler, found, wanted, before)}"
             )
-            seen += " ".join(f"{value:g}" for value in LOSSES[:epoch])
-            raise NotRightError(f"{seen}. {_why_plateau(found, wanted, before, getattr(scheduler, 'mode', ''))}")
         before = wanted
     return (
         "a plateau scheduler needs no number of epochs, but it believes every number that it is given: in the "
@@ -62,16 +62,20 @@ def plateau(function: Any) -> str:
     )
 
 
-def _why_plateau(found: float, wanted: float, before: float, mode: str) -> str:
-    if mode == "max":
-        return "It takes a lower loss for a worse one: look at `mode`."
+PLATEAU = {"mode": "min", "factor": 0.5, "patience": 2, "cooldown": 0}  # the task's rule, in PyTorch's names
+
+
+def _why_plateau(scheduler: Any, found: float, wanted: float, before: float) -> str:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        for name, asked in PLATEAU.items():
+            if (given := getattr(scheduler, name)) != asked:
+                return f"Look at `{name}`: it is {given!r}, and the task's rule has {asked!r}."
+        return "Look at `min_lr`, which stops the fall, and `threshold`, below which a lower loss counts as none."
     if found < before and wanted == before:
-        return "It falls too early: two epochs without a lower loss are forgiven, so look at `patience`."
+        return "It falls too early: two epochs without a lower loss are forgiven."
     if found == before:
-        return (
-            "It stays although the loss has not got lower for three epochs in a row: look at `patience` and `min_lr`."
-        )
-    return f"It is multiplied by {found / before:g}: look at `factor` and `min_lr`."
+        return "It stays although the loss has not got lower for three epochs in a row."
+    return f"It is multiplied by {found / before:g}, and not by 0.5."
 
 
 @step("ex2/groups")
@@ -137,15 +141,11 @@ def warmup(function: Any) -> str:
                 found = [float(group["lr"]) for group in optimizer.param_groups]
                 if len(found) != len(base):
                     raise NotRightError(f"the optimizer has {len(found)} groups now, and it had {len(base)}.")
-                wanted = [rate * factor for rate in base]
-                for group, (a, b) in enumerate(zip(found, wanted, strict=True)):
-                    if not math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-9):
-                        seen = (
-                            f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.5g} at step "
-                        )
-                        raise NotRightError(
-                            f"{seen}{t}, and {b:.5g} is asked for. {_why_warmup(found, base, t, batches, factor)}"
-                        )
+                for group, (a, rate) in enumerate(zip(found, base, strict=True)):
+                    if not math.isclose(a, b := rate * factor, rel_tol=1e-4, abs_tol=1e-9):
+                        why = _why_warmup(found, base, t, batches, steps)
+                        seen = f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.5g}"
+                        raise NotRightError(f"{seen} at step {t}, and {b:.5g} is asked for. {why}")
                 optimizer.step()
                 scheduler.step()
     return (
@@ -154,21 +154,34 @@ def warmup(function: Any) -> str:
     )
 
 
-def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: int, wanted: float) -> str:
+WARMUPS = {  # a mistake -> the factor that it gives step t of n, with b batches an epoch
+    "A first step at rate zero changes nothing: the warm-up starts at one part of `batches`.": lambda t, b, n: t / b,
+    "It starts at the full rate: there is no warm-up.": lambda t, b, n: 1.0 if t == 0 else -1,
+    "The warm-up ends one step late: the first epoch's last step has the full rate.": lambda t, b, n: (t + 1) / (b + 1),
+    "The warm-up grows through all of the training; it has one epoch.": lambda t, b, n: (t + 1) / n,
+}
+WAVES = {
+    "The wave has run since the first step; it begins after the warm-up.": lambda t, b, n: half_wave(t / n),
+    "The wave is as long as the training; the warm-up isn't part of it.": lambda t, b, n: half_wave((t - b) / n),
+    "The wave ends at the last step; it would end one step later.": lambda t, b, n: half_wave((t - b) / (n - b - 1)),
+    "The wave is one step early: its first step has the full rate.": lambda t, b, n: half_wave((t - b + 1) / (n - b)),
+    "The wave is one step late: only its first step has the full rate.": lambda t, b, n: 1.0 if t == b + 1 else -1,
+    "It falls in a straight line, where half a cosine wave is asked for.": lambda t, b, n: 1 - (t - b) / (n - b),
+}
+
+
+def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: int, steps: int) -> str:
     factors = [rate / own for rate, own in zip(found, base, strict=True)]
     if max(factors) - min(factors) > 1e-4 * max(factors):
         return "The groups do not keep their ratio: is a rate given where a factor of each group's own is meant?"
-    if t == 0 and factors[0] == 0:
-        return "A first step at rate zero changes nothing: the warm-up starts at one part of `batches`."
-    if t == 0 and math.isclose(factors[0], 1.0):
-        return "It starts at the full rate: there is no warm-up."
+    for why, factor in (WARMUPS if t < batches else WAVES).items():
+        if math.isclose(factors[0], factor(t, batches, steps), rel_tol=1e-7, abs_tol=1e-12):
+            return why
     if t < batches:
-        return "This is in the warm-up, which reaches the full rate at the last step of the first epoch."
-    if t == batches:
-        return "The fall begins here, and begins at the full rate. Does the warm-up end one step too early or too late?"
-    if factors[0] < wanted:
-        return "The rate falls too fast: does the fall count epochs, where it is stepped by batch, or begin too early?"
-    return "The rate falls too slowly: the fall takes all steps after the warm-up, and would be at zero after the last."
+        return f"In the warm-up, the factor of this step is {t + 1} / {batches}; it is {factors[0]:.4g}."
+    if factors[0] < half_wave((t - batches) / (steps - batches)):
+        return "The rate falls too fast: does the fall count epochs, where it is stepped by batch?"
+    return "The rate falls too slowly: does the fall end above zero, or long after the last step?"
 
 
 @step("ex2/late")
@@ -187,6 +200,10 @@ def late(function: Any) -> str:
             moments = optimizer.state[model.fc.bias]["exp_avg"].clone()
             joins = list(model.layer4.parameters())
             scheduler = scheduler_of(optimizer, function(optimizer, joins, rate, steps))
+            there = len(optimizer.param_groups)
+            if len(known := getattr(scheduler, "base_lrs", [])) not in (0, there):
+                seen = f"the scheduler knows {len(known)} of {there} groups"
+                raise NotRightError(f"{seen}: build it after the new group has joined.")
             names = [n for n, _ in model.named_parameters() if n.startswith(("layer4.", "fc."))]
             if not all(p.requires_grad for p in joins):
                 raise NotRightError("parameters of layer4 are still frozen: they take no gradients.")
@@ -200,7 +217,7 @@ def late(function: Any) -> str:
                     base = 0.01 if name.startswith("fc.") else rate
                     wanted = base * half_wave(t / steps)
                     if not math.isclose(rates[name], wanted, rel_tol=1e-4, abs_tol=1e-9):
-                        why = _why_late(t, name, rates[name], 0.01 * half_wave(used / 10))
+                        why = _why_late(t, name, rates[name], wanted, 0.01 * half_wave(used / 10))
                         seen = f"at step {t} of {steps}, {name} has a rate of {rates[name]:.3g}, and {wanted:.3g} "
                         raise NotRightError(f"{seen}is asked for. {why}")
                 optimizer.step()
@@ -211,12 +228,13 @@ def late(function: Any) -> str:
     )
 
 
-def _why_late(t: int, name: str, found: float, stopped: float) -> str:
+def _why_late(t: int, name: str, found: float, wanted: float, stopped: float) -> str:
     if t == 0 and name.startswith("fc.") and math.isclose(found, stopped, rel_tol=1e-3, abs_tol=1e-9):
         return "There the last schedule stopped. The rate that the head was built with is its group's `initial_lr`."
     if t == 0:
         return "Each group starts from the rate that it was built with: look at `lr` and `initial_lr` of the groups."
-    return "The start is right and the fall is not: half a cosine wave takes all groups to zero in `steps` steps."
+    seen = f"The start is right, but the rate falls too {'fast' if found < wanted else 'slowly'}"
+    return f"{seen}: half a cosine wave takes all groups to zero in `steps` steps."
 
 
 @step("ex2/gain")

@@ -120,7 +120,7 @@ def _why_time(found: float, measured: list[float], first: float) -> str:
     return "Read `time.perf_counter()` right before and after each call, and take the median of the differences"
 
 
-def _rows(text: str) -> Rows:
+def rows_of(text: str) -> Rows:
     """Read rows such as "a 5 20 1 70": model, parameters, latency, spread, accuracy."""
     rows = [row.split() for row in text.split(", ")]
     keys = ("parameters", "latency", "spread", "accuracy")
@@ -147,14 +147,14 @@ def front(function: Any) -> str:
     """A function of a table: the names of the networks that none dominates in parameters, latency and accuracy."""
     need_function(function, "a table")
     for (text, wanted), why in FRONTS.items():
-        for given in (_rows(text), _rows(text)[::-1]):
+        for given in (rows_of(text), rows_of(text)[::-1]):
             found = _names(function(given))
             if len(found) != len(set(found)):
                 raise NotRightError(f"{max(found, key=found.count)} is in the answer more than once.")
             if missing := sorted(set(wanted) - set(found)):
-                raise NotRightError(f"{missing[0]} is missing from {_shown(given)}: {why}.")
+                raise NotRightError(f"{missing[0]} is missing from {shown(given)}: {why}.")
             if extra := sorted(set(found) - set(wanted)):
-                raise NotRightError(f"{extra[0]} is dominated in {_shown(given)}: {why}.")
+                raise NotRightError(f"{extra[0]} is dominated in {shown(given)}: {why}.")
     return (
         "whatever limits a user has for these numbers, a best choice is on this front; more costs, more networks on it."
     )
@@ -169,82 +169,7 @@ def _names(found: Any) -> list[str]:
     return names
 
 
-def _shown(rows: Rows) -> str:
+def shown(rows: Rows) -> str:
     return "; ".join(
         f"{r['model']}: {r['parameters']:g} M, {r['latency']:g} + {r['spread']:g} ms, {r['accuracy']:g} %" for r in rows
     )
-
-
-USES = ("phone", "accuracy", "balance")
-REFERENCE = "resnet50 25 40 2 80"
-CHOICES = {
-    ("a 5 18 1 74, b 5.5 12 1 73, c 30 39 0.5 82, d 90 200 5 87", ("a", "d", "c")): (
-        "each is the most accurate within its limits"
-    ),
-    ("a 5 19 2 74, b 5.5 12 1 73, c 30 39 2 82, e 30 35 2 81", ("b", "c", "e")): (
-        "a network is within a limit only if its latency plus its spread is; the limit is resnet50's latency alone"
-    ),
-    ("a 6 17 3 71, f 6.1 10 1 75, g 6 18 1 71", ("a", "resnet50", "f")): (
-        "exactly at a limit is within it, and of equally accurate networks the quicker one is chosen"
-    ),
-    ("h 3 25 1 70, i 8 41 1 79", (None, "resnet50", "h")): (
-        "nothing is within the limits of the phone, and resnet50's own latency plus its spread is above the limit"
-    ),
-}
-
-
-@step("ex3/choose")
-def choose(function: Any) -> str:
-    """A function of a table: the names for a phone, for accuracy, and for a balance."""
-    need_function(function, "a table")
-    for (others, names), why in CHOICES.items():
-        for rows in (_rows(f"{others}, {REFERENCE}"), _rows(f"{REFERENCE}, {others}")[::-1]):
-            found = function(rows)
-            if not isinstance(found, dict) or set(found) != set(USES):
-                raise NotRightError(f"it returns {found!r}. Return a dictionary with {', '.join(map(repr, USES))}.")
-            for use, wanted in zip(USES, names, strict=True):
-                chosen = found[use].get("model") if isinstance(found[use], dict) else found[use]
-                if chosen != wanted:
-                    told = f"for {use!r} it chooses {chosen!r}, not {wanted!r}, from {_shown(rows)}"
-                    raise NotRightError(f"{told}. Here, {why}.")
-    return "a rule with limits can be repeated on another machine, and a later user can see why it was this network."
-
-
-# Accuracies in percent, and the number of images on which both were measured.
-MANY = [(80.0, 79.0, 50_000), (80.0, 79.6, 50_000), (80.0, 79.9, 50_000), (79.4, 80.0, 50_000), (75.0, 75.0, 50_000)]
-FEW = [(97.0, 94.0, 200), (97.0, 92.0, 200), (52.0, 50.0, 5_000), (53.0, 50.0, 2_500), (99.5, 99.0, 3_000)]
-ACCURACIES = [*MANY, *FEW, (96.0, 98.0, 600)]
-
-
-def _apart(first: float, second: float, n: int, errors: float = 2, power: float = 0.5) -> bool:
-    """Whether two accuracies differ by more than so many standard errors; the sum of squares is taken to a power."""
-    p, q = first / 100, second / 100
-    squares = (p * (1 - p) / n) ** (0.5 / power), (q * (1 - q) / n) ** (0.5 / power)
-    return abs(p - q) > errors * sum(squares) ** power
-
-
-MISTAKES = {
-    "Add the squared errors, and take the root of the sum.": lambda *case: _apart(*case, power=1),
-    "The first may be the lower one: take the absolute difference.": lambda p, q, n: p > q and _apart(p, q, n),
-    "Two standard errors are asked for, not one.": lambda *case: _apart(*case, errors=1),
-    "It answers the other way round.": lambda *case: not _apart(*case),
-    "The error is too large: does n stand below each p (1 - p), and is p a share?": lambda *case: False,
-    "The error is too small: is the difference in percent, and the error in shares?": lambda p, q, n: p != q,
-}
-
-
-@step("ex3/separated")
-def separated(function: Any) -> str:
-    """A function of two accuracies in percent and of a number of images: whether these tell the two apart."""
-    need_function(function, "two accuracies and a number of images")
-    answers = [function(*case) for case in ACCURACIES]
-    if other := [answer for answer in answers if answer not in (True, False)]:
-        raise NotRightError(f"it returns {other[0]!r}. Return True or False.")
-    for (first, second, n), answer in zip(ACCURACIES, answers, strict=True):
-        if bool(answer) != _apart(first, second, n):
-            error = math.hypot(*((x * (100 - x) / n) ** 0.5 for x in (first, second)))
-            seen = f"for {first} % and {second} % on {n} images it says {bool(answer)}"
-            points = f"they differ by {abs(first - second):.2f} points, and two standard errors are {2 * error:.2f}"
-            same = (why for why, rule in MISTAKES.items() if [rule(*case) for case in ACCURACIES] == answers)
-            raise NotRightError(f"{seen}: {points}. {next(same, 'Compare each part with the formula.')}")
-    return "on your own test set, many published differences are invisible. Then choose the cheaper network."

@@ -1,0 +1,101 @@
+"""The last steps of exercise 3: a choice within limits, and whether its accuracy could be luck."""
+
+import math
+from typing import Any
+
+from tlcourse.lessons.checks import NotRightError, step
+from tlcourse.lessons.exercises.answers import need_function
+from tlcourse.lessons.exercises.ex3 import Rows, rows_of, shown
+
+USES = ("phone", "accuracy", "balance")
+REFERENCE = "resnet50 25 40 2 80"
+CHOICES = {  # table -> the right names, in the order of the uses
+    "a 5 18 1 74, b 5.5 12 1 73, c 30 39 0.5 82, d 90 200 5 87": ("a", "d", "c"),
+    "a 5 19 2 74, b 5.5 12 1 73, c 30 39 2 82, e 30 35 2 81": ("b", "c", "e"),
+    "a 6 17 3 71, f 6.1 10 1 75, g 6 18 1 71": ("a", "resnet50", "f"),  # a is exactly at both limits
+    "h 3 25 1 70, i 8 41 1 79": (None, "resnet50", "h"),  # resnet50 plus its spread is above its own limit
+}
+
+
+@step("ex3/choose")
+def choose(function: Any) -> str:
+    """A function of a table: the names for a phone, for accuracy, and for a balance."""
+    need_function(function, "a table")
+    for others, names in CHOICES.items():
+        for rows in (rows_of(f"{others}, {REFERENCE}"), rows_of(f"{REFERENCE}, {others}")[::-1]):
+            found = function(rows)
+            if not isinstance(found, dict) or set(found) != set(USES):
+                raise NotRightError(f"it returns {found!r}. Return a dictionary with {', '.join(map(repr, USES))}.")
+            for use, wanted in zip(USES, names, strict=True):
+                chosen = found[use].get("model") if isinstance(found[use], dict) else found[use]
+                if chosen != wanted:
+                    told = f"for {use!r} it chooses {chosen!r}, not {wanted!r}, from {shown(rows)}"
+                    raise NotRightError(f"{told}. {_why_choose(rows, use, chosen, wanted)}.")
+    return "a rule with limits can be repeated on another machine, and a later user can see why it was this network."
+
+
+def _why_choose(rows: Rows, use: str, chosen: Any, wanted: str | None) -> str:
+    """Say which limit the chosen network breaks, or what the wanted one has over it."""
+    networks = {row["model"]: row for row in rows}
+    limit, name = networks["resnet50"]["latency"], "resnet50's latency"
+    most, slowest = {"phone": (6, limit / 2), "accuracy": (math.inf, math.inf), "balance": (math.inf, limit)}[use]
+    if chosen is None:
+        return f"{wanted} is within the limits, and exactly at a limit is within it"
+    if not isinstance(chosen, str) or chosen not in networks:
+        return "That is no network of this table"
+    row = networks[chosen]
+    if row["parameters"] > most:
+        return f"{chosen} has {row['parameters']:g} million parameters, and the limit is {most}"
+    if row["latency"] + row["spread"] > slowest:
+        seen = f"{chosen} takes {row['latency']:g} ms with a spread of {row['spread']:g}, which is added"
+        return f"{seen}, and the limit is {slowest:g} ms: {'half of ' * (use == 'phone')}{name}"
+    better = "more accurate" if networks[wanted]["accuracy"] > row["accuracy"] else "as accurate and quicker"
+    return f"{wanted} is {better}, and within the limits, too; exactly at a limit is within it"
+
+
+# Accuracies in percent, and the number of images on which both were measured.
+MANY = [
+    (80.0, 79.0, 50_000),
+    (80.0, 79.6, 50_000),
+    (80.0, 79.9, 50_000),
+    (80.0, 79.26, 50_000),
+    (79.4, 80.0, 50_000),
+    (75.0, 75.0, 50_000),
+]
+FEW = [(97.0, 94.0, 200), (97.0, 92.0, 200), (52.0, 50.0, 5_000), (53.0, 50.0, 2_500), (99.5, 99.0, 3_000)]
+ACCURACIES = [*MANY, *FEW, (96.0, 98.0, 600)]
+
+
+def _apart(first: float, second: float, n: int, errors: float = 2, power: float = 0.5) -> bool:
+    """Whether two accuracies differ by more than so many standard errors; the sum of squares is taken to a power."""
+    p, q = first / 100, second / 100
+    squares = (p * (1 - p) / n) ** (0.5 / power), (q * (1 - q) / n) ** (0.5 / power)
+    return abs(p - q) > errors * sum(squares) ** power
+
+
+MISTAKES = {
+    "Add the squared errors, and take the root of the sum.": lambda *case: _apart(*case, power=1),
+    "The first may be the lower one: take the absolute difference.": lambda p, q, n: p > q and _apart(p, q, n),
+    "Two standard errors are asked for, not one.": lambda *case: _apart(*case, errors=1),
+    "Two standard errors are asked for, not three.": lambda *case: _apart(*case, errors=3),
+    "It answers the other way round.": lambda *case: not _apart(*case),
+    "The error is too large: does n stand below each p (1 - p), and is p a share?": lambda *case: False,
+    "The error is too small: is the difference in percent, and the error in shares?": lambda p, q, n: p != q,
+}
+
+
+@step("ex3/separated")
+def separated(function: Any) -> str:
+    """A function of two accuracies in percent and of a number of images: whether these tell the two apart."""
+    need_function(function, "two accuracies and a number of images")
+    answers = [function(*case) for case in ACCURACIES]
+    if other := [answer for answer in answers if answer not in (True, False)]:
+        raise NotRightError(f"it returns {other[0]!r}. Return True or False.")
+    for (first, second, n), answer in zip(ACCURACIES, answers, strict=True):
+        if bool(answer) != _apart(first, second, n):
+            error = math.hypot(*((x * (100 - x) / n) ** 0.5 for x in (first, second)))
+            seen = f"for {first} % and {second} % on {n} images it says {bool(answer)}"
+            points = f"they differ by {abs(first - second):.2f} points, and two standard errors are {2 * error:.2f}"
+            same = (why for why, rule in MISTAKES.items() if [rule(*case) for case in ACCURACIES] == answers)
+            raise NotRightError(f"{seen}: {points}. {next(same, 'Compare each part with the formula.')}")
+    return "on your own test set, many published differences are invisible. Then choose the cheaper network."
