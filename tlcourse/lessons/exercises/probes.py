@@ -67,7 +67,7 @@ def view(transform: Any, seed: int) -> View:
     middle = even[inside].median()
     inside &= (even - middle).abs() < 0.02 * even.abs().max().clamp(min=0.1)  # nor are their edges mixed with it
     levels = squares[inside]
-    contrast = (levels.quantile(0.9) - levels.quantile(0.1)).clamp(min=1e-6)
+    contrast = (levels.quantile(0.8) - levels.quantile(0.2)).clamp(min=1e-6)
     steps = torch.linspace(-1, 1, SIZE)
     places = torch.stack([*torch.meshgrid(steps, steps, indexing="xy"), torch.ones(SIZE, SIZE)], -1)[inside]
     x, y = (torch.linalg.lstsq(places, 2 * (one[inside] - middle)[:, None] / contrast).solution for one in slopes)
@@ -89,8 +89,20 @@ def views(transform: Any, draws: int = 48) -> list[View]:
     return [view(transform, seed) for seed in range(draws)]
 
 
-def colours(transform: Any, draws: int = 24) -> torch.Tensor:
-    """Return the mean colours `(draws, 3)` that draws make of one coloured image."""
-    image = Image.new("RGB", (SIDE, SIDE), (150, 110, 90))
+def slopes(transform: Any, draws: int = 600) -> torch.Tensor:
+    """Return how much brighter draws get to the right and to the bottom `(draws, 2)`.
+
+    The image gets brighter to the right, and half as much to the bottom. One image a draw is cheap: chances need many.
+    """
+    right = np.tile(np.linspace(0, 1, SIDE), (SIDE, 1))
+    image, half = _grey((2 * right + right.T) / 3), SIZE // 2
+    found = torch.stack([draw(transform, image, seed).mean(0) for seed in range(draws)])
+    found = found[:, half - 16 : half + 16, half - 16 : half + 16]  # a turn leaves corners empty
+    return torch.stack([found[:, :, 16:] - found[:, :, :16], (found[:, 16:] - found[:, :16]).mT], -1).mean((1, 2))
+
+
+def colours(transform: Any, colour: tuple[int, int, int], draws: int = 60) -> torch.Tensor:
+    """Return the mean colours `(draws, 3)` that draws make of an image of one colour."""
+    image = Image.new("RGB", (SIDE, SIDE), colour)
     middle = slice(SIZE // 2 - 8, SIZE // 2 + 8)  # a turn leaves corners empty
     return torch.stack([draw(transform, image, seed)[:, middle, middle].mean((1, 2)) for seed in range(draws)])
