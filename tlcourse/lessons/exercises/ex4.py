@@ -151,8 +151,7 @@ def letters(function: Any) -> str:
     if (least := min(float(draw(transform, white, seed).min()) for seed in range(20))) < 0.6:
         raise NotRightError(f"a white image gets values of {least:.2f}: empty corners aren't white. See `fill`.")
     seen = views(transform)
-    if any(one.mirrored for one in seen):
-        mirrored = sum(one.mirrored for one in seen)
+    if mirrored := sum(one.mirrored for one in seen):
         raise NotRightError(f"{mirrored} of {len(seen)} draws are mirrored: their b is another letter.")
     _turns(seen, 10, "letters")
     if wrong := [one for one in seen if not 0.91 <= one.share <= 1.08]:

@@ -25,10 +25,6 @@ class View:
     x: float
     y: float
 
-    def __str__(self) -> str:
-        turn = "" if abs(self.degrees) < 1 else f" turned by {self.degrees:.0f} degrees,"
-        return f"{' mirrored,' if self.mirrored else ''}{turn} with {self.share:.0%} of its area".strip()
-
 
 def _grey(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.round(LOW + (HIGH - LOW) * values).astype(np.uint8)).convert("RGB")
@@ -79,8 +75,6 @@ def view(transform: Any, seed: int) -> View:
 
 def views(transform: Any, draws: int = 48) -> list[View]:
     """Return the views of many draws."""
-    if not callable(transform):
-        raise NotRightError(f"the answer is a {type(transform).__name__}. Give a transform: a function of an image.")
     if any(not draw(transform, _probes()[1], seed).equal(draw(transform, _probes()[1], seed)) for seed in range(6)):
         raise NotRightError(
             "with the same seed it draws differently: it has a generator of its own. Use the random numbers of torch, "
@@ -90,10 +84,7 @@ def views(transform: Any, draws: int = 48) -> list[View]:
 
 
 def slopes(transform: Any, draws: int = 600) -> torch.Tensor:
-    """Return how much brighter draws get to the right and to the bottom `(draws, 2)`.
-
-    The image gets brighter to the right, and half as much to the bottom. One image a draw is cheap: chances need many.
-    """
+    """Return how much brighter draws get to the right and down `(draws, 2)`, of an image with slopes 2 and 1."""
     right = np.tile(np.linspace(0, 1, SIDE), (SIDE, 1))
     image, half = _grey((2 * right + right.T) / 3), SIZE // 2
     found = torch.stack([draw(transform, image, seed).mean(0) for seed in range(draws)])
