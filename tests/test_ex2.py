@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import judges
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
@@ -65,6 +66,25 @@ def on_another_optimizer(model):
     return plateau(model)[0], plateau(model)[1]
 
 
+def head_in_two_groups(model, bias=0.01, **options):
+    plateau(model)
+    made = AdamW([{"params": [model.fc.weight]}, {"params": [model.fc.bias], "lr": bias}], lr=0.01)
+    return made, lr_scheduler.ReduceLROnPlateau(made, factor=0.5, patience=2, **options)
+
+
+def with_a_new_head(model):
+    model.fc = nn.Linear(model.fc.in_features, 2)
+    return plateau(model)
+
+
+class SinceTheEpochBefore(ByHand):
+    """Compares with the epoch before, not with the best."""
+
+    def step(self, loss):
+        super().step(loss)
+        self.best = loss
+
+
 def cosine_instead(model):
     optimizer, _ = plateau(model)
     return optimizer, lr_scheduler.CosineAnnealingLR(optimizer, 20)
@@ -114,6 +134,31 @@ def bn_forgotten(model):
     return found
 
 
+def one_a_child(model, all_children):
+    """Halve the rate at every child, or at every child with parameters: the stem is then two stages."""
+    model.requires_grad_(True)
+    children = [child for child in model.children() if all_children or list(child.parameters())][::-1]
+    groups = [{"params": list(child.parameters()), "lr": 0.004 / 2**i} for i, child in enumerate(children)]
+    return [group for group in groups if group["params"]]
+
+
+def stem_by_names(model):
+    """Take every conv1 and bn1 into the stem, those of the blocks, too."""
+    found = groups(model)
+    found[-1]["params"] = [p for name, p in model.named_parameters() if "conv1" in name or "bn1" in name]
+    return found
+
+
+def one_twice(model):
+    found = groups(model)
+    found[-1]["params"] += found[-1]["params"][:1]
+    return found
+
+
+def by_yielding(model):
+    yield from groups(model)
+
+
 def of_another_model(model):
     return groups(tl.models.create("tl_resnet", 2, weights=None))
 
@@ -144,6 +189,20 @@ def wave_from_the_start(optimizer, epochs, batches):
     return lr_scheduler.LambdaLR(
         optimizer, lambda t: (t + 1) / batches if t < batches else half_wave(t / (epochs * batches))
     )
+
+
+def fall_of(part):
+    """Return an answer whose fall is a function of the step in it, of its steps and of the batches of an epoch."""
+    return lambda optimizer, epochs, batches: lr_scheduler.LambdaLR(
+        optimizer,
+        lambda t: (t + 1) / batches if t < batches else part(t - batches, epochs * batches - batches, batches),
+    )
+
+
+def from_a_table(optimizer, epochs, batches):
+    fall = epochs * batches - batches
+    table = [*((np.arange(batches) + 1) / batches), *((1 + np.cos(np.pi * np.arange(fall + 1) / fall)) / 2)]
+    return lr_scheduler.LambdaLR(optimizer, [table.__getitem__] * len(optimizer.param_groups))
 
 
 def straight_line(optimizer, epochs, batches):
@@ -255,6 +314,23 @@ def late_one_rate(optimizer, parameters, rate, steps):
     return late_by_lambda(optimizer, parameters, 0.01, steps)
 
 
+def late_in_the_heads_group(optimizer, parameters, rate, steps):
+    optimizer.param_groups[0]["params"] += parameters
+    return late(optimizer, parameters, rate, steps, join=False)
+
+
+def late_with_initial_rates_overwritten(optimizer, parameters, rate, steps):
+    late(optimizer, parameters, rate, steps, reset=False)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+
+def late_with_restarts(optimizer, parameters, rate, steps):
+    late(optimizer, parameters, rate, steps)
+    return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, steps)
+
+
 def late_returns_nothing(*given):
     late(*given)
     return None
@@ -275,10 +351,34 @@ UP, DOWN = (0.05, 0.06, 0.04, 0.05, 0.06), (-0.05, -0.06, -0.04, -0.05, -0.06)
 TIE = "no difference shown"
 
 RIGHT = {
-    "plateau": [plateau, plateau_by_hand, plateau_by_package, partial(plateau, optimizer=Adam, eps=0, mode="min")],
-    "groups": [groups, one_group_per_tensor, groups_by_package, lambda m: tuple(groups(m))],
-    "warmup": [by_lambda, in_a_row, own_scheduler, as_a_schedule, product, with_restarts],
-    "late": [late, late_by_lambda, late_by_package, late_rates_written],
+    "plateau": [
+        plateau,
+        plateau_by_hand,
+        plateau_by_package,
+        partial(plateau, optimizer=Adam, eps=0, mode="min"),
+        head_in_two_groups,
+        with_a_new_head,
+        partial(plateau, params=nn.Module.parameters),
+    ],
+    "groups": [
+        groups,
+        one_group_per_tensor,
+        groups_by_package,
+        lambda m: tuple(groups(m)),
+        by_yielding,
+        lambda m: AdamW(groups(m)).param_groups,
+    ],
+    "warmup": [
+        by_lambda,
+        in_a_row,
+        own_scheduler,
+        as_a_schedule,
+        product,
+        with_restarts,
+        from_a_table,
+        fall_of(lambda i, m, b: float(1 + torch.cos(torch.tensor(math.pi * i / m))) / 2),
+    ],
+    "late": [late, late_by_lambda, late_by_package, late_rates_written, late_with_restarts],
     "gain": [
         (runs(), TIE),
         (runs(UP), "better"),
@@ -300,8 +400,17 @@ WRONG = {
         (plateau_by_hand_of(3, 0.1), "multiplied by 0.1"),
         (partial(plateau, patience=10), "`patience`: it is 10"),
         (partial(plateau, min_lr=0.004), "`min_lr`"),
+        (partial(plateau, eps=0.02), "`eps`"),
+        (partial(head_in_two_groups, bias=0.02), "fc.bias starts with a rate of 0.02"),
+        (partial(head_in_two_groups, min_lr=[0, 0.009]), "the rate of fc.bias is 0.009 after epoch 6"),
+        (lambda m: (made := plateau_by_hand(m)[0], SinceTheEpochBefore(made)), "no new lowest loss"),
+        (lambda m: (made := plateau_by_hand(m)[0], schedules.plateau(made)), "`patience`: it is 3"),
+        (partial(plateau, keep=("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")), "48 of 48 parameters"),
         (partial(plateau, lr=0.001), "0.01 is asked for"),
-        (partial(plateau, keep=("fc", "layer4")), "layer4.0.bn1.bias and 14 other"),
+        (
+            partial(plateau, keep=("fc", "layer4")),
+            "15 of 48 parameters below the head take gradients, such as layer4.0.bn1.bias",
+        ),
         (partial(plateau, keep=("layer4",), params=lambda m: m.layer4.parameters()), "below the head"),
         (partial(plateau, keep=("fc",), frozen=True), "takes no gradients"),
         (partial(plateau, params=lambda m: [m.fc.weight]), "fc.bias is in no group"),
@@ -315,23 +424,28 @@ WRONG = {
         (nn.Linear(2, 2), "Give a function"),
     ],
     "groups": [
-        (the_chapters, "conv1.weight is in no group"),
-        (partial(groups, leave=("bn1",)), "bn1.weight is in no group"),
-        (partial(groups, leave=("conv1", "bn1")), "conv1.weight is in no group, and 2 others"),
-        (partial(groups, leave=("fc",)), "fc.weight is in no group"),
+        (the_chapters, "33 of 50 parameters are in no group, such as conv1.weight"),
+        (partial(groups, leave=("bn1",)), "2 of 50 parameters are in no group, such as bn1.weight"),
+        (partial(groups, leave=("conv1", "bn1")), "3 of 50 parameters are in no group"),
+        (partial(groups, leave=("fc",)), "in no group, such as fc.weight"),
         (partial(groups, order=ORDER[::-1]), "rise towards the stem"),
-        (partial(groups, factor=1.0), "conv1.weight has the rate 0.004"),
-        (partial(groups, top=0.008), "0.000125 is asked for"),
-        (partial(groups, top=0.002), "0.000125 is asked for"),
-        (partial(groups, factor=0.1), "0.000125 is asked for"),
+        (partial(groups, factor=1.0), "layer4.1.bn2.bias has the rate 0.004, and 0.002 is asked for"),
+        (partial(groups, top=0.008), "fc.bias has the rate 0.008, and 0.004 is asked for"),
+        (partial(groups, top=0.002), "fc.bias has the rate 0.002, and 0.004 is asked for"),
+        (partial(groups, factor=0.1), "layer4.1.bn2.bias has the rate 0.0004, and 0.002 is asked for"),
+        (partial(one_a_child, all_children=True), "layer4.1.bn2.bias has the rate 0.001, and 0.002 is asked for"),
+        (partial(one_a_child, all_children=False), "conv1.weight has the rate 6.25e-05, and 0.000125 is asked for"),
+        (stem_by_names, "more than one parameter group"),
+        (one_twice, "in a group twice"),
+        (lambda model: groups(model)[0], "no list of groups"),
         (partial(groups, frozen=("layer2",)), "layer2.0.conv1.weight is in a group and still frozen"),
         (partial(groups, frozen=("bn1",)), "still frozen"),
         (partial(groups, twice=True), "PyTorch refuses these groups"),
         (without_rates, "group 0 has no `lr`"),
-        (bn_forgotten, "bn1.weight is in no group"),
+        (bn_forgotten, "in no group, such as bn1.weight"),
         (of_another_model, "another model"),
         (lambda model: model.parameters(), "no list of groups"),
-        (lambda model: AdamW(groups(model)), "an optimizer stands where its groups are asked for"),
+        (lambda model: AdamW(groups(model)), "returns a AdamW. Return a list of groups"),
         (lambda model: model, "returns a TLResNet"),
         (lambda model: [], "no list of groups"),
         ("groups", "Give a function"),
@@ -351,6 +465,12 @@ WRONG = {
         (partial(by_lambda, shift=1), "one step early"),
         (lambda o, e, b: by_lambda(o, e, b, total=e * b + b), "as long as the training"),
         (lambda o, e, b: by_lambda(o, e, b, total=e * b - 1), "ends at the last step"),
+        (fall_of(lambda i, m, b: half_wave(2 * i / m)), "A whole wave"),
+        (fall_of(lambda i, m, b: math.cos(math.pi / 2 * i / m)), "a quarter of a wave"),
+        (fall_of(lambda i, m, b: math.cos(math.pi * i / m)), "The bare cosine"),
+        (fall_of(lambda i, m, b: half_wave(i // b * b / m)), "once an epoch"),
+        (fall_of(lambda i, m, b: 1.0), "stays at the full rate"),
+        (lambda o, e, b: schedules.warmup_cosine(o, e * b, warmup=1 / e), "ends one step late"),
         (wave_from_the_start, "since the first step"),
         (straight_line, "in a straight line"),
         (partial(by_lambda, bottom=0.1), "falls too slowly"),
@@ -378,10 +498,12 @@ WRONG = {
         (partial(late, length=100), "falls too slowly"),
         (partial(late, minimum=1e-4), "falls too slowly"),
         (lambda o, p, r, s: late(o, p[:3], r, s), "still frozen"),
-        (lambda o, p, r, s: late(o, p, 0.01, s), "the rate that it was built with"),
+        (lambda o, p, r, s: late(o, p, 0.01, s), "That is the head's rate"),
         (lambda o, p, r, s: late(o, p, r / 10, s), "the rate that it was built with"),
         (lambda o, p, r, s: late_by_lambda(o, p, r, 2 * s), "falls too slowly"),
-        (late_scheduler_first, "build it after the new group has joined"),
+        (late_in_the_heads_group, "need a group of their own"),
+        (late_with_initial_rates_overwritten, "There the last schedule stopped"),
+        (late_scheduler_first, "build it when all have joined"),
         (late_forgets, "moments are gone"),
         (late_in_a_new_one, "another optimizer"),
         (late_one_rate, "layer4.0.conv1.weight has a rate of 0.01"),
@@ -403,6 +525,9 @@ WRONG = {
         ((runs((0.0,) * 5, same=True), TIE), "did not reach the training"),
         ((runs(), "maybe"), "Choose among"),
         ((runs(UP), 0.05), "Choose among"),
+        ((runs() + runs(), TIE), "added twice"),
+        ((runs(), runs().difference("scheduled", "constant")), "Choose among"),
+        ((TIE, runs()), "the first part is a str"),
         ((0.05, "better"), "Give what"),
         (runs(), "two things"),
         ("better", "two things"),

@@ -6,12 +6,14 @@ import math
 import operator
 import statistics
 import time
+import timeit
 from functools import partial
 
 import judges
 import numpy as np
 import torch
 from safetensors.torch import save
+from torch import nn
 
 import tlcourse as tl
 
@@ -81,6 +83,13 @@ def latency_warmed_up_longer(model, image, repeats):
     return torch.tensor(latency(model, image, repeats, warm=2))
 
 
+@torch.inference_mode()
+def latency_by_timeit(model, image, repeats):
+    with tl.evaluation.evaluation_mode(model):
+        model(image)
+        return 1000 * np.median(timeit.repeat(lambda: model(image), number=1, repeat=repeats))
+
+
 def on_a_copy(model, image, repeats):
     return latency(copy.deepcopy(model), image, repeats)
 
@@ -121,6 +130,13 @@ def front_by_striking_out(table):
         if numbers(a) != numbers(b) and all(x <= y for x, y in zip(numbers(a), numbers(b), strict=True)):
             left = [row for row in left if row is not b]
     return {row["model"] for row in left}
+
+
+def front_taken_out(table):
+    names = front(table)
+    for row in [row for row in table if row["model"] not in names]:
+        table.remove(row)
+    return names
 
 
 def front_of_rows(table):
@@ -166,6 +182,27 @@ def choose_from_the_sorted(table):
         "accuracy": slowest[0][0],
         "phone": next((name for name, count, time in slowest if count <= 6 and 2 * time <= limit), None),
     }
+
+
+def choose_from_the_front(table):
+    names = [*front(table), "resnet50"]
+    return choose([row for row in table if row["model"] in names])
+
+
+def choose_without_ties(table, use):
+    """Take the first of the most accurate for one use, whatever its latency."""
+    chosen, by_name = choose(table)[use], {row["model"]: row for row in table}
+    limit = math.inf if use == "accuracy" else by_name["resnet50"]["latency"]
+    best = by_name[chosen]["accuracy"] if chosen else -1
+    fits = [row["model"] for row in table if row["latency"] + row["spread"] <= limit and row["accuracy"] == best]
+    return choose(table) | {use: next(iter(fits), None)}
+
+
+def choose_with_a_column(table):
+    for row in table:
+        row["slowest"] = row["latency"] + row["spread"]
+    table.sort(key=lambda row: row["accuracy"])
+    return choose(table)
 
 
 def choose_rows(table):
@@ -224,11 +261,36 @@ def overlapping_intervals(first, second, n):
 
 
 RIGHT = {
-    "size": [size, size_by_modules, size_by_numpy, size_by_shapes],
-    "latency": [latency, latency_in_nanoseconds, latency_by_the_package, latency_warmed_up_longer],
-    "front": [front, front_by_numpy, front_by_striking_out, lambda table: tuple(front(table))],
-    "choose": [choose, choose_from_the_sorted, choose_rows, choose_with_numpy],
-    "separated": [separated, separated_by_torch, separated_in_percent, separated_by_counts],
+    "size": [
+        size,
+        size_by_modules,
+        size_by_numpy,
+        size_by_shapes,
+        lambda model: (nn.utils.parameters_to_vector(model.parameters()).numel(), float(size(model)[1])),
+    ],
+    "latency": [
+        latency,
+        latency_in_nanoseconds,
+        latency_by_the_package,
+        latency_warmed_up_longer,
+        latency_by_timeit,
+        partial(latency, reduce=lambda times: torch.tensor(times).quantile(0.5)),
+    ],
+    "front": [
+        front,
+        front_by_numpy,
+        front_by_striking_out,
+        lambda table: tuple(front(table)),
+        lambda table: dict.fromkeys(front(table)).keys(),
+    ],
+    "choose": [choose, choose_from_the_sorted, choose_rows, choose_with_numpy, choose_with_a_column],
+    "separated": [
+        separated,
+        separated_by_torch,
+        separated_in_percent,
+        separated_by_counts,
+        lambda first, second, n: int(separated(first, second, n)),
+    ],
 }
 WRONG = {
     "size": [
@@ -241,12 +303,16 @@ WRONG = {
         (counted_from_the_state, "running mean and variance are buffers"),
         (lambda model: (size(model)[0], len(save(model.state_dict()))), "Add up `numel()"),
         (lambda model: (size(model)[0], size(model)[1] / 1e6), "Those are megabytes"),
+        (lambda model: (size(model)[0], size(model)[1] / 1024), "Those are kilobytes"),
+        (lambda model: (size(model)[0], size(model)[1] * 8), "Those are bits"),
+        (lambda model: (size(model)[0] / 1e6, size(model)[1]), "Those are millions"),
+        (lambda model: (f"{size(model)[0]:,}", size(model)[1]), "the first number is '18', and"),
         (lambda model: size(model)[0], "the number of parameters and the bytes"),
         (lambda model: size(model)[::-1], "the first number is 72"),
         (tl.models.create("tl_resnet", 2, weights=None), "Give a function"),
     ],
     "latency": [
-        (partial(latency, warm=0), "no call came before"),
+        (partial(latency, warm=0), "one call comes before"),
         (partial(latency, warm=0, extra=1), "The first call, which is slow, is in it"),
         (partial(latency, mode=False), "training mode"),
         (partial(latency, grad=True), "gradients were recorded"),
@@ -258,6 +324,14 @@ WRONG = {
         (partial(latency, factor=1), "Those are seconds"),
         (partial(latency, reduce=lambda times: np.array(times)), "Return one number"),
         (of_a_batch_of_calls, "the mean"),
+        (partial(latency, factor=1e6), "Those are microseconds"),
+        (partial(latency, reduce=lambda times: times[len(times) // 2]), "the slowest call"),
+        (partial(latency, reduce=lambda times: times[-1]), "and the median is"),
+        (partial(latency, reduce=max), "the slowest call"),
+        (
+            lambda model, image, repeats: latency(model, image, 10),
+            "whatever `repeats` is, the network is called 11 times",
+        ),
         (lambda model, image, repeats: 10.0, "called 0 times"),
         (12.5, "Give a function"),
     ],
@@ -274,6 +348,9 @@ WRONG = {
         (lambda table: front(table) * 2, "more than once"),
         (lambda table: front(table)[0], "returns a str"),
         (lambda table: len(front(table)), "returns a int"),
+        (front_taken_out, "takes rows out of the table"),
+        (partial(front, key=lambda row: numbers(row)[:2]), "b is missing"),
+        (lambda table: front(list({numbers(row): row for row in table}.values())), "e is missing"),
         (front_of_rows, "a list with a dict. Return names"),
         (lambda table: (name for name in front(table)), "returns a generator"),
         (["resnet50"], "Give a function"),
@@ -285,14 +362,18 @@ WRONG = {
         ),
         (partial(choose, within=operator.lt), "exactly at a limit is within it"),
         (partial(choose, part=1), "the limit is 20 ms: half of resnet50's latency"),
-        (partial(choose, tie=1), "a is as accurate and quicker"),
-        (partial(choose, tie=0), "a is as accurate and quicker"),
+        (partial(choose, tie=1), "e is as accurate and quicker"),
+        (partial(choose, tie=0), "e is as accurate and quicker"),
         (partial(choose, phone="space"), "the limit is 20 ms"),
         (partial(choose, phone="time"), "f has 6.1 million parameters, and the limit is 6"),
         (partial(choose, most=6e6), "f has 6.1 million parameters"),
         (partial(choose, fallback="resnet50"), "resnet50 has 25 million parameters"),
         (partial(choose, own=1), "the limit is 20 ms: half of resnet50's latency"),
         (partial(choose, key="parameters"), "a is more accurate, and within the limits, too"),
+        (choose_from_the_front, "m is within the limits; the limits alone decide"),
+        (partial(choose_without_ties, use="accuracy"), "resnet50 is as accurate and quicker"),
+        (partial(choose_without_ties, use="balance"), "e is as accurate and quicker"),
+        (lambda table: choose(table) | {"balance": choose(table)["balance"] or "resnet50"}, "resnet50 takes 40 ms"),
         (by_heart, "That is no network of this table"),
         (lambda table: list(choose(table).values()), "Return a dictionary"),
         (lambda table: choose(table) | {"laptop": "a"}, "Return a dictionary"),
@@ -300,12 +381,19 @@ WRONG = {
     ],
     "separated": [
         (percent_forgotten, "TypeError"),
-        (lambda p, q, n: abs(p - q) > 2 * (p / 100 * (1 - p / 100) / n) ** 0.5, "is the difference in percent"),
+        (
+            lambda p, q, n: abs(p - q) > 2 * (p / 100 * (1 - p / 100) / n) ** 0.5,
+            "are difference and error both in shares",
+        ),
         (partial(separated, errors=1), "Two standard errors are asked for"),
         (partial(separated, absolute=False), "take the absolute difference"),
         (partial(separated, add="errors"), "Add the squared errors"),
         (partial(separated, squared=False), "does n stand below each p"),
         (partial(separated, errors=3), "not three"),
+        (partial(separated, errors=1.96), "not 1.96"),
+        (partial(separated, errors=2**0.5), "the two stands before the root"),
+        (partial(separated, add="max"), "Compare each part with the formula"),
+        (lambda p, q, n: abs(p - q) / 100 > 2 * (p * (100 - p) + q * (100 - q)) / 1e4 / n, "is the root taken"),
         (overlapping_intervals, "the other way round"),
         (lambda first, second, n: first != second, "The error is too small"),
         (lambda first, second, n: abs(first - second) > 0.5, "it says"),

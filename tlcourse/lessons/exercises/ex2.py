@@ -10,15 +10,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.exercises import measured
-from tlcourse.lessons.exercises.answers import (
-    half_wave,
-    need_function,
-    pair,
-    quiet,
-    rates_by_name,
-    scheduler_of,
-)
+from tlcourse.lessons.exercises.answers import half_wave, need_function, pair, quiet, rates_by_name, scheduler_of
 
+HEAD = ("fc.weight", "fc.bias")
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")  # the stem is conv1 and bn1
 # A loss that gets lower, stays for three epochs, gets lower again, twice nearly stays, and then stays for long.
 LOSSES = (1.0, 0.9, 0.8, 0.85, 0.8, 0.83, 0.7, 0.75, 0.75, 0.6, 0.5, 0.6, 0.55, *[0.5] * 12)
@@ -32,14 +26,15 @@ def plateau(function: Any) -> str:
     optimizer, scheduler = pair(function(model))
     train = {name for name, p in model.named_parameters() if p.requires_grad}
     if extra := [name for name in train if not name.startswith("fc.")]:
-        raise NotRightError(f"{min(extra)} and {len(extra) - 1} other parameters below the head take gradients.")
-    if missing := sorted({"fc.weight", "fc.bias"} - train):
-        raise NotRightError(f"{missing[0]} takes no gradients, so the head would not learn.")
+        raise NotRightError(f"{len(extra)} of 48 parameters below the head take gradients, such as {min(extra)}.")
     rates = rates_by_name(model, optimizer)
-    if missing := sorted({"fc.weight", "fc.bias"} - rates.keys()):
-        raise NotRightError(f"{missing[0]} is in no group of the optimizer: it would never move.")
-    if not math.isclose(rates["fc.weight"], 0.01, rel_tol=1e-6):
-        raise NotRightError(f"the head starts with a rate of {rates['fc.weight']:g}, and 0.01 is asked for.")
+    for name in HEAD:
+        if name not in train:
+            raise NotRightError(f"{name} takes no gradients, so the head would not learn.")
+        if name not in rates:
+            raise NotRightError(f"{name} is in no group of the optimizer: it would never move.")
+        if not math.isclose(rates[name], 0.01, rel_tol=1e-6):
+            raise NotRightError(f"{name} starts with a rate of {rates[name]:g}, and 0.01 is asked for.")
     scheduler = scheduler_of(optimizer, scheduler)
     if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
         raise NotRightError(f"a {type(scheduler).__name__} never looks at the loss. ReduceLROnPlateau does.")
@@ -48,13 +43,12 @@ def plateau(function: Any) -> str:
         best, bad = (loss, 0) if loss < best else (best, bad + 1)
         wanted, bad = (wanted / 2, 0) if bad > 2 else (wanted, bad)
         scheduler.step(loss)
-        found = float(optimizer.param_groups[0]["lr"])
-        if not math.isclose(found, wanted, rel_tol=1e-6):
+        rates = rates_by_name(model, optimizer)
+        if off := [name for name in HEAD if not math.isclose(rates[name], wanted, rel_tol=1e-6)]:
             losses = " ".join(f"{value:g}" for value in LOSSES[:epoch])
-            seen = f"the rate is {found:g} after epoch {epoch}, and {wanted:g} is asked for"
-            raise NotRightError(
-                f"{seen}. The validation losses were {losses}. {_why_plateau(scheduler, found, wanted, before)}"
-            )
+            seen = f"the rate of {off[0]} is {rates[off[0]]:g} after epoch {epoch}, and {wanted:g} is asked for"
+            why = _why_plateau(scheduler, rates[off[0]], wanted, before)
+            raise NotRightError(f"{seen}. The validation losses were {losses}. {why}")
         before = wanted
     return (
         "a plateau scheduler needs no number of epochs, but it believes every number that it is given: in the "
@@ -70,11 +64,13 @@ def _why_plateau(scheduler: Any, found: float, wanted: float, before: float) -> 
         for name, asked in PLATEAU.items():
             if (given := getattr(scheduler, name)) != asked:
                 return f"Look at `{name}`: it is {given!r}, and the task's rule has {asked!r}."
-        return "Look at `min_lr`, which stops the fall, and `threshold`, below which a lower loss counts as none."
+        return (
+            "Look at `min_lr` and `eps`, which stop the fall, and at `threshold`: a lower loss is lower by that much."
+        )
     if found < before and wanted == before:
-        return "It falls too early: two epochs without a lower loss are forgiven."
+        return "It falls too early: two epochs in a row without a new lowest loss are forgiven."
     if found == before:
-        return "It stays although the loss has not got lower for three epochs in a row."
+        return "It stays although three epochs in a row had no new lowest loss."
     return f"It is multiplied by {found / before:g}, and not by 0.5."
 
 
@@ -84,12 +80,9 @@ def groups(function: Any) -> str:
     need_function(function, "a model")
     model = models.freeze(models.create("tl_resnet", 2, weights=None))
     answer = function(model)
-    if isinstance(answer, torch.optim.Optimizer):
-        raise NotRightError("an optimizer stands where its groups are asked for. Return the list of groups.")
-    given = answer
-    if not hasattr(given, "__iter__"):
+    if not hasattr(answer, "__iter__"):
         raise NotRightError(f"the function returns a {type(answer).__name__}. Return a list of groups.")
-    given = list(given)
+    given = list(answer)
     if not given or not all(isinstance(group, dict) and "params" in group for group in given):
         raise NotRightError("the function returns no list of groups. A group is a dictionary with `params` and `lr`.")
     if without := [i for i, group in enumerate(given) if "lr" not in group]:
@@ -101,17 +94,17 @@ def groups(function: Any) -> str:
     rates = rates_by_name(model, optimizer)
     names = [name for name, _ in model.named_parameters()]
     if missing := [name for name in names if name not in rates]:
-        raise NotRightError(
-            f"{missing[0]} is in no group, and {len(missing) - 1} others neither: they would never move, and no error "
-            "would say so. The task asks for all layers."
-        )
+        told = f"{len(missing)} of {len(names)} parameters are in no group, such as {missing[0]}"
+        raise NotRightError(f"{told}: what is in none never moves, without an error. All layers are asked for.")
+    if sum(len(group["params"]) for group in optimizer.param_groups) > len(names):
+        raise NotRightError("a parameter is in a group twice: it would be moved twice in each step.")
     if still := [name for name, p in model.named_parameters() if not p.requires_grad]:
         raise NotRightError(f"{still[0]} is in a group and still frozen: it takes no gradients.")
-    for name in names:
+    for name in reversed(names):  # from the head down
         stage = name.split(".")[0].replace("bn1", "conv1")
         wanted = 0.004 / 2 ** (len(STAGES) - 1 - STAGES.index(stage))
         if not math.isclose(rates[name], wanted, rel_tol=1e-6):
-            way = " The rates rise towards the stem; they are to fall." if rates[names[0]] > rates["fc.weight"] else ""
+            way = " The rates rise towards the stem; they are to fall." * (rates[names[0]] > rates["fc.weight"])
             raise NotRightError(f"{name} has the rate {rates[name]:g}, and {wanted:g} is asked for.{way}")
     return (
         "every parameter is in a group, and has the rate of its stage. The chapter's solution calls this stage "
@@ -125,8 +118,7 @@ def warmup(function: Any) -> str:
     need_function(function, "an optimizer, epochs and batches")
     base = (0.004, 0.001, 0.000125)
     for epochs, batches in ((5, 7), (3, 20), (2, 3)):
-        parameters = [nn.Parameter(torch.zeros(1)) for _ in base]
-        groups = [{"params": [p], "lr": rate} for p, rate in zip(parameters, base, strict=True)]
+        groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in base]
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
         steps = epochs * batches
         with quiet():
@@ -136,50 +128,61 @@ def warmup(function: Any) -> str:
             scheduler = scheduler_of(optimizer, made)
             if isinstance(scheduler, ReduceLROnPlateau):
                 raise NotRightError("ReduceLROnPlateau waits for a loss; this schedule depends on the step alone.")
-            for t in range(steps):
-                factor = (t + 1) / batches if t < batches else half_wave((t - batches) / (steps - batches))
-                found = [float(group["lr"]) for group in optimizer.param_groups]
-                if len(found) != len(base):
-                    raise NotRightError(f"the optimizer has {len(found)} groups now, and it had {len(base)}.")
-                for group, (a, rate) in enumerate(zip(found, base, strict=True)):
-                    if not math.isclose(a, b := rate * factor, rel_tol=1e-4, abs_tol=1e-9):
-                        why = _why_warmup(found, base, t, batches, steps)
-                        seen = f"with {epochs} epochs of {batches} batches, group {group} has a rate of {a:.5g}"
-                        raise NotRightError(f"{seen} at step {t}, and {b:.5g} is asked for. {why}")
+            factors = []
+            for _ in range(steps):
+                rates = [float(group["lr"]) for group in optimizer.param_groups]
+                if len(rates) != len(base):
+                    raise NotRightError(f"the optimizer has {len(rates)} groups now, and it had {len(base)}.")
+                factors.append([rate / own for rate, own in zip(rates, base, strict=True)])
                 optimizer.step()
                 scheduler.step()
+        for t, found in enumerate(factors):
+            wanted = (t + 1) / batches if t < batches else half_wave((t - batches) / (steps - batches))
+            for group, factor in enumerate(found):
+                if not math.isclose(factor, wanted, rel_tol=1e-4, abs_tol=1e-6):
+                    seen = f"with {epochs} epochs of {batches} batches, group {group} has a rate of "
+                    seen += f"{factor * base[group]:.5g} at step {t}, and {wanted * base[group]:.5g} is asked for"
+                    raise NotRightError(f"{seen}. {_why_warmup(factors, t, batches)}")
     return (
         "the factor is the same for every group, so discriminative rates keep their ratio. A minimum given as a rate, "
         "or one highest rate for all, would change it."
     )
 
 
-WARMUPS = {  # a mistake -> the factor that it gives step t of n, with b batches an epoch
-    "A first step at rate zero changes nothing: the warm-up starts at one part of `batches`.": lambda t, b, n: t / b,
-    "It starts at the full rate: there is no warm-up.": lambda t, b, n: 1.0 if t == 0 else -1,
-    "The warm-up ends one step late: the first epoch's last step has the full rate.": lambda t, b, n: (t + 1) / (b + 1),
-    "The warm-up grows through all of the training; it has one epoch.": lambda t, b, n: (t + 1) / n,
+# A mistake -> the factor of step i of m with b batches an epoch, counted from the start of the part; None is any.
+WARMUPS = {
+    "A first step at rate zero changes nothing: it starts at one part of `batches`.": lambda i, m, b: None if i else 0,
+    "It starts at the full rate: there is no warm-up.": lambda i, m, b: None if i else 1,
+    "The warm-up ends one step late: the first epoch's last step has the full rate.": lambda i, m, b: (i + 1) / (b + 1),
+    "The warm-up grows through all of the training; it has one epoch.": lambda i, m, b: (i + 1) / (m + b),
 }
 WAVES = {
-    "The wave has run since the first step; it begins after the warm-up.": lambda t, b, n: half_wave(t / n),
-    "The wave is as long as the training; the warm-up isn't part of it.": lambda t, b, n: half_wave((t - b) / n),
-    "The wave ends at the last step; it would end one step later.": lambda t, b, n: half_wave((t - b) / (n - b - 1)),
-    "The wave is one step early: its first step has the full rate.": lambda t, b, n: half_wave((t - b + 1) / (n - b)),
-    "The wave is one step late: only its first step has the full rate.": lambda t, b, n: 1.0 if t == b + 1 else -1,
-    "It falls in a straight line, where half a cosine wave is asked for.": lambda t, b, n: 1 - (t - b) / (n - b),
+    "The wave has run since the first step; it begins after the warm-up.": lambda i, m, b: half_wave((i + b) / (m + b)),
+    "The wave is as long as the training; the warm-up isn't part of it.": lambda i, m, b: half_wave(i / (m + b)),
+    "The wave ends at the last step; it would end one step later.": lambda i, m, b: half_wave(i / (m - 1)),
+    "The wave is one step early: its first step has the full rate.": lambda i, m, b: half_wave((i + 1) / m),
+    "The wave is one step late: only its first step has the full rate.": lambda i, m, b: half_wave(max(i - 1, 0) / m),
+    "It falls in a straight line, where half a cosine wave is asked for.": lambda i, m, b: 1 - i / m,
+    "A whole wave falls and rises again; half of one is asked for.": lambda i, m, b: half_wave(2 * i / m),
+    "That is a quarter of a wave; half of one is asked for.": lambda i, m, b: math.cos(math.pi * i / m / 2),
+    "The bare cosine falls to -1: add 1, and halve the sum.": lambda i, m, b: math.cos(math.pi * i / m),
+    "It falls once an epoch; it falls with every batch.": lambda i, m, b: half_wave(i // b * b / m),
+    "It stays at the full rate after the warm-up.": lambda i, m, b: 1,
 }
 
 
-def _why_warmup(found: list[float], base: tuple[float, ...], t: int, batches: int, steps: int) -> str:
-    factors = [rate / own for rate, own in zip(found, base, strict=True)]
-    if max(factors) - min(factors) > 1e-4 * max(factors):
+def _why_warmup(factors: list[list[float]], t: int, batches: int) -> str:
+    if max(factors[t]) - min(factors[t]) > 1e-4 * max(factors[t]):
         return "The groups do not keep their ratio: is a rate given where a factor of each group's own is meant?"
-    for why, factor in (WARMUPS if t < batches else WAVES).items():
-        if math.isclose(factors[0], factor(t, batches, steps), rel_tol=1e-7, abs_tol=1e-12):
+    rest, factor = len(factors) - batches, factors[t][0]
+    rules, part = (WARMUPS, factors[:batches]) if t < batches else (WAVES, factors[batches:])
+    for why, rule in rules.items():
+        asked = (rule(i, rest, batches) for i in range(len(part)))
+        if all(one is None or abs(found[0] - one) < 1e-6 for found, one in zip(part, asked, strict=True)):
             return why
     if t < batches:
-        return f"In the warm-up, the factor of this step is {t + 1} / {batches}; it is {factors[0]:.4g}."
-    if factors[0] < half_wave((t - batches) / (steps - batches)):
+        return f"In the warm-up, the factor of this step is {t + 1} / {batches}; it is {factor:.4g}."
+    if factor < half_wave((t - batches) / rest):
         return "The rate falls too fast: does the fall count epochs, where it is stepped by batch?"
     return "The rate falls too slowly: does the fall end above zero, or long after the last step?"
 
@@ -200,10 +203,9 @@ def late(function: Any) -> str:
             moments = optimizer.state[model.fc.bias]["exp_avg"].clone()
             joins = list(model.layer4.parameters())
             scheduler = scheduler_of(optimizer, function(optimizer, joins, rate, steps))
-            there = len(optimizer.param_groups)
-            if len(known := getattr(scheduler, "base_lrs", [])) not in (0, there):
-                seen = f"the scheduler knows {len(known)} of {there} groups"
-                raise NotRightError(f"{seen}: build it after the new group has joined.")
+            known, there = len(getattr(scheduler, "base_lrs", [])), len(optimizer.param_groups)
+            if known not in (0, there):
+                raise NotRightError(f"the scheduler knows {known} of {there} groups: build it when all have joined.")
             names = [n for n, _ in model.named_parameters() if n.startswith(("layer4.", "fc."))]
             if not all(p.requires_grad for p in joins):
                 raise NotRightError("parameters of layer4 are still frozen: they take no gradients.")
@@ -231,6 +233,8 @@ def late(function: Any) -> str:
 def _why_late(t: int, name: str, found: float, wanted: float, stopped: float) -> str:
     if t == 0 and name.startswith("fc.") and math.isclose(found, stopped, rel_tol=1e-3, abs_tol=1e-9):
         return "There the last schedule stopped. The rate that the head was built with is its group's `initial_lr`."
+    if t == 0 and found == 0.01:
+        return "That is the head's rate: the parameters need a group of their own, whose `lr` is the given rate."
     if t == 0:
         return "Each group starts from the rate that it was built with: look at `lr` and `initial_lr` of the groups."
     seen = f"The start is right, but the rate falls too {'fast' if found < wanted else 'slowly'}"

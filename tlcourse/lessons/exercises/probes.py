@@ -25,10 +25,6 @@ class View:
     x: float
     y: float
 
-    def __str__(self) -> str:
-        turn = "" if abs(self.degrees) < 1 else f" turned by {self.degrees:.0f} degrees,"
-        return f"{' mirrored,' if self.mirrored else ''}{turn} with {self.share:.0%} of its area".strip()
-
 
 def _grey(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.round(LOW + (HIGH - LOW) * values).astype(np.uint8)).convert("RGB")
@@ -67,7 +63,7 @@ def view(transform: Any, seed: int) -> View:
     middle = even[inside].median()
     inside &= (even - middle).abs() < 0.02 * even.abs().max().clamp(min=0.1)  # nor are their edges mixed with it
     levels = squares[inside]
-    contrast = (levels.quantile(0.9) - levels.quantile(0.1)).clamp(min=1e-6)
+    contrast = (levels.quantile(0.8) - levels.quantile(0.2)).clamp(min=1e-6)
     steps = torch.linspace(-1, 1, SIZE)
     places = torch.stack([*torch.meshgrid(steps, steps, indexing="xy"), torch.ones(SIZE, SIZE)], -1)[inside]
     x, y = (torch.linalg.lstsq(places, 2 * (one[inside] - middle)[:, None] / contrast).solution for one in slopes)
@@ -79,8 +75,6 @@ def view(transform: Any, seed: int) -> View:
 
 def views(transform: Any, draws: int = 48) -> list[View]:
     """Return the views of many draws."""
-    if not callable(transform):
-        raise NotRightError(f"the answer is a {type(transform).__name__}. Give a transform: a function of an image.")
     if any(not draw(transform, _probes()[1], seed).equal(draw(transform, _probes()[1], seed)) for seed in range(6)):
         raise NotRightError(
             "with the same seed it draws differently: it has a generator of its own. Use the random numbers of torch, "
@@ -89,8 +83,17 @@ def views(transform: Any, draws: int = 48) -> list[View]:
     return [view(transform, seed) for seed in range(draws)]
 
 
-def colours(transform: Any, draws: int = 24) -> torch.Tensor:
-    """Return the mean colours `(draws, 3)` that draws make of one coloured image."""
-    image = Image.new("RGB", (SIDE, SIDE), (150, 110, 90))
+def slopes(transform: Any, draws: int = 600) -> torch.Tensor:
+    """Return how much brighter draws get to the right and down `(draws, 2)`, of an image with slopes 2 and 1."""
+    right = np.tile(np.linspace(0, 1, SIDE), (SIDE, 1))
+    image, half = _grey((2 * right + right.T) / 3), SIZE // 2
+    found = torch.stack([draw(transform, image, seed).mean(0) for seed in range(draws)])
+    found = found[:, half - 16 : half + 16, half - 16 : half + 16]  # a turn leaves corners empty
+    return torch.stack([found[:, :, 16:] - found[:, :, :16], (found[:, 16:] - found[:, :16]).mT], -1).mean((1, 2))
+
+
+def colours(transform: Any, colour: tuple[int, int, int], draws: int = 60) -> torch.Tensor:
+    """Return the mean colours `(draws, 3)` that draws make of an image of one colour."""
+    image = Image.new("RGB", (SIDE, SIDE), colour)
     middle = slice(SIZE // 2 - 8, SIZE // 2 + 8)  # a turn leaves corners empty
     return torch.stack([draw(transform, image, seed)[:, middle, middle].mean((1, 2)) for seed in range(draws)])
