@@ -276,6 +276,17 @@ def best_within(table, parameters, multiply_adds, within=operator.le, worst=Fals
     return (min if worst else max)(fits, key=lambda name: table[name]["accuracy"], default=None)
 
 
+def a_head_of_the_right_width(name):
+    network = timm.create_model(name)
+    network.reset_classifier(network.num_features)
+    return network
+
+
+def last_within(table, parameters, multiply_adds):
+    fits = [n for n, r in table.items() if r["parameters"] <= parameters and r["multiply-adds"] <= multiply_adds]
+    return fits[-1] if fits else None
+
+
 def reset(name):
     network = timm.create_model(name)
     network.reset_classifier(0)
@@ -308,6 +319,12 @@ def surest(probabilities, labels, share, *, descending=True, cut=round):
 def by_numpy(probabilities, labels, share):
     order = np.argsort(-probabilities.numpy().max(1))[: int(share * len(labels))]
     return float((probabilities.numpy().argmax(1) == labels.numpy())[order].mean())
+
+
+def by_the_lead(probabilities, labels, share):
+    first, second = probabilities.topk(2).values.T
+    kept = (first - second).argsort(descending=True)[: round(share * len(labels))]
+    return (probabilities.argmax(1)[kept] == labels[kept]).float().mean()
 
 
 def limit(probabilities, labels, wanted, *, lowest=True, none=1.1, strict=False, by=0.0):
@@ -389,6 +406,11 @@ def pruned(limit="all", keep=1.0, least=2, in_place=True, exact=True):
                 w.mul_(keep)
 
     return answer
+
+
+def masks_left(model, share):
+    layers = [(module, "weight") for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=share)
 
 
 def by_torch(model, share):
@@ -473,7 +495,7 @@ RIGHT = {
     "3.4/choose": [best_within, best_in_a_loop],
     "3.5/features": [partial(timm.create_model, num_classes=0), reset],
     "3.5/transform": [from_config, by_the_model, by_the_package, written_out],
-    "3.6/limit": [limit, limit_by_cumulation, lambda *given: torch.tensor(limit(*given))],
+    "3.6/limit": [limit, lambda *given: torch.tensor(limit(*given))],
     "3.6/surest": [surest, by_numpy, lambda *given: surest(*given).item()],
     "3.6b/one-limit": [pruned(), masked, by_torch],
     "3.6b/any-batch": [exported(), automatic()],
@@ -586,6 +608,7 @@ WRONG = {
     "3.4/choose": [
         (partial(best_within, within=operator.lt), "exactly at a limit"),
         (partial(best_within, worst=True), "most accurate within both"),
+        (last_within, "it gives 'b', not 'c'"),
         (lambda table, parameters, work: best_within(table, parameters, 1e9), "most accurate within both"),
         (lambda table, parameters, work: best_within(table, 1e9, work), "most accurate within both"),
         (lambda *arguments: best_within(*arguments) or "none", "nothing is within these limits"),
@@ -596,6 +619,7 @@ WRONG = {
     "3.5/features": [
         (timm.create_model, "200 numbers"),
         (partial(timm.create_model, num_classes=2), "2 numbers"),
+        (a_head_of_the_right_width, "still has a head"),
         (partial(timm.create_model, num_classes=0, global_pool=""), "positions are left"),
         (partial(timm.create_model, features_only=True), "gives a list"),
         (lambda name: timm.create_model("tl_resnet", num_classes=0), "Its features are 512"),
@@ -619,7 +643,9 @@ WRONG = {
         (lambda p, labels, wanted: wanted, "A lower limit"),
         (lambda p, labels, wanted: 0.0, "too few"),
         (of_the_right_ones, "too few"),
-        (lambda *given: limit(*given, none=0.0), "with 1.01 wanted"),
+        (lambda *given: limit(*given, none=0.0), "Return more than 1"),
+        (lambda *given: limit(*given, none=1.0), "Return more than 1"),
+        (limit_by_cumulation, "too few"),
         (lambda *given: limit(*given, by=1e-3), "A lower limit"),
         (lambda p, labels, wanted: p.amax(1), "Return one number"),
         (0.9, "Give a function"),
@@ -627,6 +653,7 @@ WRONG = {
     "3.6/surest": [
         (lambda *given: surest(*given, descending=False), "lowest confidence"),
         (of_all_images, "for a share of 0.8"),
+        (by_the_lead, "for a share of"),
         (lambda p, labels, share: surest(p, labels, 1.0), "for a share of 0.8"),
         (lambda p, labels, share: surest(p[:200], labels[:200], 160 / 200), "for a share of"),
         (lambda p, labels, share: surest(p, labels, share).repeat(2), "one number"),
@@ -638,6 +665,7 @@ WRONG = {
         (pruned(least=1), "biases or batch norms"),
         (pruned(in_place=False), "in place"),
         (pruned(exact=False), "with share 0.5, 0.25"),
+        (masks_left, "0.weight is gone"),
         (nn.Linear(2, 2), "Give a function"),
     ],
     "3.6b/any-batch": [

@@ -171,7 +171,7 @@ tl.check("3.1/hook", answer)
 # experiments.
 
 # %%
-guess = tl.guess(
+stage_guess = tl.guess(
     "For which task is a middle stage as good as the last one, or better?",
     ["toy pets", "land use", "digits", "none"],
 )
@@ -219,7 +219,7 @@ tl.plots.depth(
     chance={name: 1 / len(own.classes) for name, own in sets.items()},
     title=f"The last stage leads for {4 - len(behind)} of 4 tasks",
 )
-guess.compare(", ".join(behind) or "none")
+stage_guess.compare(", ".join(behind) or "none")
 
 # %% [markdown]
 # Later stages also have more channels, which helps a probe. So this says which features serve, not why.
@@ -236,7 +236,7 @@ guess.compare(", ".join(behind) or "none")
 # doesn't reach zero, so the figure has a reference: the same features with their images shuffled.
 
 # %%
-guess = tl.guess(
+change_guess = tl.guess(
     "Fine-tune all layers on pets. Which stage's features change most?",
     ["the first", "the last", "all alike"],
 )
@@ -270,7 +270,7 @@ tl.plots.bars(
     xlabel="similarity before and after fine-tuning (linear CKA)",
     title=f"The features of {changed} change most",
 )
-guess.compare(changed)
+change_guess.compare(changed)
 ends = similar["layer4"], similar[next(iter(similar))]
 tl.claim(
     "the last stage changes more than the first", ends[0] < ends[1] - 0.2
@@ -293,7 +293,7 @@ tl.claim(
 # was not run, and neither was `surfaces`. `toypets-silhouette` is the toy pets as black shapes.
 
 # %%
-guess = tl.guess(
+cell_guess = tl.guess(
     "Is there a cell where training from scratch wins?",
     ["yes: few images", "yes: far images, many of them", "no"],
 )
@@ -312,7 +312,9 @@ tl.plots.winners(
     gaps,
     title=f"Fine-tuning leads alone in {alone} of {len(cells)} cells",
 )
-guess.compare(f"scratch leads alone in {cells.count(['scratch'])} cells")
+cell_guess.compare(
+    f"scratch leads alone in {cells.count(['scratch'])} cells"
+)
 near = sum("fine-tuned" in ways for ways in cells)
 print(f"fine-tuning is named in {near} of {len(cells)} cells,", end=" ")
 print("frozen features in", sum("frozen" in ways for ways in cells))
@@ -345,7 +347,7 @@ tl.claim(
 # grid of `4 x 4` cells, and of `2 x 2`: that is as many numbers as the averaged features have.
 
 # %%
-guess = tl.guess(
+digits_guess = tl.guess(
     "Digits: which of these beat the pixels?",
     ["none", "averaged features", "layer2 in a grid", "both"],
 )
@@ -383,7 +385,7 @@ for name in ("2 x 2", "averaged", "grid"):
     leads[name] = tl.experiments.Difference(tuple(a - b for a, b in pairs))
     print(f"{name} minus pixels: {leads[name]}")
 wins = {n: leads[n].mean > leads[n].margin for n in ("averaged", "grid")}
-guess.compare(", ".join(name for name in wins if wins[name]) or "none")
+digits_guess.compare(", ".join(n for n in wins if wins[n]) or "none")
 tl.claim(
     "averaged features lose to pixels; the same backbone, in a grid, wins",
     leads["averaged"].mean < -leads["averaged"].margin and wins["grid"],
@@ -414,7 +416,7 @@ tl.check("3.1/grid", answer)
 # no error says so. Here the images are scaled to values between zero and one, and not normalised.
 
 # %%
-guess = tl.guess(
+scale_guess = tl.guess(
     "A head was fitted to toy pets that were prepared right. "
     "On images that are not normalised, its accuracy",
     ["stays", "falls a little", "falls by over ten points"],
@@ -442,7 +444,7 @@ for seed in runtime.seeds(10):
 
 # %% tags=["nbval-ignore-output"]
 lost = {f: tl.experiments.Difference(tuple(c)) for f, c in costs.items()}
-guess.compare(f"{100 * lost['right'].mean:+.0f} points")
+scale_guess.compare(f"{100 * lost['right'].mean:+.0f} points")
 print(f"the head fitted to right images: {lost['right']}")
 print(f"a head fitted to raw images, too: {lost['raw']}")
 tl.claim(

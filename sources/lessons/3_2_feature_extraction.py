@@ -48,7 +48,7 @@ tl.plots.images(
 # keep it, and replace only the head.
 
 # %%
-guess = tl.guess(
+right_guess = tl.guess(
     "A hundred training images, a backbone that was trained on others: "
     "how many validation images will be right?",
     [
@@ -77,7 +77,7 @@ with torch.no_grad():
 x, val_x = torch.cat(x), torch.cat(val_x)
 classifier = LogisticRegression(max_iter=1000).fit(x, few.train.labels)
 right = classifier.score(val_x, few.val.labels)
-guess.compare(f"{right:.0%} of {len(val_x)} validation images are right")
+right_guess.compare(f"{right:.0%} of {len(val_x)} images are right")
 same = torch.allclose(
     x, tl.features.extract(backbone, few.train).x, atol=1e-4
 )
@@ -102,7 +102,7 @@ print("`tl.features.extract` gives the same features:", same)
 # pre-trained weights, so none are loaded. You will meet the table's last column in the trap.
 
 # %%
-guess = tl.guess(
+share_guess = tl.guess(
     "ResNet-50 with a new head for two classes: "
     "what share of its parameters still trains?",
     [
@@ -122,7 +122,7 @@ for parameter in network.parameters():
 network.fc = nn.Linear(network.fc.in_features, 2)  # a new layer trains
 total = sum(p.numel() for p in network.parameters())
 trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-guess.compare(f"{trainable:,} of {total:,}, or {trainable / total:.3%}")
+share_guess.compare(f"{trainable:,} of {total:,}: {trainable / total:.3%}")
 same = tl.models.freeze(tl.models.create("resnet50", 2, weights=None))
 tl.models.summary(same)
 
@@ -176,7 +176,7 @@ tl.check("3.2/freeze", answer)
 # model and at what trains it. On its second look it also sees what has changed since the first.
 
 # %%
-guess = tl.guess(
+moved_guess = tl.guess(
     "You train the head for one epoch in a usual loop. "
     "What changes in the frozen backbone?",
     ["nothing", "the batch norms' statistics", "its weights"],
@@ -208,7 +208,7 @@ report = tl.examine(trained)
 before, head = fresh.state_dict(), tl.models.head_name(trained)
 below = {n: t for n, t in trained.state_dict().items() if head not in n}
 moved = [name for name, t in below.items() if not t.equal(before[name])]
-guess.compare(f"{len(moved)} tensors: {', '.join(moved[:2]) or 'nothing'}")
+moved_guess.compare(f"{len(moved)} tensors: {', '.join(moved[:2])}")
 norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
 found = report.named("frozen-statistics-move")
 tl.claim(
@@ -382,7 +382,7 @@ tl.claim("in every epoch, both loops agree within one image", agree)
 
 # %%
 EPOCHS = 10
-guess = tl.guess(
+speed_guess = tl.guess(
     f"How much faster are {EPOCHS} epochs if features are computed once?",
     ["about as fast", "2 to 4 times", "more than 4 times"],
 )
@@ -417,7 +417,7 @@ start = time.perf_counter()
 features = body(pixels)
 once = train_head(nn.Identity(), features, labels, EPOCHS)
 fast = time.perf_counter() - start
-guess.compare(
+speed_guess.compare(
     f"{slow:.1f} s against {fast:.1f} s, {slow / fast:.1f} times as fast"
 )
 gap = (every_epoch - once).abs().max().item()
@@ -438,7 +438,7 @@ tl.claim(
 # runs that your machine makes now. The differences below are of the stored runs, pair by pair with the same seed.
 
 # %%
-guess = tl.guess(
+scratch_guess = tl.guess(
     "With 30 passes, from how many training images on is training "
     "from scratch as good?",
     ["80", "320", "800", "more than 800"],
@@ -470,7 +470,7 @@ ahead = {n: stored.difference("frozen", "scratch", n) for n in SIZES}
 for n, lead in ahead.items():
     print(f"{n:3} images: frozen minus scratch {lead}")
 behind = [n for n, lead in ahead.items() if lead.mean <= lead.margin]
-guess.compare(behind or f"more than {max(SIZES)}")
+scratch_guess.compare(behind or f"more than {max(SIZES)}")
 if MINI:
     least = min(lead.mean - lead.margin for lead in ahead.values())
     tl.claim(

@@ -32,7 +32,7 @@ backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT)
 
 # %%
-guess = tl.guess(
+layers_guess = tl.guess(
     "A hundred training images, millions of parameters: "
     "is it better to train all layers, or the head alone?",
     ["the head alone", "no difference", "all layers"],
@@ -68,7 +68,7 @@ found = "beats" if gain.mean > gain.margin else "doesn't clearly beat"
 )
 
 # %% tags=["nbval-ignore-output"]
-guess.compare(f"all layers minus head alone {gain}")
+layers_guess.compare(f"all layers minus head alone {gain}")
 if MINI:
     better = gain.mean > gain.margin
     tl.claim("on the toy pets, training all layers is better", better)
@@ -157,7 +157,7 @@ tl.check("3.3/groups", answer if answer is ... else (resnet18, answer))
 # that starts with `layer4`, or for a stage and all above it with `tl.models.unfreeze_from`.
 
 # %%
-guess = tl.guess(
+share_guess = tl.guess(
     "ResNet-50, head and last stage unfrozen: what share of it trains?",
     ["about a third", "about two thirds", "nine tenths"],
 )
@@ -173,7 +173,7 @@ for stage, printed in CHAPTER.items():
     print(
         f"from {stage:7} up: {counts[stage]:>10,}, chapter: {printed:>10,}"
     )
-guess.compare(f"{counts['layer4'] / total:.0%}")
+share_guess.compare(f"{counts['layer4'] / total:.0%}")
 tl.claim(
     "the chapter's second number is that of layer3 and the head",
     CHAPTER["layer4"]
@@ -220,7 +220,7 @@ print(f"in phases, the epoch kept: {history.best.val_accuracy:.3f}")
 # You train the head. Then you unfreeze the last stage and go on with the optimizer that you have.
 
 # %%
-guess = tl.guess(
+moved_guess = tl.guess(
     "The optimizer was built for the head. "
     "Which weights change in one more epoch?",
     ["head and last stage", "the head alone", "the last stage alone"],
@@ -243,7 +243,7 @@ tl.train.fit(model, loaders, optimizer, epochs=1)
 now = model.state_dict()
 moved = {name for name, old in before.items() if not old.equal(now[name])}
 weights = {name for name, _ in model.named_parameters()}
-guess.compare(f"weights that moved: {', '.join(sorted(moved & weights))}")
+moved_guess.compare(f"moved: {', '.join(sorted(moved & weights))}")
 print("other things that moved:", len(moved - weights), f"in {last}")
 if MINI:
     print("with the last stage, minus the head alone (stored):")
@@ -357,7 +357,7 @@ steps
 # norms, with their scale and shift: `tl.train.fit` leaves what is frozen in evaluation mode.
 
 # %%
-guess = tl.guess(
+kept_guess = tl.guess(
     "Keep the statistics, or let them follow the training images: "
     "which is better on styles that were never trained on?",
     ["keeping them", "no difference", "letting them move"],
@@ -383,7 +383,7 @@ if MINI:
         chance=0.5,
         title=f"Keeping the statistics {found} better on unseen styles",
     )
-    guess.compare(f"kept minus moving, unseen styles: {kept}")
+    kept_guess.compare(f"kept minus moving, unseen styles: {kept}")
     for way in settings:
         if way not in ("frozen", "fine-tuned"):
             print(f"{way}, minus fine-tuned")
@@ -400,7 +400,7 @@ if MINI:
 # land use on the pre-trained features. Then fine-tune the backbone on pets.
 
 # %%
-guess = tl.guess(
+head_guess = tl.guess(
     "How does the old head do after fine-tuning for pets?",
     ["as before", "worse", "no better than guessing"],
 )
@@ -419,7 +419,7 @@ again = refit.evaluate(after_val)
 print(f"old head, old backbone:   {before}")
 print(f"old head, tuned backbone: {after}")
 print(f"new head, tuned backbone: {again}")
-guess.compare(f"from {before.accuracy:.2f} to {after.accuracy:.2f}")
+head_guess.compare(f"from {before.accuracy:.2f} to {after.accuracy:.2f}")
 tl.claim(
     "after fine-tuning, the head of the other task is worse",
     after.accuracy < before.accuracy - 0.1,

@@ -109,7 +109,7 @@ tl.check("3.3b/warmup", answer)
 # of `1e-3`, one after the other, to show them. (It also passes `verbose=True`, which today's PyTorch refuses.)
 
 # %%
-guess = tl.guess(
+rate_guess = tl.guess(
     "What is the optimizer's rate after the third constructor?",
     ["1e-3, as it was built", "1e-6", "4e-5"],
 )
@@ -126,7 +126,7 @@ lr_scheduler.OneCycleLR(
     optimizer, max_lr=1e-3, steps_per_epoch=100, epochs=50
 )
 group = optimizer.param_groups[0]
-guess.compare(
+rate_guess.compare(
     f"{group['lr']:.0e}; and Adam's first beta is {group['betas'][0]:.2f}"
 )
 tl.claim(
@@ -143,7 +143,7 @@ tl.claim(
 # **From the chapter.** It says that cosine annealing changes the rate periodically, every `T_max` steps. Does it?
 
 # %%
-guess = tl.guess(
+cosine_guess = tl.guess(
     "CosineAnnealingLR with T_max=50, stepped 100 times: its last rate is",
     ["close to zero, and stays there", "back where it began", "negative"],
 )
@@ -157,7 +157,7 @@ tl.plots.schedules(
     {"CosineAnnealingLR": pytorch, "schedules.cosine": ours},
     title="Past its end, PyTorch's cosine climbs back up",
 )
-guess.compare(f"{pytorch[-1, 0]:.4f}")
+cosine_guess.compare(f"{pytorch[-1, 0]:.4f}")
 tl.claim(
     "after twice T_max steps, the rate is back at its start",
     math.isclose(pytorch[-1, 0], 0.001, rel_tol=1e-6),
@@ -172,7 +172,7 @@ tl.claim(
 # improved for more than `patience` epochs.
 
 # %%
-guess = tl.guess(
+plateau_guess = tl.guess(
     "Twenty epochs at 0.0, patience 3: how often is the rate halved?",
     ["never: nothing got worse", "once", "four times or more"],
 )
@@ -192,7 +192,7 @@ tl.plots.schedules(
     title="Fed with a constant, the rate is halved again and again",
 )
 halved = round(math.log2(0.001 / constant[-1, 0]))
-guess.compare(f"{halved} times")
+plateau_guess.compare(f"{halved} times")
 
 # %% [markdown]
 # ## Does a schedule help?
@@ -203,7 +203,7 @@ guess.compare(f"{halved} times")
 # stored runs, the diamond is a run that your machine makes now. With another backbone or other images nothing is tuned yet.
 
 # %%
-guess = tl.guess(
+schedule_guess = tl.guess(
     "A constant rate that is tuned as well: which schedule beats it?",
     ["none", "one of them", "all three"],
 )
@@ -241,7 +241,7 @@ count = (
 stored.plot(live=live, title=f"{count} beat a constant rate here")
 for kind, gain in gains.items():
     print(f"{kind:18} minus constant {gain}")
-guess.compare(", ".join(better) or "none")
+schedule_guess.compare(", ".join(better) or "none")
 if MINI:
     agree = live.agree_with(stored)
     tl.claim("the run of this machine agrees with the stored ones", agree)
@@ -263,7 +263,7 @@ if MINI:
 # fastest is a place to start; where it explodes, the rate is too high.
 
 # %%
-guess = tl.guess(
+range_guess = tl.guess(
     "The test stops when the loss has exploded. At a rate of about",
     ["0.001", "0.01", "0.1 or more"],
 )
@@ -282,7 +282,7 @@ optimizer = torch.optim.AdamW(
 before = copy.deepcopy(model.state_dict())
 test = tl.train.lr_range_test(model, loaders.train, optimizer, steps=60)
 tl.plots.range_test(test, title="The loss falls, and then explodes")
-guess.compare(
+range_guess.compare(
     f"{max(test.rates):.2g}" + ("" if test.diverged else ", or never")
 )
 same = [v.equal(before[name]) for name, v in model.state_dict().items()]
@@ -311,7 +311,7 @@ print(f"a place to start: {test.suggestion or float('nan'):.1e}")
 # You build `OneCycleLR` for all batches, and step it once per epoch. `tl.train.Schedule` says when `fit` steps a scheduler.
 
 # %%
-guess = tl.guess(
+top_guess = tl.guess(
     "Five epochs later, the rate is",
     ["close to zero, as planned", "still in the warm-up", "at its top"],
 )
@@ -347,7 +347,7 @@ tl.plots.schedules(
     {"stepped by epoch": by_epoch, "stepped by batch": planned},
     title="Stepped once per epoch, one-cycle never leaves its warm-up",
 )
-guess.compare(f"{rates['epoch'][1]:.4f} of {TOP}")
+top_guess.compare(f"{rates['epoch'][1]:.4f} of {TOP}")
 tl.claim(
     "by epoch, the rate stays in the warm-up, and the doctor says so",
     rates["epoch"][1] < TOP / 2

@@ -16,7 +16,7 @@
 # torchvision offers many pre-trained networks. One is the most accurate, another the fastest, and a third fits into your
 # memory. In this lesson you measure what a network costs, on your machine, and choose one for your budget.
 #
-# **You will be able to** read what a set of weights promises, count multiply-adds, measure time and memory properly,
+# **You will be able to** read what a set of weights promises, count multiply-adds and memory, measure time properly,
 # tell which networks are worth a look, and use weights with the preprocessing that belongs to them.
 #
 # **Time:** about 25 minutes to read, one minute to run. **Builds on** 3.2.
@@ -25,7 +25,7 @@
 # ## What the weights say about themselves
 #
 # Each set of weights in torchvision carries its facts: the number of parameters, of multiply-adds, the image size, and the
-# **published accuracy**, measured by its authors on ImageNet's validation set. Reading them downloads nothing.
+# **published accuracy**, measured by torchvision's developers on ImageNet's validation set. Reading them downloads nothing.
 
 # %%
 import torchvision
@@ -36,7 +36,7 @@ for name in tv.list_models(module=torchvision.models):
     for weights in tv.get_model_weights(name):
         version = weights.name.removeprefix("IMAGENET1K")
         accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-        if accuracy == accuracy:  # one set has none: it is not a number
+        if accuracy > 0:  # one set has none: it is not a number
             published[name + version] = {
                 "parameters": weights.meta["num_params"],
                 "multiply-adds": weights.meta["_ops"],  # in billions
@@ -60,11 +60,12 @@ tl.plots.tradeoff(
 )
 
 # %% [markdown]
-# Most of these points are of no use to you: another network is more accurate and costs less. Those that no other beats on
-# both counts form the **Pareto front**.
+# One network **dominates** another if it is at least as accurate, costs no more, and is better in one of the two. Those
+# that no other dominates form the **Pareto front**. It depends on the cost: with time or memory instead of multiply-adds,
+# other networks can be on it.
 
 # %%
-guess = tl.guess(
+front_guess = tl.guess(
     "How many of all these sets of weights are on the front?",
     ["about one in six", "about one in three", "most of them"],
 )
@@ -72,10 +73,9 @@ guess = tl.guess(
 
 # %%
 def front(points):
-    """Return the names that no other beats on cost and value."""
+    """Return the names that no other dominates in cost and accuracy."""
     names, best = [], 0
-    by_cost = sorted(points, key=lambda n: (points[n][0], -points[n][1]))
-    for name in by_cost:
+    for name in sorted(points, key=lambda n: (points[n][0], -points[n][1])):
         if points[name][1] > best:
             names.append(name)
             best = points[name][1]
@@ -83,12 +83,12 @@ def front(points):
 
 
 best = front(points)
-guess.compare(f"{len(best)} of {len(points)}")
+front_guess.compare(f"{len(best)} of {len(points)}")
 tl.plots.tradeoff(
     points,
     best,
-    named=best[::3],
-    title="The front: nothing is more accurate at the same cost",
+    named=best[::6],
+    title=f"{len(best)} of {len(points)} sets of weights are on the front",
     **labels,
 )
 
@@ -100,11 +100,11 @@ tl.plots.tradeoff(
 # ## Weight versions
 #
 # The same architecture can have several sets of weights. `weights="DEFAULT"` is what torchvision recommends, `weights=None`
-# gives random numbers, without a warning. Where the default is not a `SWAG` set, the `SWAG` sets are more accurate: they have
-# seen far more images, and some want larger ones. Read `weights.meta["license"]` before you use them, where it is given.
+# gives random numbers, without a warning. Some networks also have `SWAG` sets, pre-trained on far more images. They are more
+# accurate, and some take larger images. Read `weights.meta["license"]` before you use them, where it is given.
 
 # %%
-guess = tl.guess(
+version_guess = tl.guess(
     "ResNet-50 has two sets, V1 and V2. The newer one is better by",
     ["less than a point", "about two points", "more than four points"],
 )
@@ -123,15 +123,14 @@ for weights in (V1, V2):
     print(f"{steps.resize_size[0]} and cropped to {steps.crop_size[0]}")
     print("    recipe:", weights.meta["recipe"])
 tops = [w.meta["_metrics"]["ImageNet-1K"]["acc@1"] for w in (V1, V2)]
-guess.compare(f"{tops[1] - tops[0]:.1f} points, with the same architecture")
+version_guess.compare(f"{tops[1] - tops[0]:.1f} points, same architecture")
 print("DEFAULT is", SETS.DEFAULT.name)
-print("first classes:", V2.meta["categories"][:3])
 print("min_size:", V2.meta["min_size"])
 ready = V2.transforms()(Image.new("RGB", (300, 250)))
 print(f"an image of 300 x 250 pixels becomes {tuple(ready.shape)}")
 
 # %% [markdown]
-# A better recipe of training did this: longer, with stronger augmentation. So a comparison of two architectures with
+# Most of this comes from a better recipe of training: longer, with stronger augmentation. So a comparison of two architectures with
 # weights of different recipes compares recipes, too.
 #
 # **From the chapter.** Example 6 reads the image size from `min_size`. That is the smallest image that the network can
@@ -141,7 +140,7 @@ print(f"an image of 300 x 250 pixels becomes {tuple(ready.shape)}")
 #
 # A convolution with a kernel of $k \times k$ takes $k \cdot k \cdot C_{in} / g$ multiply-adds for each number it puts
 # out, where $C_{in}$ is the number of input channels and $g$ the number of groups. It puts out
-# $C_{out} \cdot H_{out} \cdot W_{out}$ numbers. Its parameters don't depend on the size of the image; its multiply-adds do.
+# $C_{out} \cdot H_{out} \cdot W_{out}$ numbers. A bias isn't counted. Its parameters don't depend on the size of the image; its multiply-adds do.
 #
 # ### Your turn
 #
@@ -163,7 +162,7 @@ tl.check("3.4/multiply-adds", answer)
 
 # %% [markdown]
 # For whole networks, PyTorch counts while it runs. On the device `meta`, tensors have a shape and no numbers, so this takes
-# no time and no memory.
+# almost no time and no memory.
 
 # %%
 import torch
@@ -177,16 +176,14 @@ with FlopCounterMode(display=False) as counter, torch.no_grad():
 # one multiply-add is two floating-point operations
 counted = counter.get_total_flops() / 2 / 1e9
 print(f"counted {counted:.3f} G, published {V2.meta['_ops']} G")
-same = abs(counted - V2.meta["_ops"]) < 0.001
-same &= abs(tl.cost.multiply_adds(resnet50, 224) / 1e9 - counted) < 0.001
-tl.claim("our count, `tl.cost.multiply_adds` and the weights agree", same)
+print(f"tl.cost: {tl.cost.multiply_adds(resnet50, 224) / 1e9:.3f} G")
 
 # %% [markdown]
 # **From the chapter.** Example 5 replaces the head for two classes, and then prints parameters that include the old head
 # for ImageNet's classes. Does that matter?
 
 # %%
-guess = tl.guess(
+head_guess = tl.guess(
     "EfficientNet-B0 gets a head for two classes. It loses",
     ["under a hundredth of its parameters", "a twentieth", "a quarter"],
 )
@@ -203,7 +200,7 @@ for name in ("resnet50", "efficientnet_b0"):
     print(
         f"{name}: {sizes[0]:,}, then {sizes[1]:,} ({lost[name]:.0%} less)"
     )
-guess.compare(f"{lost['efficientnet_b0']:.0%} of them")
+head_guess.compare(f"{lost['efficientnet_b0']:.0%} of them")
 
 # %% [markdown]
 # ## Time, on your machine
@@ -219,10 +216,10 @@ guess.compare(f"{lost['efficientnet_b0']:.0%} of them")
 # times.
 
 # %%
-guess = tl.guess(
+time_guess = tl.guess(
     "EfficientNet-B0 has about a tenth of ResNet-50's multiply-adds. "
-    "One image takes it",
-    ["a tenth of the time", "about a quarter", "half or more"],
+    "How much of ResNet-50's time does it take for one image?",
+    ["under a fifth", "a fifth to two fifths", "over two fifths"],
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -264,7 +261,7 @@ rows = {row["model"]: row for row in costs}
 small, large = rows["efficientnet_b0"], rows["resnet50"]
 time_share = small["latency (ms)"] / large["latency (ms)"]
 work_share = small["multiply-adds (G)"] / large["multiply-adds (G)"]
-guess.compare(f"{time_share:.2f} of ResNet-50's time")
+time_guess.compare(f"{time_share:.2f} of ResNet-50's time")
 default = {name: tv.get_model_weights(name).DEFAULT for name in NAMES}
 measured = {
     name: (
@@ -274,26 +271,27 @@ measured = {
     for name in NAMES
 }
 tl.claim(
-    "EfficientNet-B0 needs more time per multiply-add than ResNet-50",
-    time_share > 1.5 * work_share,
+    "EfficientNet-B0 takes at least twice the time per multiply-add",
+    time_share > 2 * work_share,
     f"{time_share / work_share:.1f} times as much",
 )
 
 # %% tags=["nbval-ignore-output"]
+slower = rows["vit_b_16"]["latency (ms)"] / large["latency (ms)"]
 tl.plots.tradeoff(
     measured,
-    tl.cost.front(measured),
+    [],
     named=NAMES,
     xlabel="milliseconds for one image, on this machine",
     ylabel=labels["ylabel"],
-    title="Time buys accuracy, at different prices",
+    title=f"vit_b_16 takes {slower:.1f} times as long as resnet50",
 )
 
 # %% [markdown]
-# EfficientNet and MobileNet save multiply-adds with convolutions in groups of one channel. These do little work for each
-# number they fetch. Speed doesn't depend on the values of the weights, so random ones are good enough for measuring.
-# A machine with a GPU or more cores gives another order: that is why you measure on the one that will do the work. Networks
-# whose times differ by less than their spread can change places when you run the cell again.
+# EfficientNet and MobileNet save multiply-adds with **depthwise convolutions**: each channel is a group of its own. These do
+# little work for each number they fetch. Speed doesn't depend on the values of the weights, so random ones are good enough
+# for measuring. A machine with a GPU or more cores can give another order: measure on the one that will do the work. Networks
+# whose times differ by less than their spread can change places when you run the cell again, and `images/s` comes from few batches.
 #
 # ## Memory, when you train
 #
@@ -302,7 +300,7 @@ tl.plots.tradeoff(
 # each image of the batch.
 
 # %%
-guess = tl.guess(
+memory_guess = tl.guess(
     "Training EfficientNet-B0 with batches of 32 images holds, in sizes of "
     "its weights,",
     ["about 4", "about 20", "more than 100"],
@@ -319,16 +317,18 @@ for name in ("efficientnet_b0", "resnet50"):
         way = "head alone" if frozen else "all layers"
         memory.append({"model": name, "trains": way} | megabytes)
 ratio = sum(list(memory[0].values())[2:]) / memory[0]["weights"]
-guess.compare(f"{ratio:.0f} times its weights; below in MB")
+memory_guess.compare(f"{ratio:.0f} times its weights; below in MB")
 tl.claim(
-    "with batches of 32, EfficientNet-B0 holds 100 times its weights",
+    "with batches of 32, EfficientNet-B0 holds over 100 times its weights",
     ratio > 100,
     f"{ratio:.0f} times",
 )
 memory
 
 # %% [markdown]
-# With a frozen backbone, no activation below the head has to be kept.
+# EfficientNet has far fewer weights than ResNet, yet its activations take about as much memory. With a frozen backbone,
+# no activation below the head has to be kept. These bytes are counted: work space comes on top. On a GPU,
+# `torch.cuda.max_memory_allocated()` gives the measured peak.
 #
 # ## The trap: the right weights, other preprocessing
 #
@@ -337,7 +337,7 @@ memory
 # that another program has prepared.
 
 # %%
-guess = tl.guess(
+size_guess = tl.guess(
     "Twice the image size: every detail is there, only larger. Accuracy",
     ["rises", "stays the same", "falls a little", "falls a lot"],
 )
@@ -348,7 +348,7 @@ from torchvision.transforms import v2
 BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
 WEIGHTS = "default"  # or a file
 DATA = {"mini": "toypets", "full": "dogs-vs-cats"}[runtime.profile]
-LIMIT = None  # or a number of training images, 100 or more
+LIMIT = None  # or a number of training images, 200 or more
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT).plain()
 
@@ -365,11 +365,11 @@ def prepare(size, resize, mean, std):
 own = pets.preprocessing
 size, usual = (own.size, own.resize), (own.mean, own.std)
 half, twice = [side // 2 for side in size], [side * 2 for side in size]
-swap = v2.Lambda(lambda image: image.flip(0))
+swap, its = v2.Lambda(lambda image: image.flip(0)), prepare(*size, *usual)
 steps = {
-    "its own": prepare(*size, *usual),
+    "its own": its,
     "no normalising": prepare(*size, [0] * 3, [1] * 3),
-    "red and blue swapped": [*prepare(*size, *usual), swap],
+    "red and blue swapped": [*its[:-1], swap, its[-1]],
     "half the image size": prepare(*half, *usual),
     "twice the image size": prepare(*twice, *usual),
 }
@@ -396,23 +396,25 @@ for seed in runtime.seeds(10):
 tl.plots.runs(
     {name: {200: values} for name, values in found.items()},
     chance=1 / len(pets.classes),
-    title="At a wrong size or scale, this network loses accuracy",
+    title="How images are prepared changes this network's accuracy",
 )
 losses = {}
 for name in list(mistakes)[1:]:
     pairs = zip(found[name], found["its own"], strict=True)
     losses[name] = tl.experiments.Difference(tuple(a - b for a, b in pairs))
     print(f"{name}: {losses[name]}")
-guess.compare(f"{losses['twice the image size'].mean:+.3f}")
+size_guess.compare(f"{losses['twice the image size'].mean:+.3f}")
 WRONG = "no normalising", "half the image size", "twice the image size"
 if MINI:
+    swapped = losses["red and blue swapped"]
     tl.claim(
-        "no normalising, and both wrong sizes, cost over five points",
-        all(losses[n].mean + losses[n].margin < -0.05 for n in WRONG),
+        "the other three cost over fifteen points, swapped colours less",
+        all(losses[n].mean + losses[n].margin < -0.15 for n in WRONG)
+        and swapped.mean - swapped.margin > -0.15,
     )
 
 # %% [markdown]
-# Swapped colours cost far less than the other three mistakes here. Where classes differ in colour, they may cost more.
+# Swapped colours cost less than the other three mistakes here. Where classes differ in colour, they may cost more.
 #
 # A network that averages over positions before its head takes images of any size, and no error says that they are not the size
 # it knows. It has learned how large an eye is, in pixels. The doctor compares a few images with what the weights say.
@@ -433,7 +435,7 @@ wrong = examine(mistakes["twice the image size"], model, some)
 repaired = examine(mistakes["its own"], model, some)
 tl.claim(
     "the doctor sees the wrong size, and nothing after the repair",
-    bool(wrong.named("input-size")) and not repaired.named("input-size"),
+    bool(wrong.named("input-size")) and not repaired.findings,
 )
 wrong
 
@@ -465,26 +467,29 @@ choose = ...
 tl.check("3.4/choose", choose)
 
 # %% [markdown]
-# Use it on `published`: which set of weights would you take for a phone, which for a server? In these names, the version of
-# the weights stands at the end: the network of `mobilenet_v3_large_V2` is `mobilenet_v3_large`. Then measure the candidates where
-# they will run, and compare them on your own validation set: the accuracy on ImageNet is only a hint.
+# Use it on `published`: which set of weights would you take for a phone, which for a server? A name there ends with the
+# version: `resnet50_V1` is the network `resnet50` with the weights `IMAGENET1K_V1`, and `vit_b_16_SWAG_E2E_V1` is `vit_b_16` with
+# `IMAGENET1K_SWAG_E2E_V1`. Then measure the candidates where they will run, and compare them on your own validation set:
+# the accuracy on ImageNet is only a hint.
 #
 # ## Your own images
 #
-# Set `FOLDER` to a folder with one subfolder per class, and `BACKBONE`, in the trap's first cell, to the network that you
-# chose; run from there. Head, preprocessing and stages come with its name. The test set is read once, here.
+# Set `FOLDER` to a folder with one subfolder per class, and `NAME` and `SET` to what you chose. The head and the
+# preprocessing follow. The test set is read once, here.
 
 # %% tags=["nbval-ignore-output"]
 import tempfile
 from pathlib import Path
 
 FOLDER = None  # or "~/my-images"
+NAME, SET = BACKBONE, WEIGHTS  # or "resnet50", "IMAGENET1K_V1"
+chosen = tl.models.create(NAME, 2, weights=SET)
 place = FOLDER or tl.data.export_folder(
     pets.take(train=100, val=100, test=400),
     Path(tempfile.mkdtemp()) / "my-pets",
 )
-mine = tl.data.from_folder(place, model=backbone)
-model = tl.models.create(BACKBONE, len(mine.classes), weights=WEIGHTS)
+mine = tl.data.from_folder(place, model=chosen)
+model = tl.models.replace_head(chosen, len(mine.classes))
 result = tl.recipes.linear_probe(model.to(runtime.device), mine)
 print(f"validation: {result.val}\ntest, once: {result.test}")
 file = Path("runs") / "my-choice.safetensors"
@@ -497,10 +502,10 @@ print(f"{first.name}: {one.label}, {one.probability:.2f}")
 # %% [markdown]
 # ## Take-away
 #
-# - Look at the Pareto front first: most sets of weights are beaten by another one on accuracy and cost.
+# - Most sets of weights are dominated by another one on accuracy and multiply-adds: look at the front first, then measure.
 # - Multiply-adds are not seconds: measure time where the network will run, after a warm-up, with a spread.
 # - Training holds activations, far more than weights. A frozen backbone spares them.
-# - Weights belong with their own preprocessing. The wrong image size cost this network accuracy, and no error said so.
+# - Weights belong with their own preprocessing. A wrong image size can cost accuracy, and no error says so.
 #
 # <details><summary>A friend times a network on a GPU at a fraction of a millisecond, whatever the batch. What happened?</summary>
 #
@@ -509,7 +514,7 @@ print(f"{first.name}: {one.label}, {one.probability:.2f}")
 #
 # <details><summary>Your GPU has no memory left in training. What helps?</summary>
 #
-# Smaller batches, smaller images, or a frozen backbone: all hold fewer activations, which are most of it.
+# Smaller batches or a frozen backbone: both hold fewer activations, which are most of it.
 # </details>
 #
 # <details><summary>Two architectures differ by two points on ImageNet. Is the better one the better architecture?</summary>

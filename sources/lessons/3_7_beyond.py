@@ -51,7 +51,7 @@ tl.plots.images(
 # deviation of the new images, and keeps every weight.
 
 # %%
-guess = tl.guess(
+style_guess = tl.guess(
     "What do new statistics do to the accuracy on an unseen style?",
     ["it falls", "no difference", "it rises"],
 )
@@ -113,7 +113,7 @@ helps, hurts = gain.mean > gain.margin, -loss.mean > loss.margin
 does = "raise" if helps else "don't clearly raise"
 title = f"New statistics {does} the accuracy on unseen styles"
 tl.experiments.plot_differences(found, live=again, title=title)
-guess.compare(f"statistics moved, unseen styles: {gain.mean:+.3f}")
+style_guess.compare(f"statistics moved, unseen styles: {gain.mean:+.3f}")
 if MINI:
     tl.claim("statistics moved: new ones help on unseen styles", helps)
     tl.claim("statistics kept: new ones hurt at home", hurts)
@@ -138,7 +138,7 @@ if MINI:
 # with half of each.
 
 # %%
-guess = tl.guess(
+class_guess = tl.guess(
     "Against half of each: what do statistics from one class do?",
     ["no difference", "they cost accuracy", "they help"],
 )
@@ -158,7 +158,7 @@ for style in away:
     print(f"{style.name:18} cats, dogs, half of each:", right)
     costs += [one - right[-1] for one in right[:-1]]
 cost = sum(costs) / len(costs)
-guess.compare(f"{cost:+.3f}, mean over classes and styles")
+class_guess.compare(f"{cost:+.3f}, mean over classes and styles")
 tl.claim("statistics of one class cost accuracy", cost < -0.02)
 
 # %% [markdown]
@@ -194,7 +194,7 @@ def logme(x, y, rounds=30):
 
 
 # %%
-guess = tl.guess(
+logme_guess = tl.guess(
     "LogME picks ten times, from other images each time. "
     "In how many of five image sets is it always the best stage?",
     ["in all", "in three or four", "in two or fewer"],
@@ -227,7 +227,7 @@ for name, probes in probed.items():
     lost.append(picked - mean[best])
     last.append(list(mean.values())[-1] - mean[best])
     print(f"{name:11} best is {best}, picked: {dict(picks[name])}")
-guess.compare(f"in {sure}")
+logme_guess.compare(f"in {sure}")
 for kind, each in (("the last stage", last), ("LogME's pick", lost)):
     mean = sum(each) / len(each)
     print(f"{kind:14} minus the best, mean over sets: {mean:+.3f}")
@@ -290,7 +290,7 @@ def norms(model, splits=None, train=True):
 
 
 # %%
-guess = tl.guess(
+adapter_guess = tl.guess(
     "Training all layers gains over the head alone. How much of that do "
     "adapters give?",
     ["less than half", "half or more", "all of it, or more"],
@@ -328,7 +328,7 @@ for name in list(TRIED)[:3]:
     print(f"{name}, {trained[name]:,} trained, minus")
     for other in ("frozen", KEPT, "fine-tuned"):
         print(f"    {other:15} {runs.difference(name, other)}")
-guess.compare(f"rank 4: {gain.mean / whole.mean:.0%} of it")
+adapter_guess.compare(f"rank 4: {gain.mean / whole.mean:.0%} of it")
 if MINI:
     tl.claim("rank 4 beats the head alone", gain.mean > gain.margin)
 
@@ -345,7 +345,7 @@ print(*tl.examine(forgotten).named("head-frozen"))
 # because no gradients are computed. Adapters train few parameters, too. Are they fast, and do they take little memory?
 
 # %%
-guess = tl.guess(
+memory_guess = tl.guess(
     "With a small batch, how much of full fine-tuning's memory does a step "
     "take that trains adapters?",
     ["less than a quarter", "a quarter to a half", "more than half"],
@@ -370,7 +370,7 @@ for name, model in models.items():
         f"{kept[1] / 1e6:4.1f} MB parameters, {1000 * min(seconds):3.0f} ms"
     )
 share = memory["rank 4"] / memory["fine-tuned"]
-guess.compare(f"{share:.0%}")
+memory_guess.compare(f"{share:.0%}")
 tl.claim("here, adapters save less than half of the memory", share > 0.5)
 
 # %% [markdown]
@@ -429,7 +429,7 @@ if model is not None:
 # - **neighbours**: nearest neighbours on frozen features instead of a probe.
 
 # %%
-guess = tl.guess(
+help_guess = tl.guess(
     "How many of the five help beyond chance, at home or on unseen styles?",
     ["none", "one or two", "three or more"],
 )
@@ -450,7 +450,7 @@ for data, where in (("toypets", "at home"), (AWAY, AWAY)):
             one = found[f"{name}, {where}"] = tried.difference(way, other)
             print(f"{name}, {where}: {one}")
 gains = [name for name, one in found.items() if one.mean > one.margin]
-guess.compare(f"{len(gains)}: " + "; ".join(gains))
+help_guess.compare(f"{len(gains)}: " + "; ".join(gains))
 title = f"{len(gains)} of {len(found)} differences show a gain"
 tl.experiments.plot_differences(found, title=title)
 tl.claim("a soup helps at home", "soup, at home" in gains)

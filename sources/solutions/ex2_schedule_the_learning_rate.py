@@ -28,7 +28,7 @@
 # ## Step 1: the head, and a plateau
 #
 # Everything but the head `fc` is frozen. The head starts with a rate of `0.01`. After each epoch the scheduler is given
-# the **validation loss**. It forgives two epochs in which the loss has not got lower; at the third it halves the rate.
+# the **validation loss**. It forgives two epochs in a row without a new lowest loss; at the third it halves the rate.
 
 # %%
 import torch

@@ -56,19 +56,19 @@ verdict
 # %%
 import timm
 
-guess = tl.guess(
+bytes_guess = tl.guess(
     "For mobilenetv3_small_100, parameters times four bytes is",
     ["a little too small", "right", "a little too large"],
 )
 if verdict.outcome == "right":
     parameters, stored = size(timm.create_model("mobilenetv3_small_100"))
-    guess.compare(f"{4 * parameters / stored - 1:+.1%}")
+    bytes_guess.compare(f"{4 * parameters / stored - 1:+.1%}")
 
 # %% [markdown]
 # ## Step 2: how long one image takes
 #
 # Write a function of a network, a batch of one image and a number of repeats. It returns the **median** time of a
-# call, in **milliseconds**. One call comes before, and isn't measured. The network is in evaluation mode, no gradients are recorded,
+# call, in **milliseconds**. One call comes before, and isn't measured; then come `repeats` calls. The network is in evaluation mode, no gradients are recorded,
 # and afterwards the network is in the mode in which it came.
 
 # %%
@@ -103,7 +103,7 @@ tl.check("ex3/latency", latency)
 # range of the middle half of the times.
 
 # %%
-guess = tl.guess(
+time_guess = tl.guess(
     "resnet50 has more than four times the parameters of efficientnet_b0. "
     "Which takes longer for one image, here?",
     ["efficientnet_b0", "resnet50, up to four times", "resnet50, more"],
@@ -136,7 +136,7 @@ table
 by_name = {row["model"]: row for row in table}
 large, small = by_name["resnet50"], by_name["efficientnet_b0"]
 ratio = large["latency"] / small["latency"]
-guess.compare(f"resnet50 takes {ratio:.1f} times as long")
+time_guess.compare(f"resnet50 takes {ratio:.1f} times as long")
 
 # %% [markdown]
 # ## Step 3: the front of three numbers
@@ -205,7 +205,7 @@ if verdict.outcome == "right":
 # `resnet50` itself is a candidate for the highest accuracy.
 
 # %%
-guess = tl.guess(
+balance_guess = tl.guess(
     "The chapter's balanced choice is efficientnetv2_rw_s or "
     "convnext_tiny. How many of them take at most resnet50's time, here?",
     ["none", "one", "both"],
@@ -241,7 +241,7 @@ if verdict.outcome == "right":
     print("on this machine:", choose(table))
 theirs = ["efficientnetv2_rw_s", "convnext_tiny"]
 fits = [n for n in theirs if by_name[n]["latency"] <= large["latency"]]
-guess.compare(f"{len(fits)} of the two")
+balance_guess.compare(f"{len(fits)} of the two")
 for name in ("efficientnet_lite0", "mobilenetv3_large_100", *theirs):
     share = by_name[name]["latency"] / large["latency"]
     print(f"{name:22} takes {share:.2f} of resnet50's time")

@@ -53,7 +53,7 @@ tl.plots.images(
 )
 
 # %%
-guess = tl.guess(
+letter_guess = tl.guess(
     "Turn the b upside down, by half a turn. What does it look like?",
     ["a d", "a p", "a q"],
 )
@@ -63,13 +63,13 @@ import numpy as np
 
 turned = np.asarray(letters[0].rotate(180, fillcolor="white"), float)
 gaps = [np.abs(turned - np.asarray(one, float)).mean() for one in letters]
-guess.compare(f"most like {'bdpq'[int(np.argmin(gaps))]}")
+letter_guess.compare(f"most like {'bdpq'[int(np.argmin(gaps))]}")
 
 # %% [markdown]
 # **From the chapter.** Its second example mirrors half of the training images, and its answer to this exercise mirrors faces where
 # people are to be recognised. But nobody's face is symmetric: whether a mirror is of use depends on the label.
 #
-# A change is of use if the label stays **and** if such an image could have been taken. Ignore empty corners for now. Which of the changes `"mirror"` (left and right),
+# A change is of use if the label stays **and** if such an image could have been taken. Ignore the empty corners that turns leave: they come in step 3. Which of the changes `"mirror"` (left and right),
 # `"half turn"`, `"quarter turn"` and `"small turn"` (up to ten degrees) are of use for upright **faces** seen from the front, labelled
 # by whether they smile; for **tiles** of land seen from above, with its use as the label; for the **letters** b, d, p and q?
 
@@ -91,7 +91,7 @@ tl.check("ex4/keeps", answer)
 # values between zero and one. Each call draws anew.
 #
 # Faces are mirrored left and right in half of the draws, turned by up to 15 degrees in both directions, never more, and their brightness
-# varies. At least two thirds of the image's area stay in view.
+# varies. A crop keeps at least two thirds of the area; corners that a turn cuts off don't count.
 
 # %%
 import torch
@@ -240,7 +240,7 @@ def plain():
     return v2.Compose([v2.Resize((64, 64)), *TO_TENSOR])
 
 
-guess = tl.guess(
+gain_guess = tl.guess(
     "Forty tiles: what do the eight orientations do to the accuracy?",
     ["it rises", "no difference that can be shown", "it falls"],
 )
@@ -269,7 +269,7 @@ gain = runs.difference("augmented", "plain")
 conclusion = "no difference shown"
 if gain.clear:
     conclusion = "better" if gain.mean > 0 else "worse"
-guess.compare(f"{conclusion}: {gain}")
+gain_guess.compare(f"{conclusion}: {gain}")
 answer = runs, conclusion
 ### END SOLUTION
 tl.check("ex4/gain", answer)

@@ -106,7 +106,7 @@ def case_f(splits, seed):
 
 
 # %%
-guess = tl.guess(
+doctor_guess = tl.guess(
     "The doctor examines all six after training. "
     "In how many does it find something that it calls wrong?",
     ["all six", "three or four", "one or two"],
@@ -149,7 +149,7 @@ with tl.plots.new_figure(8, 4.8, title=TITLE, nrows=2, ncols=3) as axes:
 
 # %% tags=["nbval-ignore-output"]
 wrong = [name for name, report in reports.items() if not report]
-guess.compare(f"{len(wrong)} of {len(reports)}")
+doctor_guess.compare(f"{len(wrong)} of {len(reports)}")
 
 # %% [markdown]
 # Above each panel are the accuracies of the last epoch, training and then validation. Grey is training, black is validation.
@@ -362,7 +362,7 @@ tl.check("ex5/case_f", repaired_f)
 # fresh ones that are in no training set. The test set is not read.
 
 # %%
-guess = tl.guess(
+case_guess = tl.guess(
     "You repair case d. What does its own validation accuracy do?",
     ["it rises", "it stays", "it falls"],
 )
@@ -414,7 +414,7 @@ verdict
 if verdict.outcome == "right":
     runs = answer[0]
     gain = runs.only(data="own").difference("d repaired", "d")
-    guess.compare(f"repaired minus broken, {gain}")
+    case_guess.compare(f"repaired minus broken, {gain}")
     shifts = {
         way: runs.only(way=way).shift(way, "own", "fresh")
         for way in ("d", "d repaired")

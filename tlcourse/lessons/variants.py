@@ -84,8 +84,10 @@ class Variants(dict[str, Variant]):
         logits, one = self.logits(model), self.images[:1]
         times = [[latency(m, one, seconds=0.03)[0] for m in (self.original, model)] for _ in range(ROUNDS)]
         first, own = torch.tensor(times).T
+        base = next(iter(self.values())).ms if self else first.median().item()
+        own = base * own / first  # of the time that the original took when it was added
         low, high = own.quantile(0.25).item(), own.quantile(0.75).item()
-        speed = (first / own).median().item()
+        speed = base / own.median().item()
         result = Evaluation(self.labels, logits)
         self[name] = Variant(size / 1e6, own.median().item(), high - low, speed, result, self.same(logits))
         return self.table(*dict.fromkeys([next(iter(self)), name]))
@@ -112,7 +114,7 @@ class Variants(dict[str, Variant]):
             for i, (name, row) in enumerate(self.items()):
                 low, high = row.result.interval
                 error = [[row.accuracy - low], [high - row.accuracy]]
-                shade = (*plots.OTHERS, plots.GREY)[i % 5]
+                shade = (*plots.OTHERS, plots.GREY)[i % (len(plots.OTHERS) + 1)]
                 look = {"color": shade, "fmt": plots.MARKERS[i % len(plots.MARKERS)], "ms": 7, "lw": 1, "capsize": 2}
                 for ax, x in zip(axes, (row.megabytes, row.ms), strict=True):
                     ax.errorbar(x, row.accuracy, error, label=name, **look)

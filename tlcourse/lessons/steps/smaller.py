@@ -23,6 +23,8 @@ def one_limit(function: Any) -> str:
         before = copy.deepcopy(model)
         function(model, share)
         new = dict(model.named_parameters())  # by name: some ways to prune put them into another order
+        if missing := [name for name, _ in before.named_parameters() if name not in new]:
+            raise NotRightError(f"{missing[0]} is gone. Make the zeros permanent, with `prune.remove` for example.")
         pairs = [(p.detach(), new[name].detach()) for name, p in before.named_parameters()]
         if any(not torch.equal(old, new) for old, new in pairs if old.dim() < 2):
             raise NotRightError("biases or batch norms changed. Take tensors with two or more dimensions.")
