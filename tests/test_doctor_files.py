@@ -156,7 +156,23 @@ def test_one_broken_line_does_not_hide_the_rest(tmp_path):
     )
     assert [finding.check for finding in report.findings] == ["syntax", "foreign-parameters"]
     assert [finding.where for finding in report.findings] == ["line 1", "line 3"]
-    assert "without commas" in report.findings[0].advice
+    assert "leading zeros" in report.findings[0].evidence  # what Python says, and the line
+    assert "{25,557,032:,}" in report.findings[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("frozen", "part"),
+    [
+        ("for p in model.parameters():\n    p.requires_grad = False", "The backbone"),
+        ("for n, p in model.named_parameters():\n    if 'layer4' not in n:\n        p.requires_grad = False", "Part"),
+    ],
+)
+def test_a_message_is_true_of_its_script(tmp_path, frozen, part):
+    loop = "for epoch in range(3):\n    model.train()\n    for x, y in train_loader:\n        pass"
+    report = look(tmp_path, f"model = models.resnet18(weights='DEFAULT')\n{frozen}\n{loop}")
+    assert report.named("frozen-statistics-move")[0].what.startswith(f"{part} "), report
+    flip = "val = ImageFolder('val', T.Compose([T.RandomHorizontalFlip(), T.ToTensor()]))"
+    assert "split" not in look(tmp_path, flip).named("augmented-evaluation")[0].advice
 
 
 def test_a_rule_that_fails_is_reported_and_hides_nothing(tmp_path, monkeypatch):

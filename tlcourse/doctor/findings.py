@@ -9,15 +9,13 @@ import re
 TEXT = """
 # any check
 check-failed: The check {check} could not be made. Fix: The other checks ran. Please report it, with this line.
-syntax: This is not Python: it stops here before it runs. Fix: Correct it. Numbers are written without commas:
-    25_557_032.
+syntax: This is not Python: it stops here before it runs. Fix: Correct this line, or the one before it.
 # scripts, and both scripts and set-ups in memory
 softmax-before-cross-entropy: Cross-entropy applies softmax itself, and here it is applied twice: gradients get small
     and stay so. Fix: Give cross-entropy the logits, and apply softmax only where you show probabilities.
 foreign-parameters/head: The head is replaced after the optimizer was built with the old one: the new one never moves.
 head-frozen/with-the-rest: Everything is frozen after the head was replaced: the new head keeps its random values.
-softmax-before-cross-entropy/relu: The network ends in ReLU: logits cannot be negative, and where all are 0 nothing is
-    learnt. Fix: Take the last ReLU out, `return self.fc(x)`.
+softmax-before-cross-entropy/relu: The network ends in ReLU: no logit is below 0. Fix: Take the last ReLU out.
 softmax-before-cross-entropy/sigmoid: This loss applies the sigmoid itself, and here it is applied twice: gradients get
     small and stay so. Fix: Take the sigmoid out of the network, and apply it only where you show probabilities.
 frozen-random: The frozen part has random weights, and frozen they stay: its features mean nothing. Fix: Load weights,
@@ -31,8 +29,7 @@ moments-forgotten: The optimizer is built anew in every epoch: it forgets its mo
 deprecated/pretrained: `pretrained=True` is the old spelling, and newer versions of torchvision will refuse it. Fix: For
     the same weights, write `weights="IMAGENET1K_V1"`; `weights="DEFAULT"` are newer ones.
 deprecated/gone: Newer versions no longer have this: the script stops here with an error. Fix: Write {instead}.
-deprecated/verbose: `verbose` is gone: newer versions of PyTorch raise a TypeError. Fix: Leave it out, and print
-    `scheduler.get_last_lr()`.
+deprecated/verbose: `verbose` is gone: newer PyTorch raises a TypeError. Fix: Print `scheduler.get_last_lr()` instead.
 deprecated/amp: `torch.cuda.amp` is deprecated. Fix: Use `torch.amp`.
 pickle/save: A whole model is saved: a pickle, which needs the same source files. Fix: Save `model.state_dict()`.
 not-called: Without brackets this names the method and does not call it: nothing happens. Fix: Write `{call}`.
@@ -40,36 +37,37 @@ pickle/refused: The file holds a whole model, which `torch.load` has refused sin
     `model.state_dict()`, and load that into a new model; for a file that you trust, set weights_only=False.
 pickle/load: This runs whatever code the file holds. Fix: Leave weights_only at True, or use safetensors.
 augmented-evaluation: {part} is augmented: what is measured changes from time to time. Fix: Give it the evaluation
-    transform: resize, crop at the centre, ToTensor, Normalize. After `random_split` both parts share one transform:
-    make two data sets over the same files, and take the indices of one split from each.
-augmented-evaluation/split: Both parts of this split share one data set, and with it the training transform
-    `{transform}`: what is measured changes from time to time.
+    transform: resize, crop at the centre, ToTensor, Normalize.
+augmented-evaluation/split: Both parts share one data set, and its training transform `{transform}`.
+    Fix: Make two data sets over the same files, each with its transform, and take the indices of one split from each.
+shared-transform: The parts of this split share one data set, `{data}`: the transform that one is given is that of all.
+    Fix: Make two data sets over the same files, each with its transform, and take the indices of one split from each.
 not-normalised/never: {pipeline} does not normalise, and the weights are pre-trained.
 not-normalised/by-half: {pipeline} normalises by 0.5; most weights were trained with ImageNet's mean.
 sizes-differ: Resize({size}) sets the shorter side alone: images that are not square cannot become one batch. Fix: Add
     `CenterCrop({size})`, or give both sides, `Resize(({size}, {size}))`.
-input-size/inception: Inception v3 takes images of 299 pixels; at 224 its second classifier raises an error in training.
-    Fix: Write 299 in place of 224.
+input-size/inception: Inception v3 takes 299 pixels; at 224 its second classifier stops the training. Fix: Write 299.
 transform-order: {steps} comes before {conversion}, and works on tensors only. Fix: Put it after.
 unshuffled-training: Training images are sorted by class: each batch pulls towards one class. Fix: Set shuffle=True.
-frozen-statistics-move/train: The backbone is frozen, and `train()` puts its batch norms into training mode: their
+frozen-statistics-move/train: {part} is frozen, and `train()` puts its batch norms into training mode: their
     statistics move. Fix: Call `tl.models.train_mode(model)` instead, or `.eval()` on the frozen batch norms afterwards.
 frozen-statistics-move/head-only: The optimizer has the head alone, and `train()` puts the batch norms below it into
     training mode: their statistics move, and the features with them.
 training-mode/loop: The model is measured without `eval()`: dropout drops, and batch norm uses the batch. Fix: Call
     `{model}.eval()` in front of this loop, and `train()` again after it.
+training-mode/left: From here on the model trains in evaluation mode: nothing drops, and batch norms keep their
+    statistics. Fix: Call `{model}.train()` at the beginning of each epoch.
 no-zero-grad: Gradients are never set to zero, without `zero_grad()`: each step adds up those of all batches before.
     Fix: Call `optimizer.zero_grad()` once for every `optimizer.step()`, before `backward()`.
+no-zero-grad/outside: `zero_grad()` stands outside the loop over batches: each step adds up the gradients before it.
 no-step: There is no `optimizer.step()`: nothing is learnt. Fix: Call `optimizer.step()` after `backward()`.
-zeroed-before-step: Gradients are zeroed between `backward()` and `step()`: nothing is learnt. Fix: Zero them after
-    `step()`.
+zeroed-before-step: Gradients are zeroed between `backward()` and `step()`: nothing is learnt. Fix: Zero after `step()`.
 graph-kept: The loss is summed with its graph: memory grows with every batch. Fix: Add `loss.item()` or `loss.detach()`.
 best-not-copied: `state_dict()` hands out the weights themselves, and training goes on changing them: what is loaded at
     the end are the last weights, not the best. Fix: Keep a copy, `copy.deepcopy(model.state_dict())`.
-test-selects: The epoch is chosen by its score on the test set: that score then says too much. Fix: Choose by the
-    validation set, and read the test set once, at the end.
+test-selects: The epoch is chosen by its score on the test set, which then says too much. Fix: Choose by validation.
 scheduler-first: The scheduler is stepped before the optimizer: the first learning rate is skipped. Fix: Call
-    `scheduler.step()` at the end of the epoch.
+    `scheduler.step()` after it: at the end of the epoch, or of the batch where it counts batches.
 scheduler-interval/counts-batches: {kind} counts batches and is stepped once per epoch: it never gets beyond its
     beginning. Fix: Step it after every `optimizer.step()`, or give it the number of epochs as its length.
 scheduler-interval/counts-epochs: {kind} counts epochs and is stepped after every batch: it soon ends, and then raises
@@ -90,27 +88,21 @@ scheduler-interval/too-short: {kind} ends before the run: a one-cycle then raise
     Give it {run} steps as its length, fewer where you accumulate gradients.
 scheduler-interval/too-long: The run ends after {share} of the schedule: the learning rate stays high. Fix: Give {kind}
     {run} steps as its length, fewer where you accumulate gradients.
-scheduler-not-stepped: The scheduler was never stepped: the rate stays. Fix: Call `scheduler.step()`. Right if it is
-    new.
-foreign-scheduler: The scheduler changes the learning rates of another optimizer. Fix: Build it again after the
-    optimizer.
-plateau-direction: The plateau scheduler takes {measurement} the wrong way round. Fix: Pass the validation loss with
-    mode='min', or the validation accuracy with mode='max'.
+scheduler-not-stepped: The scheduler was never stepped: the rate stays. Fix: Call `scheduler.step()`, unless it is new.
+foreign-scheduler: The scheduler changes the rates of another optimizer. Fix: Build it again after the optimizer.
+plateau-direction: {measurement} is taken the wrong way round. Fix: Use mode='min' for a loss, 'max' for an accuracy.
 # the model and its optimizer
-not-finite: The model holds values that are NaN or infinite. Fix: Load the weights again, and train with a lower
-    learning rate or with gradient clipping: they do not recover.
+not-finite: The model holds NaN or infinite values. Fix: Load the weights again; lower the rate, or clip gradients.
 all-frozen: Every parameter is frozen: nothing would change. Fix: Unfreeze the head: `tl.models.freeze(model)` does.
 head-frozen: The classifier is frozen while parameters below it train. Fix: Set `requires_grad_(True)` on {head}: a new
     head keeps its random values for ever otherwise.
 head-size/one-output: One output for two classes: cross-entropy needs two. Fix: Use BCEWithLogitsLoss, or two outputs.
-head-size: The classifier has fewer outputs than there are classes. Fix: `tl.models.replace_head(model, {count})`,
-    before the optimizer is built.
+head-size: Fewer outputs than classes. Fix: `tl.models.replace_head(model, {count})`, before the optimizer is built.
 head-size/too-many: The classifier has more outputs than the data shows classes.
 frozen-statistics-move: Batch-norm statistics moved in frozen stages: the features are no longer the pre-trained ones.
     Fix: Call `tl.models.train_mode(model)` in place of `model.train()`; where statistics moved, load the weights again.
 frozen-statistics-move/training-mode: Frozen stages are in training mode: every batch moves their batch-norm statistics.
-training-mode: The model is about to be measured in training mode. Fix: Call `model.eval()` first, or measure with
-    `tl.evaluation.evaluate`, which does.
+training-mode: The model is measured in training mode. Fix: Call `model.eval()` first, or `tl.evaluation.evaluate`.
 training-mode/harmless: The model is in training mode, where no layer differs. Fix: Call `model.eval()` all the same.
 forward-fails: The model cannot take the data's images. Fix: Prepare them as it wants them: `data.for_model(model)`.
 softmax-before-cross-entropy/log: The model ends in log-softmax; cross-entropy's own changes nothing. Fix: Take it out.
@@ -120,17 +112,15 @@ not-in-optimizer: Parameters are unfrozen, and in no group of the optimizer: the
     from `tl.models.param_groups(model, lr)` after unfreezing, or freeze them.
 foreign-parameters: The optimizer holds parameters that are not in this model: stepping them changes nothing in it. Fix:
     Build the optimizer last: after the head was replaced, the weights loaded and the model moved.
-in-optimizer-twice: Parameters are in the optimizer more than once, and move more than once per step. Fix: Give each
-    parameter to one group of one optimizer; `tl.models.param_groups` does.
+in-optimizer-twice: Parameters are in the optimizer twice, and move twice per step. Fix: Give each to one group.
 frozen-with-gradient: Frozen parameters are in the optimizer and keep an old gradient: every step still moves them. Fix:
     Set their `.grad` to None when you freeze, as `tl.models.freeze` does, or build the optimizer anew.
-frozen-in-optimizer: Frozen parameters are in the optimizer: harmless, until they are unfrozen. Fix: Leave them there
-    only if you will unfreeze them later.
+frozen-in-optimizer: Frozen parameters are in the optimizer: harmless until unfrozen. Fix: Right if you will unfreeze
+    them.
 rate/not-a-number: A learning rate is not a number. Fix: Build the optimizer anew.
 rate/zero: Parameters have a learning rate of 0: they do not train. Fix: Set a rate above 0, or freeze them.
 rate/high: A very high learning rate for {kind}: it destroys what was learnt. Fix: Try a hundredth of it.
-rate/written-to-a-copy: `optimizer.state_dict()` gives copies of the groups: a rate that is set in them changes nothing.
-    Fix: Write `for group in optimizer.param_groups: group["lr"] = lr`.
+rate/written-to-a-copy: `state_dict()` gives copies: this rate changes nothing. Fix: Set it in `optimizer.param_groups`.
 backbone-as-fast-as-head: The pre-trained backbone trains at the learning rate of the new head, or faster. Fix: Lower
     the backbone's rates, `tl.models.param_groups(model, lr, layer_decay=0.5)`, or train the head alone first.
 gradient/not-finite: Gradients are NaN or infinite: a step destroys the weights. Fix: Lower the rate, or clip gradients.
@@ -152,8 +142,7 @@ not-normalised/random-weights: The images are not normalised as pre-trained weig
 input-size: The images have another size than the weights were trained at: features see another scale. Fix: Resize to
     {size}; somewhat larger is slower and often a little better.
 augmented-evaluation/no-effect: The {part} part has random transforms, which changed nothing so far.
-classes-differ: {a} and {b} number their classes differently. Fix: Give each part the same class folders: labels are
-    positions in the sorted list of their names.
+classes-differ: {a} and {b} number their classes differently. Fix: Give each part the same class folders.
 labels: Labels are out of range: the loss cannot be computed, or counts a class that is not there. Fix: Number the
     classes from 0; -100 alone may mean: leave this one out.
 labels/empty: Classes have no image in the {part} part: they are not learnt, or not measured. Fix: Split class by class,
@@ -162,15 +151,12 @@ imbalance: The {part} part is nearly all one class: accuracy hides what happens 
     class or balanced accuracy, and draw the rare classes more often or weight them.
 shuffled-evaluation: The {part} loader shuffles: its answers are not in the files' order. Fix: Leave out shuffle=True.
 drop-last: Some images of the {part} part are never measured. Fix: Set drop_last=False.
-same-item: The same items are in {a} and in {b}: the measurement has seen its answers. Fix: Split positions once, and
-    give each part its own.
+same-item: The same items are in {a} and in {b}: the measurement has seen its answers. Fix: Give each its own part.
 same-image: The same images are in {a} and in {b}: the measurement has seen its answers. Fix: Take them out of {other};
     `tl.data.find_duplicates(data)` lists them. Frames of one film belong into one part.
 # results
-loss-not-finite: The training loss is not a number. Fix: Start again from the weights before, with a tenth of the rate;
-    clip gradients; look at that batch.
-loss-constant: The training loss does not move: nothing trains. Fix: See whether the optimizer holds the trainable
-    parameters, at a learning rate above 0.
+loss-not-finite: The training loss is not a number. Fix: Take earlier weights, a tenth of the rate; clip gradients.
+loss-constant: The training loss does not move. Fix: See whether the optimizer holds what trains, at a rate above 0.
 loss-rises: The training loss rises: the learning rate is probably too high. Fix: Lower it, warm up, clip gradients.
 overfitting: The model does far better on the images that it trains on. Fix: More images, stronger augmentation, fewer
     unfrozen stages, weight decay, or fewer epochs.
@@ -186,14 +172,11 @@ tiny-images: Images have a side below 32 pixels: backbones see little in them. F
 long-images: Images are far from square: a centre crop loses much of them. Fix: Look at what it cuts off.
 imbalance/sizes: Classes differ much in size: accuracy hides what happens to the small ones.
 few-images: Classes have fewer than 10 images: one right or wrong is a tenth of their recall. Fix: Add images.
-same-image/folders: The same images are in two parts: the measurement has seen its answers. Fix: Keep each image in one
-    part: delete it from train.
-two-labels: The same images are in two classes: {classes}. Fix: Look at them: one of the two labels is wrong, or both
-    are right and the classes overlap.
+same-image/folders: The same images are in two parts: the measurement has seen its answers. Fix: Delete them from train.
+two-labels: The same images are in two classes: {classes}. Fix: See which is wrong, or whether the classes overlap.
 copies: The same images are in one part more than once: a random split may separate them. Fix: Keep one of each.
 # checkpoints
-unreadable/weights: The weights cannot be read. Fix: Get the file again, or save `model.state_dict()` where it was
-    trained.
+unreadable/weights: The weights cannot be read. Fix: Get the file again, or save the `state_dict` where it was trained.
 not-finite/weights: Values are NaN or infinite: training had diverged. Fix: Use an earlier checkpoint.
 all-zero: Whole weight tensors are zero: they are not trained. Fix: Save a model that has loaded weights.
 constant: Whole weight tensors hold one value: they are not trained. Fix: Save a model that has loaded weights.

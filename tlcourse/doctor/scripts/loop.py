@@ -4,7 +4,8 @@ import ast
 import re
 
 from tlcourse.doctor.report import Findings, suspicious, wrong
-from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, dotted, last, owner, position, quoted
+from tlcourse.doctor.scripts.networks import is_optimizer
+from tlcourse.doctor.scripts.nodes import MODELS, SCHEDULERS, dotted, last, owner, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
 ZEROED = re.compile(r"zero_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
@@ -16,14 +17,21 @@ def gradients(script: Script) -> Findings:
     for scope, backward in {script.scopes[call]: call for call in reversed(script.named("backward"))}.items():
         calls, own = script.reached(scope), script.inside(scope)
         looped = script.loop(backward, "batches") or script.loop(backward, "epochs")
-        steps = [c for c in calls if last(c) == "step" and _is_optimizer(script, c)]
+        steps = [c for c in calls if last(c) == "step" and is_optimizer(script, c)]
         built = [one.name for one in script.every if script.scopes[one.at] is scope]
-        models = [c for c in own if MODELS.match(dotted(c)) and dotted(c) not in built]
+        models = [c for c in own if MODELS.match(dotted(c).removesuffix(".forward")) and dotted(c) not in built]
         whole = isinstance(scope, ast.FunctionDef) and models
         if steps and not ZEROED.search(script.text) and (looped or whole):
             yield (wrong if looped else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
-        zero = [owner(c) for c in own if last(c) == "zero_grad" and _is_optimizer(script, c)]
-        handed = any("step" in last(c) or any(ast.unparse(arg) in zero for arg in c.args) for c in calls)
+        inner = next((up for up in script.above(backward) if isinstance(up, ast.For | ast.While)), None)
+        zeroed = [c for c in script.named("zero_grad") if script.scopes[c] is scope and inner not in script.above(c)]
+        every = [c for c in steps if inner in script.above(c) and not script.chosen(c, inner)]
+        if looped and every and zeroed and len(ZEROED.findall(script.text)) == len(zeroed):
+            yield wrong("no-zero-grad/outside", quoted(zeroed[-1]), script.place(zeroed[-1]))
+        zero = [owner(c) for c in own if last(c) == "zero_grad" and is_optimizer(script, c)]
+        handed = any("step" in last(c) and not re.search("(?i)sched", owner(c)) for c in calls)
+        others = [c for c in calls if script.kind(c) not in (*SCHEDULERS, "unscale_", "print")]
+        handed = handed or any(ast.unparse(arg) in zero for c in others for arg in c.args)
         if looped and zero and not handed:
             yield wrong("no-step", f"{quoted(backward)} in a loop", script.place(backward))
         events = [c for c in own if last(c) in ("backward", "zero_grad") or (last(c) == "step" and c in steps)]
@@ -37,7 +45,8 @@ def gradients(script: Script) -> Findings:
 def graph_is_kept(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
     for node in script.nodes(ast.AugAssign):
-        names = {n.id for n in script.nodes(ast.Name, node.value)}
+        names = {n.id: script.given(n) for n in script.nodes(ast.Name, node.value)}
+        names = {n for n, own in names.items() if not any(DETACHED.search(ast.unparse(one.value)) for one in own)}
         backward = {owner(c) for c in script.inside(script.scopes[node]) if last(c) == "backward"}
         kept = names & backward and ast.unparse(node.target) not in backward and script.loop(node, "batches")
         if kept and isinstance(node.op, ast.Add) and not DETACHED.search(ast.unparse(node.value)):
@@ -67,10 +76,3 @@ def best_is_kept(script: Script) -> Findings:
             words = " ".join([ast.unparse(side), *measured])
             if re.search("test", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
                 yield suspicious("test-selects", quoted(choice.test), script.place(choice))
-
-
-def _is_optimizer(script: Script, call: ast.Call) -> bool:
-    """Whether a method is called on an optimizer, or on a scaler that steps one."""
-    made = script.origins(call.func.value) if isinstance(call.func, ast.Attribute) else []
-    named = re.search(r"opt|scaler|^sgd$|^adam", owner(call), re.IGNORECASE)
-    return bool(named) or any(script.kind(one) in OPTIMIZERS for one in made)

@@ -10,9 +10,9 @@ from tlcourse.doctor.scripts.nodes import MODELS, argument, constant, dotted, la
 from tlcourse.doctor.scripts.reader import Script
 
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
-FRAMEWORKS = re.compile(
-    r"(import|from) .*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)"
-)  # other modes are right
+BACK = re.compile(r"(^|_)(train(ing)?|fit|(?<!inference_)mode)(_|$)")  # calls that may put a model into training mode
+# Where other modes are right.
+FRAMEWORKS = re.compile(r"(import|from) .*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)")
 
 
 def frozen_bn(script: Script) -> Findings:
@@ -36,9 +36,8 @@ def frozen_bn(script: Script) -> Findings:
         thawed = [one.at for one in switches(script, True) if one.whole and script.scopes[one.at] is scope]
         if any(position(at) < position(call) and not script.chosen(at) for at in thawed):
             continue  # a second phase trains everything
-        alike = script.origins(call.func.value) == [call.func.value] and MODELS.match(
-            owner(call)
-        )  # a parameter of a function that nobody calls here
+        # A parameter of a function that nobody calls here.
+        alike = script.origins(call.func.value) == [call.func.value] and MODELS.match(owner(call))
         alike = alike and all(BATCH_NORM.search(net.name) for net in all_networks(script))
         if (same or alike) and not _calmed(script, call):
             models = {ast.unparse(one.model) for one in same}
@@ -46,7 +45,9 @@ def frozen_bn(script: Script) -> Findings:
             sure = same and frozen and all(one.sure for one in same) and not free
             variant = "frozen-statistics-move/train" if frozen else "frozen-statistics-move/head-only"
             evidence = f"{quoted(call)}; {still[0][1][0].name} has batch norms, and nothing calls their `eval()`"
-            yield (wrong if sure else suspicious)(variant, evidence, script.place(call))
+            some = switches(script, True) or not (same or [one for one, _ in still])[0].whole
+            part = "Part of the network" if some else "The backbone"
+            yield (wrong if sure else suspicious)(variant, evidence, script.place(call), part=part)
 
 
 def evaluation_mode(script: Script) -> Findings:
@@ -67,6 +68,46 @@ def evaluation_mode(script: Script) -> Findings:
             sure = mode == "train" and not script.chosen(loop)
             evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
             yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=model)
+
+
+def training_mode_comes_back(script: Script) -> Findings:
+    """A model that is put into evaluation mode in each epoch goes back into training mode."""
+    for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For | ast.While):
+        scope, models = script.scopes[loop], set()
+        sites = [call for call in script.nodes(ast.Call, loop) if script.scopes[call] is scope]
+        reached = [(site, call) for site in sites for call in [site, *script.reached(script.function(site))]]
+        scopes = {script.scopes[call] for _, call in reached} - {scope}
+        around = {script.scopes[call] for _, call in reached if last(call) == "backward"}
+        for run in [call.func for inner in around for call in script.inside(inner)]:
+            name = run.value if getattr(run, "attr", "") in ("forward", "training_step") else run
+            models |= _keys(script, name, scopes, loop) - {""}
+        back = [c for _, c in reached if BACK.search(last(c)) and ("mode" in last(c) or script.function(c) is None)]
+        if back:
+            continue
+        start = min((position(site) for site, call in reached if last(call) == "backward"), default=(0, 0))
+        for site, call in [(site, call) for site, call in reached if last(call) == "eval" and owner(call)]:
+            inner = [dotted(c).removesuffix(".forward") for c in script.inside(script.scopes[call])]
+            # A function that measures, or what stands after the training; `eval()` in front of it is meant.
+            late = position(site) > start or (call is not site and owner(call) in inner and "backward" not in inner)
+            tests = [up for up in script.above(site) if isinstance(up, ast.If) and loop in script.above(up)]
+            ends = any(re.search(r"^if [^%\n]*==[^%\n]*:|\b(break|return|raise)\b", ast.unparse(up)) for up in tests)
+            if late and not ends and _keys(script, call.func.value, scopes, loop) <= models:
+                before = [c for c in script.inside(scope) if last(c) == "train" and position(c) < position(loop)]
+                before = [c for c in before if owner(c) and _keys(script, c.func.value, scopes, loop) & models]
+                evidence = "".join(f"; {quoted(c)} stands before the loop, at {script.place(c)}" for c in before[-1:])
+                found, where = (wrong if before else suspicious), script.place(call)
+                yield found("training-mode/left", f"{quoted(call)}{evidence}", where, model=owner(call))
+                return
+
+
+def _keys(script: Script, model: ast.expr, scopes: set[ast.AST], loop: ast.AST) -> set[str]:
+    """Tell models apart by where they are built; "" for one that the loop builds, here or there, or that has copies."""
+    made = script.origins(model)
+    built = [one for one in made if isinstance(one, ast.Call)]
+    fresh = any(loop in script.above(one) or script.scopes[one] in scopes for one in built)
+    fresh = fresh or any(loop in script.above(b.at) for b in script.bindings.get(ast.unparse(made[0]), ()))
+    copied = [c for c in script.named("deepcopy") if c.args and set(script.origins(c.args[0])) & {*built}]
+    return {""} if fresh or copied else {str(id(one)) if one in built else ast.unparse(one) for one in made}
 
 
 def _calmed(script: Script, call: ast.Call) -> bool:

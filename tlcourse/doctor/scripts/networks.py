@@ -4,7 +4,7 @@ import ast
 import re
 from typing import NamedTuple
 
-from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, constant, last, position
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, constant, last, owner, position
 from tlcourse.doctor.scripts.reader import Script
 
 BATCH_NORM = re.compile(
@@ -89,9 +89,11 @@ def switches(script: Script, on: bool) -> list[Switch]:
 
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
     """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
-    calls = [one for one in script.every if isinstance(one.value, ast.Call)]
-    made = [(HEADS.match(one.name), one, last(script.origins(one.value)[0])) for one in calls]
-    found = [(match[1], b.name, b.at) for match, b, kind in made if match and kind not in ("", "Identity", "Dropout")]
+    made = [(HEADS.match(one.name), one, script.origins(one.value)[0]) for one in script.every]
+    made = [(match, one, last(new)) for match, one, new in made if match and isinstance(new, ast.Call)]
+    found = [(match[1], b.name, b.at) for match, b, kind in made if kind not in ("", "Identity", "Dropout")]
+    new = [call for call in script.named("reset_classifier") if constant(argument(call, "num_classes", 0)) != 0]
+    found += [(owner(call), f"{owner(call)}.get_classifier()", call) for call in new]
     return sorted(found, key=lambda head: position(head[2]))
 
 
@@ -101,6 +103,13 @@ def heads_alone(script: Script) -> list[Switch]:
     models = [call.func.value for call in made if isinstance(call.func, ast.Attribute)]
     alone = all(isinstance(model, ast.Attribute) and HEADS.fullmatch(ast.unparse(model)) for model in models)
     return [Switch(model.value, model, False, False) for model in models] if alone else []
+
+
+def is_optimizer(script: Script, call: ast.Call) -> bool:
+    """Whether a method is called on an optimizer, or on a scaler that steps one."""
+    made = script.origins(call.func.value) if isinstance(call.func, ast.Attribute) else []
+    named = re.search(r"opt|scaler|^sgd$|^adam", owner(call), re.IGNORECASE)
+    return bool(named) or any(script.kind(one) in OPTIMIZERS for one in made)
 
 
 def _sets(node: ast.AST) -> bool | None:

@@ -1,6 +1,7 @@
 """A model of a script that the rules ask: names, scopes, bindings, calls and their callers, loops. Nothing is run."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,16 +147,25 @@ class Script:
         own = [(one, self.parents[one]) for one in self.functions.get(last(call), [])]
         if isinstance(call.func, ast.Name):
             return next((one for one, parent in own[::-1] if not isinstance(parent, ast.ClassDef)), None)
-        if not isinstance(call.func, ast.Attribute) or MODELS.match(owner(call)) or last(call) in SAME:
+        same = last(call) in SAME and owner(call) != "self"
+        if not isinstance(call.func, ast.Attribute) or MODELS.match(owner(call)) or same:
             return None
         mine = [one for one, parent in own if owner(call) != "self" or parent is self.owner_class(call)]
         return mine[0] if len(mine) == 1 and isinstance(self.parents[mine[0]], ast.ClassDef) else None
 
-    def reached(self, scope: ast.AST, depth: int = 3) -> list[ast.Call]:
+    def reached(self, scope: ast.AST | None, depth: int = 3) -> list[ast.Call]:
         """Return the calls in a function, and those in the functions of this file that it calls."""
+        if scope is None:
+            return []
         own = self.inside(scope)
         inner = dict.fromkeys(f for call in own if (f := self.function(call)) is not None and f is not scope)
         return own + [call for f in inner if depth for call in self.reached(f, depth - 1)]
+
+    def trains(self, call: ast.Call) -> bool:
+        """Whether a call is a backward pass, or makes some; `train(model, ...)` of another file does."""
+        function, known = self.function(call), r"(train|fit)(_?(model|one|epoch|step|loop))*"
+        other = function is None and isinstance(call.func, ast.Name) and re.fullmatch(known, call.func.id)
+        return bool(other) or "backward" in map(last, [call, *self.reached(function)])
 
     def given(self, node: ast.expr) -> list[Binding]:
         """Return the bindings that may have given a name its value at this place; an argument is one, too."""

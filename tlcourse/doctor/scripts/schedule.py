@@ -4,14 +4,15 @@ import ast
 import re
 
 from tlcourse.doctor.report import Findings, suspicious, wrong
-from tlcourse.doctor.scripts.nodes import OPTIMIZERS, SCHEDULERS, argument, constant, last, owner, position, quoted
+from tlcourse.doctor.scripts.networks import is_optimizer
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, SCHEDULERS, argument, constant, owner, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
 # Where a scheduler is told how long it is: the argument's name and position.
 LENGTHS = {"OneCycleLR": ("total_steps", 2), "CosineAnnealingLR": ("T_max", 1), "StepLR": ("step_size", 1)}
 LENGTHS |= {"MultiStepLR": ("milestones", 1), "ExponentialLR": ("gamma", 1)}
 LONG = 300  # epochs: a T_max, step_size or milestone up to here counts epochs, not batches
-EPOCHS = re.compile(r"(.*[._\['\"])?(num_?|n_?|max_?|train_?|total_?)*epochs?['\"\]]*", re.IGNORECASE)
+EPOCHS = re.compile(r"([\w.\['\"\]]*[._\['\"])?(num_?|n_?|max_?|train_?|total_?)*epochs?['\"\]]*", re.IGNORECASE)
 BATCHES = re.compile(r"len\(\w*(load|dl|train|batch)|steps_per_epoch=")
 LOWER, HIGHER = re.compile(r"loss|err", re.IGNORECASE), re.compile(r"acc|f1|auc|dice|iou", re.IGNORECASE)
 
@@ -49,23 +50,15 @@ def schedulers_step(script: Script) -> Findings:
         if script.kind(made[0]) == "ReduceLROnPlateau":
             yield from _metric(script, call, made[0], batches)
         elif not call.args and not (batches and script.chosen(call, batches)):
-            steps = [one for one in script.calls if epochs in script.above(one) and _trains(script, one)]
+            steps = [one for one in script.calls if epochs in script.above(one) and script.trains(one)]
             if steps and position(call) < position(steps[0]) and all("train" in test for test in tests):
+                yield wrong("scheduler-first", quoted(call), script.place(call))
+            steps = [c for c in script.named("step", within=batches) if is_optimizer(script, c)] if batches else []
+            early = steps and all(position(call) < position(c) for c in steps)
+            if early and script.branches(call) == script.branches(steps[0]):
                 yield wrong("scheduler-first", quoted(call), script.place(call))
             together = epochs and any(script.branches(one) == script.branches(call) for one in script.named("backward"))
             yield from _interval(script, call, made[0], bool(batches or together))
-
-
-def _trains(script: Script, call: ast.Call) -> bool:
-    """Whether a call is a backward pass, or makes some; `train(model, ...)` of another file does."""
-    function = script.function(call)
-    if (
-        function is None
-        and isinstance(call.func, ast.Name)
-        and re.fullmatch(r"(train|fit)(_?(model|one|epoch|step|loop))*", call.func.id)
-    ):
-        return True
-    return "backward" in [last(one) for one in [call, *(script.reached(function) if function else [])]]
 
 
 def _interval(script: Script, call: ast.Call, scheduler: ast.Call, by_batch: bool) -> Findings:

@@ -1,17 +1,15 @@
 """What goes wrong before the loop: heads, freezing, optimizers and losses, as a script shows it."""
 
 import ast
+import re
 
 from tlcourse.doctor.report import Findings, note, suspicious, wrong
 from tlcourse.doctor.scripts.networks import HEADS, WALKS, networks, new_heads, switches
 from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, last, owner, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
-LOSSES = {
-    **dict.fromkeys(("CrossEntropyLoss", "cross_entropy"), "cross-entropy"),
-    **dict.fromkeys(("NLLLoss", "nll_loss"), "NLL"),
-    **dict.fromkeys(("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"), "BCE with logits"),
-}
+LOSSES = {"CrossEntropyLoss": "cross-entropy", "cross_entropy": "cross-entropy", "NLLLoss": "NLL", "nll_loss": "NLL"}
+LOSSES |= dict.fromkeys(("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"), "BCE with logits")
 # What a network must not end in, by loss, and how sure it is that this is a mistake.
 ENDS = {
     ("cross-entropy", "softmax"): ("softmax-before-cross-entropy", wrong),
@@ -49,10 +47,15 @@ def heads_are_trained(script: Script) -> Findings:
     """The optimizer holds the new head, which is not frozen with the rest; and what is frozen is pre-trained."""
     heads = new_heads(script)
     for model, _, at in heads:
+        new = ast.unparse(getattr(at, "value", at))
         made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one.at] is script.scopes[at]]
         own = [one for one in made if any(f"{n}.".startswith(f"{model}.") for n in _held(script, one.value))]
+        own = [] if any(new in _held(script, one.value) for one in own) else own
         again = [b.at for b in script.bindings.get(model, ()) if own and position(b.at) > position(own[-1].at)]
-        if own and position(own[-1].at) < position(at) and not any(position(b) < position(at) for b in again):
+        again = [b for b in again if position(b) < position(at) and b not in script.above(at)]
+        again += [c for c in script.named(*OPTIMIZERS) if position(c) > position(at) and f"{model}.p" in ast.unparse(c)]
+        later = own and re.search(rf"{re.escape(own[-1].name)}\.(add_param_group|param_groups)", script.text)
+        if own and position(own[-1].at) < position(at) and not again and not later:
             evidence = f"`{own[-1].name}` is built at {script.place(own[-1].at)}; then {quoted(at)}"
             yield (suspicious if script.chosen(at) else wrong)("foreign-parameters/head", evidence, script.place(at))
     for switch in switches(script, False):
@@ -114,8 +117,9 @@ def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
         if isinstance(one, ast.Call):
             kind, text = script.kind(one).replace("_", ""), ast.unparse(one.func)
             own = [(kind, one)] if any(kind == end for _, end in ENDS) else []
-            heads = [b.value for b in script.every if b.name.startswith(f"{text}.") and HEADS.fullmatch(b.name)]
-            modules = script.origins(one.func) + heads
+            ends = [b for b in script.every if b.name.startswith(f"{text.removesuffix('.forward')}.")]
+            ends = [b.value for b in ends if HEADS.fullmatch(re.sub(r"\[\d\]", "", b.name))]
+            modules = script.origins(one.func) + ends
             found += own or [end for module in modules for end in _ends_of_module(script, module)]
     return found
 
@@ -127,7 +131,8 @@ def _ends_of_module(script: Script, module: ast.expr) -> list[tuple[str, ast.exp
         values = script.returned(forward) if "self.training" not in ast.unparse(forward) else []
         return _ends(script, values[0]) if len(values) == 1 else []
     if kind == "sequential" and module.args:
-        return _ends_of_module(script, module.args[-1])
+        pairs = getattr(module.args[-1].args[0], "elts", ()) if last(module.args[-1]) == "OrderedDict" else ()
+        return _ends_of_module(script, pairs[-1].elts[-1] if pairs else module.args[-1])
     return [(kind, module)] if any(kind == own for _, own in ENDS) else []
 
 
