@@ -90,7 +90,8 @@ scheduler-interval/too-long: The run ends after {share} of the schedule: the lea
     {run} steps as its length, fewer where you accumulate gradients.
 scheduler-not-stepped: The scheduler was never stepped: the rate stays. Fix: Call `scheduler.step()`, unless it is new.
 foreign-scheduler: The scheduler changes the rates of another optimizer. Fix: Build it again after the optimizer.
-plateau-direction: {measurement} is taken the wrong way round. Fix: Use mode='min' for a loss, 'max' for an accuracy.
+plateau-direction: The plateau scheduler takes {measurement} the wrong way round. Fix: Pass the validation loss with
+    mode='min', or the validation accuracy with mode='max'.
 # the model and its optimizer
 not-finite: The model holds NaN or infinite values. Fix: Load the weights again; lower the rate, or clip gradients.
 all-frozen: Every parameter is frozen: nothing would change. Fix: Unfreeze the head: `tl.models.freeze(model)` does.
@@ -102,7 +103,8 @@ head-size/too-many: The classifier has more outputs than the data shows classes.
 frozen-statistics-move: Batch-norm statistics moved in frozen stages: the features are no longer the pre-trained ones.
     Fix: Call `tl.models.train_mode(model)` in place of `model.train()`; where statistics moved, load the weights again.
 frozen-statistics-move/training-mode: Frozen stages are in training mode: every batch moves their batch-norm statistics.
-training-mode: The model is measured in training mode. Fix: Call `model.eval()` first, or `tl.evaluation.evaluate`.
+training-mode: The model is about to be measured in training mode. Fix: Call `model.eval()` first, or measure with
+    `tl.evaluation.evaluate`, which does.
 training-mode/harmless: The model is in training mode, where no layer differs. Fix: Call `model.eval()` all the same.
 forward-fails: The model cannot take the data's images. Fix: Prepare them as it wants them: `data.for_model(model)`.
 softmax-before-cross-entropy/log: The model ends in log-softmax; cross-entropy's own changes nothing. Fix: Take it out.
