@@ -43,6 +43,7 @@ def trained_accuracy(pets, n, steps, seed, *, lr=4e-3, weights=None, layer_decay
     return tl.train.evaluate(model, test, precision=precision).accuracy, rows
 
 
+@pytest.mark.slow  # lessons 3.2 and 3.3 claim as much from their runs
 def test_on_toy_pets_scratch_frozen_and_fine_tuned_are_told_apart(pets):
     """200 training images, 5 seeds: each step is larger than twice its standard error, the same images compared."""
     features, accuracy = pets[2], {"scratch": [], "frozen": [], "fine-tuned": []}

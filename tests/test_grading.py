@@ -81,7 +81,7 @@ def test_wrong_and_crashing_answers_cost_their_own_points_alone(submission):
     result = grading.grade(path)
     assert points(result) == {"plateau": 0, "groups": 0, "warmup": 0, "late": 1, "gain": 0}
     told = {one["step"].removeprefix("ex2/"): one["message"] for one in result.steps}
-    assert "three epochs in a row" in told["plateau"]
+    assert "`patience`: it is 3" in told["plateau"]
     assert "undefined_name" in told["groups"]
     assert "SyntaxError" in told["warmup"]
     assert "SystemExit" in told["gain"]
@@ -91,10 +91,10 @@ def test_an_endless_cell_ends_with_the_limit_and_keeps_what_was_right(submission
     endless = {"from functools import partial": f"{SPAWN}\nwhile True: pass"}
     path = submission(solved=("plateau", "groups"), replace=endless)
     start = time.perf_counter()
-    result = grading.grade(path, timeout=40)
-    assert time.perf_counter() - start < 70
+    result = grading.grade(path, timeout=25)
+    assert time.perf_counter() - start < 55
     assert points(result) == {"plateau": 1, "groups": 1, "warmup": 0, "late": 0, "gain": 0}
-    assert "time limit of 40 seconds" in result.error
+    assert "time limit of 25 seconds" in result.error
     assert "cell 11/13" in result.error
     assert left_behind() == []
 

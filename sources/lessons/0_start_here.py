@@ -37,7 +37,7 @@ tl.lessons.check_machine()
 # %% [markdown]
 # ## The map of the course
 #
-# Minutes count reading and running.
+# Minutes are for reading; running adds about one.
 
 # %%
 tl.Table(

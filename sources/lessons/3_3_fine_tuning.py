@@ -108,13 +108,13 @@ print("`tl.models.param_groups` gives the same:", rates[0] == rates[1])
 
 # %% [markdown]
 # Is that better? In the stored runs each way has the best of three rates, so the head's rate differs between ways: it is
-# printed with each. Falling rates got the highest of the three, and the last stage alone the lowest, so a rate beyond it may be
-# better.
+# printed with each. Falling rates got the highest of the three; the last stage alone, head first and statistics kept got the lowest.
+# For these, a rate beyond may be better.
 
 # %% tags=["nbval-ignore-output"]
 if MINI:
     settings = stored.about[pets.name]["ways"]
-    for kind in ("fine-tuned", "falling rates", "last stage alone"):
+    for kind in list(settings)[1:]:
         rate = settings[kind].split("lr=")[1].split(",")[0]
         print(f"{kind}: highest rate {rate}")
     print("falling rates, minus one rate for all layers:")
@@ -211,8 +211,8 @@ print(f"in phases, last epoch: {history.epochs[-1].val_accuracy:.3f}")
 print(f"in phases, the epoch kept: {history.best.val_accuracy:.3f}")
 
 # %% [markdown]
-# This is one short run, so it decides nothing about phases. It shows how they work: each begins with layers that have not
-# trained yet, at lower rates than the phase before. Where a loss jumps at the start of a phase, lower rates or a short
+# This is one short run, so it decides nothing about phases. It shows how they work: each later phase adds a part that
+# has not trained yet, at a lower rate than what is above it. Where a loss jumps at the start of a phase, lower rates or a short
 # warm-up make the jump smaller.
 #
 # ## The trap: unfrozen, and still not training
@@ -229,20 +229,20 @@ moved_guess = tl.guess(
 # %% tags=["nbval-ignore-output"]
 import copy
 
-model = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
-model.to(runtime.device)
-tl.models.freeze(model)
-head = tl.models.head(model)
-optimizer = torch.optim.Adam(head.parameters(), lr=0.001)
-tl.train.fit(model, loaders, optimizer, epochs=1)
+stuck = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
+stuck.to(runtime.device)
+tl.models.freeze(stuck)
+old_head = tl.models.head(stuck)
+optimizer = torch.optim.Adam(old_head.parameters(), lr=0.001)
+tl.train.fit(stuck, loaders, optimizer, epochs=1)
 
 last = parts[-2].name
-tl.models.unfreeze_from(model, last)
-before = copy.deepcopy(model.state_dict())
-tl.train.fit(model, loaders, optimizer, epochs=1)
-now = model.state_dict()
+tl.models.unfreeze_from(stuck, last)
+before = copy.deepcopy(stuck.state_dict())
+tl.train.fit(stuck, loaders, optimizer, epochs=1)
+now = stuck.state_dict()
 moved = {name for name, old in before.items() if not old.equal(now[name])}
-weights = {name for name, _ in model.named_parameters()}
+weights = {name for name, _ in stuck.named_parameters()}
 moved_guess.compare(f"moved: {', '.join(sorted(moved & weights))}")
 print("other things that moved:", len(moved - weights), f"in {last}")
 if MINI:
@@ -250,7 +250,7 @@ if MINI:
     print("   ", home.difference("last stage alone", "frozen"))
 
 # %% tags=["nbval-ignore-output"]
-report = tl.examine(model, optimizer)
+report = tl.examine(stuck, optimizer)
 report
 
 # %% [markdown]
@@ -258,22 +258,23 @@ report
 # statistics follow the batches. The difference of the stored runs is what training the last stage would gain.
 #
 # The **doctor** names it. There are two repairs: a new optimizer for everything that trains, as the chapter makes one in
-# each phase, or more groups for the old one. Adam keeps a running mean of each parameter's gradient, its **moments**.
-# A new optimizer starts without them.
+# each phase, or more groups for the old one. Adam keeps running means of each parameter's gradient and of its
+# square, its **moments**. A new optimizer starts without them.
 
 # %% tags=["nbval-ignore-output"]
-weight = head.weight if head.weight in optimizer.state else head.bias
-moments = optimizer.state[weight]["exp_avg"].clone()
-new = torch.optim.Adam(tl.models.param_groups(model, 0.001))
+twin, longer = copy.deepcopy((stuck, optimizer))
+weight = tl.models.head(twin).weight
+moments = longer.state[weight]["exp_avg"].clone()
+new = torch.optim.Adam(tl.models.param_groups(twin, 0.001))
 # The rates of all groups are set anew, the head's too.
-tl.models.extend_optimizer(optimizer, model, 0.001, layer_decay=GAMMA)
-kept = optimizer.state[weight]["exp_avg"].equal(moments)
+tl.models.extend_optimizer(longer, twin, 0.001, layer_decay=GAMMA)
+kept = longer.state[weight]["exp_avg"].equal(moments)
 print("the head's moments, extended:", "kept" if kept else "lost")
 print("a new optimizer:", "none" if weight not in new.state else "some")
 tl.claim(
     "the doctor finds it, and nothing of it after the repair",
     bool(report.named("not-in-optimizer"))
-    and not tl.examine(model, optimizer).named("not-in-optimizer"),
+    and not tl.examine(twin, longer).named("not-in-optimizer"),
 )
 
 # %% [markdown]
@@ -329,6 +330,7 @@ plain = few.plain()
 batch = [b.to(runtime.device) for b in next(iter(plain.loaders().train))]
 steps = tl.Table()
 for kind in ("random", "probe"):
+    torch.manual_seed(runtime.seed)
     model = tl.models.create(BACKBONE, len(pets.classes), weights=WEIGHTS)
     model.to(runtime.device)
     if kind == "probe":
@@ -377,7 +379,7 @@ if MINI:
 if MINI:
     away = stored.only(data="unseen styles")
     kept = away.difference("statistics kept", "fine-tuned")
-    found = "is" if kept.clear else "is not clearly"
+    found = "is" if kept.mean > kept.margin else "is not clearly"
     (away.only(way="statistics kept") + away.only(way="fine-tuned")).plot(
         measured="accuracy on unseen styles",
         chance=0.5,
@@ -408,23 +410,25 @@ head_guess = tl.guess(
 # %% tags=["nbval-ignore-output"]
 land = tl.data.load("landuse", model=backbone, train=200).plain()
 old_x = tl.features.extract(backbone, land.train)
-head = tl.features.fit_probe(old_x)
+land_head = tl.features.fit_probe(old_x)
 tuned, _ = ways["fine-tuned"].fit(pets, 100, runtime.seed)
 
-before = head.evaluate(tl.features.extract(backbone, land.val))
+before = land_head.evaluate(tl.features.extract(backbone, land.val))
 after_val = tl.features.extract(tuned, land.val)
-after = head.evaluate(after_val)
+after = land_head.evaluate(after_val)
 refit = tl.features.fit_probe(tl.features.extract(tuned, land.train))
 again = refit.evaluate(after_val)
+print(f"guessing: {1 / len(land.classes):.2f}")
 print(f"old head, old backbone:   {before}")
 print(f"old head, tuned backbone: {after}")
 print(f"new head, tuned backbone: {again}")
 head_guess.compare(f"from {before.accuracy:.2f} to {after.accuracy:.2f}")
-tl.claim(
-    "after fine-tuning, the head of the other task is worse",
-    after.accuracy < before.accuracy - 0.1,
-    f"{after.accuracy - before.accuracy:+.3f}",
-)
+if MINI:
+    tl.claim(
+        "after fine-tuning, the head of the other task is worse",
+        after.accuracy < before.accuracy - 0.1,
+        f"{after.accuracy - before.accuracy:+.3f}",
+    )
 
 # %% [markdown]
 # This is called **catastrophic forgetting**. Compare the last two lines with the first: what a newly fitted head wins back

@@ -93,7 +93,7 @@ tl.plots.tradeoff(
 )
 
 # %% [markdown]
-# Two warnings. These accuracies come from different recipes of training, and newer networks had the better ones. And they
+# Two warnings. These accuracies come from different recipes of training, and newer sets of weights often had the better ones. And they
 # are accuracies on ImageNet: a better network there is [often, not always](https://arxiv.org/abs/1805.08974) better on
 # your images.
 #
@@ -140,7 +140,7 @@ print(f"an image of 300 x 250 pixels becomes {tuple(ready.shape)}")
 #
 # A convolution with a kernel of $k \times k$ takes $k \cdot k \cdot C_{in} / g$ multiply-adds for each number it puts
 # out, where $C_{in}$ is the number of input channels and $g$ the number of groups. It puts out
-# $C_{out} \cdot H_{out} \cdot W_{out}$ numbers. A bias isn't counted. Its parameters don't depend on the size of the image; its multiply-adds do.
+# $C_{out} \cdot H_{out} \cdot W_{out}$ numbers. A bias isn't counted. The parameters of a convolution don't depend on the size of the image; its multiply-adds do.
 #
 # ### Your turn
 #
@@ -210,10 +210,10 @@ head_guess.compare(f"{lost['efficientnet_b0']:.0%} of them")
 # moment of the machine meets all; repeat; and show the spread.
 #
 # **From the chapter.** Example 5 and Example 8 read the clock before and after calls on a GPU. A GPU works on while Python goes
-# on, so that measures how fast work is handed over. `torch.cuda.synchronize()` before each reading waits for the results.
+# on, so that measures how fast work is handed over. `torch.cuda.synchronize()` before each reading waits for the results; `torch.accelerator.synchronize()` does so on any GPU.
 #
 # First the loop for one network, then `tl.cost.measure` for several, in turns. `spread` is the range of the middle half of the
-# times; `least` is the quickest call, to which other programs add nothing or little. Ratios are taken of it.
+# times; `least` is the quickest call, to which other programs add nothing or little. The ratios below use `least`.
 
 # %%
 time_guess = tl.guess(
@@ -233,8 +233,8 @@ with torch.inference_mode():
     for turn in range(8):
         start = time.perf_counter()
         network(image)
-        if runtime.device.type == "cuda":
-            torch.cuda.synchronize()
+        if runtime.device.type != "cpu":
+            torch.accelerator.synchronize()
         if turn:  # the first call doesn't count
             times.append(time.perf_counter() - start)
 print(f"resnet18: {1000 * statistics.median(times):.0f} ms for one image")
@@ -265,13 +265,13 @@ time_guess.compare(f"{time_share:.2f} of ResNet-50's time")
 default = {name: tv.get_model_weights(name).DEFAULT for name in NAMES}
 measured = {
     name: (
-        rows[name]["latency (ms)"],
+        rows[name]["least (ms)"],
         default[name].meta["_metrics"]["ImageNet-1K"]["acc@1"],
     )
     for name in NAMES
 }
 tl.claim(
-    "EfficientNet-B0 takes at least twice the time per multiply-add",
+    "EfficientNet-B0 takes over twice ResNet-50's time per multiply-add",
     time_share > 2 * work_share,
     f"{time_share / work_share:.1f} times as much",
 )
@@ -282,7 +282,7 @@ tl.plots.tradeoff(
     measured,
     [],
     named=NAMES,
-    xlabel="milliseconds for one image, on this machine",
+    xlabel="milliseconds for one image, quickest call",
     ylabel=labels["ylabel"],
     title=f"vit_b_16 takes {slower:.1f} times as long as resnet50",
 )
@@ -408,13 +408,13 @@ WRONG = "no normalising", "half the image size", "twice the image size"
 if MINI:
     swapped = losses["red and blue swapped"]
     tl.claim(
-        "the other three cost over fifteen points, swapped colours less",
+        "no normalising, wrong sizes cost over fifteen points; swaps less",
         all(losses[n].mean + losses[n].margin < -0.15 for n in WRONG)
         and swapped.mean - swapped.margin > -0.15,
     )
 
 # %% [markdown]
-# Swapped colours cost less than the other three mistakes here. Where classes differ in colour, they may cost more.
+# In `mini`, swapped colours cost less than the other three mistakes. Where classes differ in colour, they may cost more.
 #
 # A network that averages over positions before its head takes images of any size, and no error says that they are not the size
 # it knows. It has learned how large an eye is, in pixels. The doctor compares a few images with what the weights say.
@@ -504,7 +504,7 @@ print(f"{first.name}: {one.label}, {one.probability:.2f}")
 #
 # - Most sets of weights are dominated by another one on accuracy and multiply-adds: look at the front first, then measure.
 # - Multiply-adds are not seconds: measure time where the network will run, after a warm-up, with a spread.
-# - Training holds activations, far more than weights. A frozen backbone spares them.
+# - For both networks measured here, a batch's activations took far more memory than the weights. A frozen backbone spares them.
 # - Weights belong with their own preprocessing. A wrong image size can cost accuracy, and no error says so.
 #
 # <details><summary>A friend times a network on a GPU at a fraction of a millisecond, whatever the batch. What happened?</summary>
@@ -514,7 +514,7 @@ print(f"{first.name}: {one.label}, {one.probability:.2f}")
 #
 # <details><summary>Your GPU has no memory left in training. What helps?</summary>
 #
-# Smaller batches or a frozen backbone: both hold fewer activations, which are most of it.
+# Smaller batches or a frozen backbone: both hold fewer activations, which were most of it above.
 # </details>
 #
 # <details><summary>Two architectures differ by two points on ImageNet. Is the better one the better architecture?</summary>

@@ -29,7 +29,6 @@ FOLDER = None  # or "~/my-images": the whole lesson then runs on them
 MINI = runtime.profile == "mini" and FOLDER is None
 LIMIT = 600 if MINI else None  # or a number of training images
 RATES = (0.01, 0.003) if runtime.profile == "mini" else (0.001, 0.0001)
-
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS).to(runtime.device)
 pets = tl.data.load(
     FOLDER or DATA, model=backbone, train=LIMIT, seed=runtime.seed
@@ -62,8 +61,8 @@ from pathlib import Path
 
 messy = Path("runs") / "messy"
 shutil.rmtree(messy, ignore_errors=True)
-counts = zip((40, 10, 10), (pets.train, pets.val, pets.test), strict=True)
-counts = [min(most, len(part)) for most, part in counts]
+counts = zip((20, 5, 5), (pets.train, pets.val, pets.test), strict=True)
+counts = [min(n * len(pets.classes), len(part)) for n, part in counts]
 tl.data.export_folder(pets.take(*counts), messy)
 cats, dogs = (messy / "train" / name for name in pets.classes[:2])
 shutil.copy(messy / "test" / cats.name / "0000.png", cats / "leak.png")
@@ -92,8 +91,9 @@ for planted in (cats / "leak.png", dogs / "both.png", cut, small):
 FAULTS = "same-image", "two-labels", "unreadable", "tiny-images"
 again = tl.doctor.diagnose(messy)
 seen = all(folder_report.named(fault) for fault in FAULTS)
-left = any(again.named(fault) for fault in FAULTS)
-tl.claim("the doctor finds the faults, until repaired", seen and not left)
+good = seen and not any(again.named(fault) for fault in FAULTS)
+if FOLDER is None:  # your images may have such faults of their own
+    tl.claim("the doctor finds the faults, until repaired", good)
 
 # %% tags=["nbval-ignore-output"]
 from dataclasses import replace
@@ -160,7 +160,7 @@ if MINI:
 # %% [markdown]
 # ## The trap: an optimizer that misses layers
 #
-# **From the chapter.** Its second phase trains all of `efficientnet_b0`, with low rates for `blocks` and a higher one for
+# **From the chapter.** Its second phase trains all of `efficientnet_b0`, with a low rate for `blocks` and a higher one for
 # `classifier`. In timm, this network has other parts too.
 
 # %%
@@ -198,7 +198,6 @@ kinds["statistics"] = network.named_buffers()
 for kind, tensors in kinds.items():
     moved = {n.split(".")[0] for n, t in tensors if not t.equal(old[n])}
     print(f"{kind} moved:", *sorted(moved))
-
 groups = tl.models.param_groups(network, 1e-3, layer_decay=0.7)
 again = tl.examine(network, torch.optim.AdamW(groups))
 missed = report.named("not-in-optimizer")
@@ -308,8 +307,8 @@ if MINI:
     tl.claim("scaling gains little here", abs(gain) < 0.02, f"{gain:+.4f}")
 
 # %% [markdown]
-# Each point is an eighth of the test images. Compare the gap between "sure" and "right" with the interval of the accuracy. On
-# the toy pets the gap is smaller, so this test can't say whether the network is too sure, and the loss hardly changes.
+# Each point is an eighth of the test images. Is the number for "sure" inside the interval of the accuracy? Then this test
+# can't say whether the network is too sure. Above the interval, it is too sure. On the toy pets, scaling hardly changes the loss.
 #
 # ## Answer only when sure
 #
@@ -390,7 +389,7 @@ def grad_cam(model, layer, image):
 
 # %% tags=["nbval-ignore-output"]
 layer = model.features if hasattr(model, "features") else model.layer4
-title = "The most confident mistakes, and where the last stage responds"
+title = "The most confident mistakes, and which places raise the score"
 rows = {"nrows": 2, "ncols": 5, "dpi": 100}
 with tl.plots.new_figure(6, 3, title=title, **rows) as axes:
     for (above, below), i in zip(axes.T, test.worst(5), strict=False):
@@ -407,7 +406,7 @@ with tl.plots.new_figure(6, 3, title=title, **rows) as axes:
         ax.axis("off")
 
 # %% [markdown]
-# What do they have in common? Five prove nothing, but they suggest what to collect. On real images, some
+# Five prove nothing, but they suggest what to collect. On real images, some
 # confident mistakes turn out to be wrong labels. The heat shows where, not why.
 #
 # ## Tests of behaviour
@@ -448,7 +447,7 @@ if MINI:
 #
 # ## One file to hand over
 #
-# The file's header keeps the temperature. `tl.predict` doesn't scale: divide the scores by it yourself.
+# The file's header keeps the temperature. `tl.predict` doesn't scale: divide the logits by it before the softmax.
 #
 # **From the chapter.** It saves in three ways: the state dict, a checkpoint with optimizer and epoch, and the whole model.
 # All three are pickles, and a pickle can run code when it is loaded. By default, `torch.load` reads only the first two.
@@ -466,7 +465,8 @@ class Surprise:
 file, refused = Path("runs") / "pets.safetensors", []
 tl.predict.save_checkpoint(file, model, clean.classes, temperature=T)
 saved = {"weights": model.state_dict(), "model": model}
-saved["resume"] = saved["weights"] | {"optimizer": optimizer.state_dict()}
+saved["resume"] = {"model": saved["weights"], "epoch": len(accuracies)}
+saved["resume"]["optimizer"] = optimizer.state_dict()
 for name, thing in (saved | {"surprise": Surprise()}).items():
     torch.save(thing, f"runs/{name}.pt")
     try:
@@ -482,7 +482,7 @@ tl.claim("torch.load refuses whole models, and files that hold code", both)
 # One way is enough for use: the state dict, if the names of the classes and the preprocessing come with it. `save_checkpoint`
 # writes them in a format that holds no code. To go on training after a stop, see `tl.train.Checkpoints`.
 #
-# The weights load in timm or torchvision alone: the first lines below do it, the next ones classify a batch. Classes and
+# The weights load in timm or torchvision alone: the cell makes the network by its name, loads them, and classifies a batch. Classes and
 # preprocessing are JSON in the file's header, which `tl.predict` reads for you. Only `tl_resnet` needs `import tlcourse` as well, so that timm knows it. For one image, or all in a folder, there
 # are `predict_files` and, in a terminal, `tlcourse predict FILE FOLDER`.
 

@@ -93,10 +93,10 @@ def new_statistics(model, images, device):
 HOME, AWAY, NEW = pets.name, "unseen styles", ", new statistics"
 SAME = {"passes": 15, "weights": WEIGHTS, "model": BACKBONE}
 usual = tl.experiments.Trained(lr=0.001, **SAME)
-ways = {"fine-tuned": tl.experiments.WithNewStatistics(usual, away)}
+moving = {"fine-tuned": tl.experiments.WithNewStatistics(usual, away)}
 seeds = runtime.seeds(1 if MINI else 5)
 compare = tl.experiments.compare
-renewed = compare(ways, pets, sizes=[100], seeds=seeds)
+renewed = compare(moving, pets, sizes=[100], seeds=seeds)
 stored = tl.experiments.stored("new_statistics") if MINI else renewed
 
 # %% tags=["nbval-ignore-output"]
@@ -144,8 +144,7 @@ class_guess = tl.guess(
 )
 
 # %% tags=["nbval-ignore-output"]
-tuned, _ = usual.fit(pets, 100, runtime.seed)
-costs = []
+tuned, costs = usual.fit(pets, 100, runtime.seed)[0], []
 for style in away:
     test, y = style.loaders().test, style.train.labels
     cats, dogs = ((y == label).nonzero().flatten() for label in (0, 1))
@@ -159,7 +158,8 @@ for style in away:
     costs += [one - right[-1] for one in right[:-1]]
 cost = sum(costs) / len(costs)
 class_guess.compare(f"{cost:+.3f}, mean over classes and styles")
-tl.claim("statistics of one class cost accuracy", cost < -0.02)
+if MINI:
+    tl.claim("statistics of one class cost accuracy", cost < -0.02)
 
 # %% [markdown]
 # Statistics of cats alone hide what makes a cat different. Use images in the mix that you expect.
@@ -214,13 +214,13 @@ for name in ("toypets", "landuse", "surfaces", "radiographs", "digits"):
     if MINI:
         probed[name] = tl.experiments.stored("stages").only(data=name)
     else:
-        ways = {k: tl.experiments.Probe(backbone, k) for k in stages}
-        probed[name] = compare(ways, part, sizes=[100], seeds=seeds)
+        probes = {k: tl.experiments.Probe(backbone, k) for k in stages}
+        probed[name] = compare(probes, part, sizes=[100], seeds=seeds)
 
 # %% tags=["nbval-ignore-output"]
 profile, lost, last, sure = {}, [], [], 0
-for name, probes in probed.items():
-    mean = {row["way"]: row["accuracy"] for row in probes.table()}
+for name, scored in probed.items():
+    mean = {row["way"]: row["accuracy"] for row in scored.table()}
     best, draws = max(mean, key=mean.get), picks[name].total()
     profile[name], sure = mean, sure + (picks[name][best] == draws)
     picked = sum(mean[k] * n for k, n in picks[name].items()) / draws
@@ -236,7 +236,7 @@ if MINI:
 tl.plots.depth(profile, chance=chance, title="Not always the last stage")
 
 # %% [markdown]
-# Compare the two means: the rule "take the last stage" costs nothing, and where LogME always picks the last stage, the two
+# Compare the two means: the rule "take the last stage" needs no computation, and where LogME always picks the last stage, the two
 # are the same. LogME is made for choosing among many backbones, where there is no such rule. "Best" was chosen after
 # seeing the accuracies, so part of its lead is luck.
 #
@@ -292,8 +292,8 @@ def norms(model, splits=None, train=True):
 # %%
 adapter_guess = tl.guess(
     "Training all layers gains over the head alone. How much of that do "
-    "adapters give?",
-    ["less than half", "half or more", "all of it, or more"],
+    "adapters of rank 4 give?",
+    ["less than half", "more than half, not all", "all of it, or more"],
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -358,23 +358,23 @@ images, labels = (part.to(runtime.device) for part in next(iter(loader)))
 for name, model in models.items():
     held = tl.cost.training_memory(model, size, batch_size=16)
     kept = held["activations"], held["gradients"] + held["optimizer"]
-    memory[name] = sum(kept)
+    memory[name] = sum(held.values())
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
         scores = tl.models.train_mode(model)(images)
         nn.functional.cross_entropy(scores, labels).backward()
+        tl.models.head(model).weight.grad.sum().item()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
     print(f"{name:15} {kept[0] / 1e6:6.1f} MB activations,", end=" ")
-    print(
-        f"{kept[1] / 1e6:4.1f} MB parameters, {1000 * min(seconds):3.0f} ms"
-    )
+    print(f"{kept[1] / 1e6:4.1f} MB gradients and moments,", end=" ")
+    print(f"{1000 * min(seconds):3.0f} ms")
 share = memory["rank 4"] / memory["fine-tuned"]
 memory_guess.compare(f"{share:.0%}")
 tl.claim("here, adapters save less than half of the memory", share > 0.5)
 
 # %% [markdown]
-# Compare the times, too: few parameters don't make a step as fast as one of the head alone. The second number holds the gradients and Adam's moments of the parameters. Activations grow with the batch and these don't: with smaller batches,
+# Compare the times, too: few parameters don't make a step as fast as one of the head alone. Activations grow with the batch and these don't: with smaller batches,
 # adapters save a larger share. The gradient of an early layer passes through all later ones, so their activations are kept. The gradient of $W + BA$ is computed before those of $A$ and $B$, and the sum is kept, too.
 # Adapters save the optimizer's part: the gradient and two moments of each parameter. In a large language model that part
 # is large. They also save disk space: one small file for each task, beside one backbone.
@@ -418,10 +418,10 @@ if model is not None:
 # %% [markdown]
 # ## Five refinements, and what they gave here
 #
-# Each is reported to help somewhere. In stored runs on the toy pets, each is measured against the same run
+# Each is reported to help somewhere. In stored runs on the toy pets, each is measured against the run
 # without it:
 #
-# - **probe first**: a fitted head before fine-tuning ([Kumar and others](https://arxiv.org/abs/2202.10054), lesson 3.3);
+# - **probe first**: a fitted head before fine-tuning, at its own rate ([Kumar and others](https://arxiv.org/abs/2202.10054), lesson 3.3);
 # - **half way back**: the mean of the weights before and after fine-tuning
 #   ([WiSE-FT](https://arxiv.org/abs/2109.01903));
 # - **soup**: the mean of the weights of three runs ([Wortsman and others](https://arxiv.org/abs/2203.05482));
@@ -457,7 +457,7 @@ tl.claim("a soup helps at home", "soup, at home" in gains)
 
 # %% [markdown]
 # A soup helps a little at home, for the cost of more trainings. Half way back, soup and mirror start from a fitted head. With so
-# many intervals, one that leaves out zero by little may be chance, as for half way back: repeat a single positive result on
+# many intervals, one that leaves out zero by little may be chance, as may be so for half way back: repeat a single positive result on
 # your images. A gain smaller than the number after ± could not have been seen.
 #
 # ### Your turn
@@ -515,7 +515,7 @@ print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
 #   were kept, new ones hurt at home.
 # - LogME picks a stage without a probe, and loses little here. So does the rule "the last one".
 # - Adapters train few parameters and beat the head alone. Most activations stay, and so does their memory.
-# - Of five refinements, the soup gave a clear gain here. Say how small a gain your runs could have shown before you say
+# - Soup gained a little at home, half way back on unseen styles (repeat it). Say how small a gain your runs could have shown before you say
 #   "no effect".
 #
 # <details><summary>Your network was fine-tuned with frozen batch norms. Should you give it new statistics?</summary>

@@ -155,5 +155,5 @@ def _images(model: nn.Module, batch_size: int, size: int) -> torch.Tensor:
 
 def _wait(device: torch.device) -> None:
     """Wait until the device has done what it was given: a GPU works on while Python goes on."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
