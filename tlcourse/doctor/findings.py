@@ -42,6 +42,7 @@ augmented-evaluation/split: Both parts share one data set, and its training tran
     Fix: Make two data sets over the same files, each with its transform, and take the indices of one split from each.
 shared-transform: The parts of this split share one data set, `{data}`: the transform that one is given is that of all.
     Fix: Make two data sets over the same files, each with its transform, and take the indices of one split from each.
+shared-transform/part: A part of a split has no transform of its own: nothing reads this one.
 not-normalised/never: {pipeline} does not normalise, and the weights are pre-trained.
 not-normalised/by-half: {pipeline} normalises by 0.5; most weights were trained with ImageNet's mean.
 sizes-differ: Resize({size}) sets the shorter side alone: images that are not square cannot become one batch. Fix: Add

@@ -127,6 +127,10 @@ def parts_have_their_own_transform(script: Script) -> Findings:
     given: dict[str, tuple[Binding, ast.expr, dict[str, Binding]]] = {}  # splits, their data sets, transforms
     if "random_split" in script.functions or any(map(COPIES.fullmatch, script.bindings)):
         return  # the parts have data sets of their own
+    for one in [one for one in script.every if re.fullmatch(r"\w+\.transforms?", one.name)]:
+        own = script.given(next(n.value for n in script.nodes(ast.Attribute, one.at) if ast.unparse(n) == one.name))
+        if len(own) == 1 and SPLITS.fullmatch(script.name(own[0].value)):
+            yield wrong("shared-transform/part", quoted(one.at), script.place(one.at))
     for one in [one for one in script.every if re.search(r"\.dataset\.transforms?$", one.name)]:
         part = next(n.value.value for n in script.nodes(ast.Attribute, one.at) if ast.unparse(n) == one.name)
         own = [(b, argument(b.value, "dataset", 0)) for b in script.given(part)]
