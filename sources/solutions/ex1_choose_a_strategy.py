@@ -113,7 +113,7 @@ tl.check("ex1/train", train)
 #
 # The same number of passes over the images is not the same compute. This table counts the multiply-adds of each part, for
 # one image on its way forward. The normalisation in `bn1` is not counted: next to a convolution it is small. The budget of a
-# run is what training everything costs for `160` images, each used once.
+# run is what training everything costs for `120` images, each used once.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -125,7 +125,7 @@ COST = {
     name: sum(counted.get(f"TLResNet.{name}", {}).values()) // 2
     for name in WAYS["fine-tuned"]
 }
-BUDGET = 160 * 3 * sum(COST.values())
+BUDGET = 120 * 3 * sum(COST.values())
 tl.Table({"part": n, "multiply-adds": f"{COST[n]:,}"} for n in COST)
 
 # %%
@@ -231,7 +231,7 @@ def learn(way, splits, images, seed):
 # %% [markdown]
 # Compare the three ways with `tl.experiments.compare`: on `sets["radiographs"]`, with `20` images and five seeds,
 # `runtime.seeds(5)`. Name them as in `WAYS`. It calls each way with `(splits, images, seed)`, so fix the first argument of
-# `learn` with `functools.partial`. It runs for about a quarter of a minute.
+# `learn` with `functools.partial`. It runs for about ten seconds.
 #
 # The answer is a pair: the runs, and the list of the ways that no other beats.
 
