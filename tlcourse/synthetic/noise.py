@@ -49,8 +49,8 @@ def noise(rng: Random, size: int, cells: int, octaves: int = 1) -> np.ndarray:
 def _weights(size: int, cells: int) -> sparse.csr_array:
     """Cubic B-splines at every pixel, scaled to keep the variance of white noise: `(size, cells + 3)`, four per row.
 
-    Sparse: its products take one thread. Two threads for so little work wait for each other wherever another
-    program runs, a browser for example, up to a thousand times as long as they work.
+    Sparse: its products take one thread. Two threads for so little work wait for each other, wherever another
+    program runs, for far longer than they work.
     """
     distance = np.abs((np.arange(size)[:, None] + 0.5) / size * cells - (np.arange(cells + 3) - 1))
     near, far = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6

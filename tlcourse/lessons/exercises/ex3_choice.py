@@ -40,7 +40,7 @@ def _why_choose(rows: Rows, use: str, chosen: Any, wanted: str | None) -> str:
     """Say which limit the chosen network breaks, or what the wanted one has over it."""
     networks = {row["model"]: row for row in rows}
     rule = "the limits alone decide, and what is exactly at a limit is within it"
-    limit, name = networks["resnet50"]["latency"], "resnet50's latency"
+    limit = networks["resnet50"]["latency"]
     most, slowest = {"phone": (6, limit / 2), "accuracy": (math.inf, math.inf), "balance": (math.inf, limit)}[use]
     if chosen is None:
         return f"{wanted} is within the limits; {rule}"
@@ -51,7 +51,7 @@ def _why_choose(rows: Rows, use: str, chosen: Any, wanted: str | None) -> str:
         return f"{chosen} has {row['parameters']:g} million parameters, and the limit is {most}"
     if row["latency"] + row["spread"] > slowest:
         seen = f"{chosen} takes {row['latency']:g} ms with a spread of {row['spread']:g}, which is added"
-        return f"{seen}, and the limit is {slowest:g} ms: {'half of ' * (use == 'phone')}{name}"
+        return f"{seen}, and the limit is {slowest:g} ms: {'half of ' * (use == 'phone')}resnet50's latency"
     better = "more accurate" if networks[wanted]["accuracy"] > row["accuracy"] else "as accurate and quicker"
     return f"{wanted} is {better}, and within the limits, too; {rule}"
 
