@@ -64,6 +64,25 @@ def test_a_guess_needs_choices(choices):
         tl.guess("How many?", choices)
 
 
+def test_a_slider_draws_its_start_where_nobody_can_move_it(monkeypatch):
+    drawn = []
+    tl.slider(drawn.append, "γ", [0.5, 0.7, 1.0], start=0.7)
+    assert drawn == [0.7]
+    with pytest.raises(ValueError, match="not among its values"):
+        tl.slider(drawn.append, "γ", [0.5, 1.0], start=0.7)
+    assert drawn == [0.7]
+
+
+def test_a_slider_draws_what_the_reader_chooses(reader, monkeypatch):
+    shown, drawn = [], []
+    monkeypatch.setattr(guesses, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda *widgets: shown.extend(widgets))
+    tl.slider(drawn.append, "γ", [0.5, 0.7, 1.0], start=0.7)
+    assert drawn == [0.7]
+    shown[0].value = 1.0
+    assert drawn == [0.7, 1.0]
+
+
 def resnet18(classes=5):
     model = torchvision.models.resnet18(weights=None).requires_grad_(False)
     model.fc = nn.Linear(512, classes)
@@ -732,8 +751,8 @@ def test_an_error_in_the_readers_code_names_its_line():
 
 
 def test_a_verdict_is_text_and_a_box():
-    verdict = checks.Verdict("not right", "a <b> is missing")
-    assert str(verdict) == "not right: a <b> is missing"
-    assert "a &lt;b&gt; is missing" in verdict._repr_html_()
+    verdict = checks.Verdict("not right", "a <b> is missing\n`x < 1` shows it")
+    assert str(verdict) == "not right: a <b> is missing\n`x < 1` shows it"
+    assert "a &lt;b&gt; is missing<br><code>x &lt; 1</code> shows it" in verdict._repr_html_()
     with pytest.raises(ValueError, match=r"3\.2/freeze"):
         tl.check("9.9/none", 1)

@@ -248,6 +248,11 @@ def test_learning_rates_are_drawn_once_a_stage():
     plt.close("all")
     tl.plots.learning_rates(torch.optim.SGD(model.parameters(), lr=0.5))
     assert [text.get_text() for text in plt.gca().texts] == ["5.0e-01"]
+    lefts = []
+    for rate in (1e-3, 1e-7):  # two figures with one axis, unless a rate would lie outside
+        tl.plots.learning_rates([{"params": [], "lr": rate}], low=1e-6)
+        lefts.append(plt.gca().get_xlim()[0])
+    assert lefts == pytest.approx([5e-7, 5e-8])
     with pytest.raises(ValueError, match="No group has a positive"):
         tl.plots.learning_rates([{"params": [], "lr": 0.0}])
 

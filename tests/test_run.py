@@ -162,6 +162,7 @@ def test_every_way_to_name_a_section(course: Path, monkeypatch: pytest.MonkeyPat
         assert notebooks.find(name) == wanted
     # Beside the package's source tree too, from any folder; without notebooks anywhere the message says where to go.
     monkeypatch.chdir(course / "jupyter")
+    assert notebooks.find("3.2") == ROOT / "notebooks" / "3_2_feature_extraction.ipynb"
     monkeypatch.setattr(notebooks, "SOURCE_TREE", course)
     assert notebooks.find("3.2") == wanted
     monkeypatch.setattr(notebooks, "SOURCE_TREE", course / "jupyter")

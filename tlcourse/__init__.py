@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # What a name stands for is imported when it is first used: i
         train,
     )
     from tlcourse.doctor import examine
-    from tlcourse.lessons import check, claim, cost, experiments, guess, hint, progress, solution
+    from tlcourse.lessons import check, claim, cost, experiments, guess, hint, progress, slider, solution
     from tlcourse.runtime import get_runtime, setup
     from tlcourse.table import Table
 
@@ -50,13 +50,16 @@ __all__ = [
     "progress",
     "recipes",
     "setup",
+    "slider",
     "solution",
     "synthetic",
     "train",
 ]
 
 _HOMES = {"Table": "table", "examine": "doctor", "get_runtime": "runtime", "setup": "runtime"}
-_HOMES |= dict.fromkeys(("check", "claim", "cost", "experiments", "guess", "hint", "progress", "solution"), "lessons")
+_HOMES |= dict.fromkeys(
+    ("check", "claim", "cost", "experiments", "guess", "hint", "progress", "slider", "solution"), "lessons"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -49,12 +49,11 @@ def transfer_map(name):
 
 
 def fine_tuning(name):
-    """Ways to fine-tune, measured at home and on styles that nobody trained on."""
-    backbone = tl.models.create("tl_resnet").to(tl.get_runtime().device)
-    splits = tl.data.load(name, model=backbone)
+    """Ways to fine-tune, and a probe, measured at home and on styles that nobody trained on."""
+    splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
     all_layers = Trained(lr=RATES[0], passes=15)
     ways = {
-        "frozen": Probe(backbone),
+        "frozen": ProbeInHead(),
         "fine-tuned": all_layers,
         "falling rates": replace(all_layers, layer_decay=0.7),
         "head first": replace(all_layers, start=_beyond.head_first),
@@ -194,10 +193,23 @@ STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
 
 
 @dataclass(frozen=True)
+class ProbeInHead:
+    """A probe that becomes the head, so that the network can be measured on any images."""
+
+    def fit(self, splits, images, seed):
+        """Return the network and what its probe was fitted to, as `Trained.fit` does."""
+        few = splits.plain().take(train=images, seed=seed)
+        model = tl.models.create("tl_resnet", len(splits.classes)).to(tl.get_runtime().device)
+        probe = tl.features.fit_probe(tl.features.extract(model, few.train), seed=seed)
+        tl.features.put_into_head(model, probe)
+        return model, few
+
+
+@dataclass(frozen=True)
 class AlsoOnStyles:
     """A way that is measured at home and on all images of the other styles."""
 
-    way: Trained
+    way: Trained | ProbeInHead
     styles: tuple = field(repr=False)
 
     def __call__(self, splits, images, seed):
@@ -237,7 +249,7 @@ def main():
         ways = {way: tuned(function, splits, tuning) for way, function in ways.items()}
         if options.experiment == "fine_tuning":
             styles = unseen_styles()
-            ways = {w: AlsoOnStyles(f, styles) if isinstance(f, Trained) else f for w, f in ways.items()}
+            ways = {w: AlsoOnStyles(f, styles) for w, f in ways.items()}
         if options.experiment == "drop_path":
             ways = {w: AlsoOnTraining(f) for w, f in ways.items()}
         runs = experiments.compare(ways, splits, sizes=sizes, seeds=seeds, bar=False)

@@ -17,7 +17,7 @@
 # with few images.
 #
 # The course has two **profiles**. `mini` runs on a laptop without an internet connection. `full` uses real images and
-# large networks, which it downloads, and is meant for a GPU: it is chosen where there is one. To stay with `mini`, write
+# large networks, which it downloads, and is meant for a GPU: the course chooses it where it finds one. To stay with `mini`, write
 # `tl.setup("mini")` in the first cell.
 #
 # **You will be able to** check that your machine is ready, get a first result, and use what every lesson uses: guess,
@@ -63,11 +63,12 @@ tl.Table(
 # %% [markdown]
 # ## A first result
 #
-# These are **toy pets**, drawn by this course's own 3-D renderer. You use one network for them in three ways, with the same
+# These are **toy pets**, drawn by this course's own 3-D renderer. You train one kind of network on them in three ways, with the same
 # few images: **from scratch**, with random weights; **frozen**, where the weights are **pre-trained** and stay as they are, and a
 # new last layer, the **head**, is fitted; and **fine-tuned**, where the pre-trained weights train further. Pre-trained means
 # that somebody has trained them before, here on Tiny ImageNet: small images of many kinds of things,
-# real cats and dogs among them, but none of these toys. The two trained ways get ten passes; the frozen head is fitted to the end.
+# real cats and dogs among them, but none of these toys. The two trained ways get ten passes; the frozen head is fitted until its loss stops
+# falling.
 
 # %%
 backbone = tl.models.create("tl_resnet").to(runtime.device)
@@ -79,13 +80,13 @@ tl.plots.images(
 )
 
 # %% [markdown]
-# Before a cell that measures something, you **guess**. A guess that turns out wrong is what you remember best. Press a
+# Before a cell that measures something, you **guess**: then you can compare what you expected with what came out. Press a
 # button, then run the next cell.
 
 # %%
 guess = tl.guess(
-    "A hundred training images, half of them cats. "
-    "Which accuracy does a network trained from scratch reach?",
+    "A hundred training images, half of them cats, ten passes. Which "
+    "validation accuracy does a network trained from scratch reach?",
     ["about 0.5, as by guessing", "about 0.65", "about 0.8"],
 )
 
@@ -104,7 +105,7 @@ accuracy = {way: next(iter(runs.accuracies(way).values())) for way in ways}
 guess.compare(f"{accuracy['scratch']:.3f}")
 runs.plot(
     chance=0.5,
-    title="One run each: from scratch, ten passes are far behind",
+    title="Ten passes from scratch are far behind (one run each)",
 )
 
 # %% [markdown]
@@ -117,7 +118,7 @@ runs.plot(
 # %% tags=["nbval-ignore-output"]
 lead = min(accuracy["frozen"], accuracy["fine-tuned"]) - accuracy["scratch"]
 tl.claim(
-    "with so few passes, both ways are better than training from scratch",
+    "after ten passes, from scratch is behind frozen and fine-tuned",
     lead > 0.15,
     f"by {lead:.2f} or more, one run each",
 )

@@ -27,7 +27,9 @@ from tlcourse.train import schedules
 STEPS = 100
 shown = {
     "cosine": lambda optimizer: schedules.cosine(optimizer, STEPS),
-    "one-cycle": lambda optimizer: schedules.one_cycle(optimizer, STEPS),
+    "one-cycle": lambda optimizer: schedules.one_cycle(
+        optimizer, STEPS, warmup=0.2
+    ),
     "restarts": lambda optimizer: schedules.cosine(
         optimizer, STEPS, restarts=2
     ),
@@ -48,8 +50,9 @@ tl.plots.schedules(
 #
 # $$\tfrac{1}{2}\left(1 + \cos\frac{\pi t}{n}\right)$$
 #
-# One at the start, zero at the end. A **one-cycle** schedule first rises, then falls. **Restarts** repeat the cosine. In
-# PyTorch, `LambdaLR` takes such a factor as a function.
+# It is one at step $0$ and zero at step $n$, one after the last. A **one-cycle** schedule first rises, then falls. **Restarts** repeat the cosine. In
+# PyTorch, `LambdaLR` takes such a factor as a function. There are two exceptions below: plateau looks at a measurement, and
+# PyTorch's `OneCycleLR` takes its highest rate as an argument.
 
 # %%
 import math
@@ -137,7 +140,7 @@ tl.claim(
 
 # %% [markdown]
 # The constructors of cosine and one-cycle set the rate of step zero; plateau's doesn't. One-cycle also varies the momentum, which for Adam is its first beta. So build
-# **one scheduler per optimizer**. The functions of `tl.train.schedules` go back to the base rates, and leave the betas
+# **one scheduler per optimizer**; to combine some, use `SequentialLR`, which is made for it. The functions of `tl.train.schedules` go back to the base rates, and leave the betas
 # alone; after a `OneCycleLR` they say that you need a new optimizer.
 #
 # **From the chapter.** It says that cosine annealing changes the rate periodically, every `T_max` steps. Does it?
@@ -169,7 +172,7 @@ tl.claim(
 #
 # **From the chapter.** Its loop sets a validation accuracy to zero and gives it to the plateau scheduler. The code that would
 # measure it is left out, so as printed it stays at zero. `ReduceLROnPlateau` lowers the rate when a measurement has not
-# improved for more than `patience` epochs.
+# improved for more than `patience` epochs. The cell uses losses; a constant is no improvement either way.
 
 # %%
 plateau_guess = tl.guess(
@@ -189,7 +192,7 @@ learns = schedules.simulate(
 tl.plots.schedules(
     {"a constant": constant, "a falling loss": learns},
     unit="epoch",
-    title="Fed with a constant, the rate is halved again and again",
+    title="Fed with a constant, plateau halves the rate again and again",
 )
 halved = round(math.log2(0.001 / constant[-1, 0]))
 plateau_guess.compare(f"{halved} times")
@@ -197,15 +200,17 @@ plateau_guess.compare(f"{halved} times")
 # %% [markdown]
 # ## Does a schedule help?
 #
-# The same fine-tuning as in 3.3, with four schedules. What is studied is the schedule. The highest rate of each, the constant
-# one too, was chosen among five on the validation set, with other seeds. One-cycle got the highest of the five, so a still higher
-# one may be better. Images, falling rates and passes are fixed. Dots are
-# stored runs, the diamond is a run that your machine makes now. With another backbone or other images nothing is tuned yet.
+# The fine-tuning with falling rates of 3.3, which used one-cycle, now with four schedules. Studied: the schedule. Tuned: the
+# highest rate of each, the constant one too, among five on the validation set, with other seeds. One-cycle got the highest of
+# the five, so a still higher one may be better. Fixed: images, the layers' rates to each other, passes. Dots are stored runs,
+# the diamond is a run that your machine makes now. The ± below covers the choice of training images; all runs share their
+# validation images. With another backbone or other images nothing is tuned yet.
 
 # %%
 schedule_guess = tl.guess(
-    "A constant rate that is tuned as well: which schedule beats it?",
-    ["none", "one of them", "all three"],
+    "A constant rate that is tuned as well: "
+    "how many of the three schedules do these runs show to be better?",
+    ["none", "one", "two or three"],
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -223,7 +228,7 @@ from dataclasses import replace
 backbone = tl.models.create(BACKBONE, 2, weights=WEIGHTS)
 pets = tl.data.load(DATA, model=backbone, train=LIMIT)
 way = tl.experiments.Trained(
-    0, 15, WEIGHTS, layer_decay=0.7, model=BACKBONE
+    lr=0, passes=15, weights=WEIGHTS, layer_decay=0.7, model=BACKBONE
 )
 ways = {k: replace(way, lr=rate, schedule=k) for k, rate in TUNED.items()}
 now = {"one-cycle": ways["one-cycle"]} if MINI else ways
@@ -241,12 +246,12 @@ count = (
 stored.plot(live=live, title=f"{count} beat a constant rate here")
 for kind, gain in gains.items():
     print(f"{kind:18} minus constant {gain}")
-schedule_guess.compare(", ".join(better) or "none")
+schedule_guess.compare(len(better) or "none")
 if MINI:
     agree = live.agree_with(stored)
-    tl.claim("the run of this machine agrees with the stored ones", agree)
+    tl.claim("this run lies where 99 of 100 such runs would", agree)
     tl.claim(
-        "no schedule is shown to be better or worse than a constant rate",
+        "in the stored runs, no schedule is shown to differ from a constant",
         not better + worse,
         f"largest margin {max(one.margin for one in gains.values()):.3f}",
     )
@@ -290,7 +295,8 @@ print("the model is as it was:", all(same))
 print(f"a place to start: {test.suggestion or float('nan'):.1e}")
 
 # %% [markdown]
-# It suggests a place to start, not the best rate: with other batches it may be several times higher or lower. Compare with the
+# The line averages neighbouring steps, so it rises before the dots do; the highest dots lie above the figure. The rate is
+# the head's. The test suggests a place to start, not the best rate: with other batches it may be several times higher or lower. Compare with the
 # rates above, which were chosen on the validation set.
 #
 # ## The trap: a schedule that counts something else
@@ -356,8 +362,8 @@ tl.claim(
 )
 
 # %% [markdown]
-# Compare the two losses. In so short a training of a head, the mistake may cost little, so the loss doesn't give it away. What is
-# wrong is that you trained with another schedule than the one you planned.
+# Here you see both losses. In practice you see the first alone, and it looks plausible. What is wrong is that you trained with
+# another schedule than the one you planned.
 #
 # ### Your turn
 #
@@ -427,8 +433,8 @@ print(f"{image.name}: truth {truth}, answer {answer.label}")
 # %% [markdown]
 # ## Take-away
 #
-# - A schedule multiplies the base rate by a factor that depends on the step: simulate it before you train.
-# - One scheduler per optimizer: a constructor can rewrite the rate.
+# - Most schedules multiply a base rate by a factor that depends on the step: simulate it before you train.
+# - One scheduler per optimizer, or `SequentialLR`: a constructor can rewrite the rate.
 # - In a short training, no schedule was shown to beat a constant rate that was tuned as well.
 # - A scheduler counts calls of `step()`: build it for as many as the loop makes.
 # - A range test gives a place to start, and leaves the model as it was.

@@ -56,14 +56,15 @@ tl.plots.images(
 )
 
 # %% [markdown]
-# That was `features_only=True`: the outputs of all levels, for tasks that need positions, such as detection. The figure shows
+# That was `features_only=True`: the outputs of all levels (timm's word for the ends of stages; `act1` ends the stem), for tasks that need positions, such as detection. The figure shows
 # the mean over channels. From `layer2` on, each level has more channels and fewer positions than the one before.
 #
 # ## Find a network
 #
 # **From the chapter.** Example 7 names the numbers of models, of EfficientNets and of ViTs in timm. Such numbers age, so
 # count. An **architecture** is code; a set of **weights** has a name of its own, such as
-# `resnet50.tv_in1k`: the part after the dot, the **tag**, names the recipe of training or its data.
+# `resnet50.tv_in1k`: the part after the dot, the **tag**, names the recipe of training or its data. A name without a tag, such as
+# `resnet50`, stands for its default weights.
 
 # %%
 models_guess = tl.guess(
@@ -88,7 +89,7 @@ print(timm.list_pretrained("resnet50.*")[:6])
 
 # %% [markdown]
 # The tag matters, too. timm publishes the accuracy of its weights on ImageNet; a few of them are in
-# this package (`tl.cost.published()`, with its source).
+# this package: `tl.cost.published()`, whose docstring has source and date.
 
 # %%
 tags_guess = tl.guess(
@@ -165,7 +166,8 @@ tl.check("3.5/features", answer)
 # ## Prepare images as the weights want them
 #
 # Each set of weights carries its preprocessing. `resolve_model_data_config` reads it, `create_transform` makes a transform
-# of it; in this course, `tl.preprocessing.get_preprocessing` does. **Normalisation** subtracts a mean and divides by a
+# of it; in this course, `tl.preprocessing.get_preprocessing` does both. A network that is made without its weights carries this
+# configuration, too. **Normalisation** subtracts a mean and divides by a
 # standard deviation, for each colour channel.
 
 # %%
@@ -200,15 +202,16 @@ print(f"image sizes from {sizes[0]} to {sizes[-1]} pixels")
 # ### Your turn: the right transform
 #
 # Write a function of a name that returns the evaluation transform that the default weights of this network want, at timm's
-# default size, that of training. It takes a PIL image. Leave out the weights themselves: their configuration comes with timm.
-# For some weights `use_test_size=True` gives a larger size, that of their published accuracy. The table below uses that one.
+# default size, that of training. It takes a PIL image. Don't download the weights. (With `use_test_size=True`,
+# `resolve_model_data_config` gives, for some weights, a larger size, that of their published accuracy. The table below uses
+# that one.)
 #
 # <details><summary>Solution</summary>
 #
 # ```python
 # def answer(name):
-#     config = timm.get_pretrained_cfg(name).to_dict()
-#     config = timm.data.resolve_data_config(pretrained_cfg=config)
+#     network = timm.create_model(name)  # random weights
+#     config = timm.data.resolve_model_data_config(network)
 #     return timm.data.create_transform(**config)
 # ```
 # </details>
@@ -249,7 +252,7 @@ loaders = few.loaders(16, seed=runtime.seed)
 reports, reached, moved = {}, {}, {}
 for order in ("optimizer, then head", "head, then optimizer"):
     torch.manual_seed(runtime.seed)
-    model = tl.models.create(BACKBONE, 5, weights=WEIGHTS)
+    model = tl.models.create(BACKBONE, 5, weights=WEIGHTS)  # 5: a mistake
     tl.models.freeze(model)
     for step in order.split(", then "):
         if step == "head":
@@ -317,9 +320,10 @@ net = timm.create_model("tl_resnet", drop_path_rate=0.3)
 print(*[m for m in net.modules() if isinstance(m, timm.layers.DropPath)])
 
 # %% [markdown]
-# Huang and others introduced it for very deep networks. Here you compare three rates of drop path, in fine-tuning with few images. The learning rate
-# of each was chosen among three on the validation set, with other seeds; each choice lies at an end of what was tried, so better rates may exist. All dots are stored runs; in `mini`, the diamond is a run that
-# your machine makes now.
+# Huang and others introduced it for very deep networks. Here you compare three rates of drop path, in fine-tuning with few images. The
+# learning rate of each was chosen among three on the validation set, with other seeds. It was the highest of the three without drop
+# path and at 0.4, and the lowest at 0.2; beyond these, better rates may exist. So the first and the last differ in drop path alone,
+# the middle one also in its learning rate. All dots are stored runs; in `mini`, the diamond is a run that your machine makes now.
 
 # %%
 drop_guess = tl.guess(
@@ -355,12 +359,13 @@ lower = high.mean < -high.margin
 tl.claim("in the stored runs, drop path at 0.4 costs accuracy", lower)
 if MINI:
     agree = live.agree_with(stored)
-    tl.claim("the run of this machine agrees with the stored ones", agree)
+    tl.claim("this run lies where 99 of 100 such runs would", agree)
 
 # %% [markdown]
-# Drop path was made for deep networks and long trainings. This network is not deep, and this training is short: a high rate costs accuracy, and a low one makes
-# no difference that these runs can show: a gain or loss within the printed interval would be missed. All three get nearly every training image right, so drop path did not close the gap
-# to the validation accuracy.
+# At the higher rate of drop path, accuracy is lost. At the lower one, with its lower learning rate, these runs show no difference; a
+# gain or loss within the printed interval would be missed. This network has few blocks and this training is short, but these runs
+# can't say whether that is the reason. All three get nearly every training image right, so drop path did not close the gap to
+# the validation accuracy.
 #
 # ## Six networks, one fair table
 #
@@ -414,8 +419,9 @@ tl.plots.tradeoff(
 )
 
 # %% [markdown]
-# Two things are still not fair. Some weights have seen more than ImageNet's usual training images: read the tags. And
-# networks whose times overlap can change places: run the last two cells again.
+# Three things are still not fair. The weights come from different recipes, which differed by points for one architecture above.
+# Some have seen more than ImageNet's usual training images: read the tags. And networks whose times differ by less than their
+# spread can change places: run the last two cells again.
 #
 # ## Your own images
 #
@@ -460,9 +466,9 @@ print(f"{first.name}: truth {truth}, answer {found.label}")
 # The default weights come from different recipes, and their preprocessing differs. Compare the tags first.
 # </details>
 #
-# <details><summary>Your features come from forward_features, and a linear layer on them fails. What is missing?</summary>
+# <details><summary>A linear layer on <code>forward_features</code> fails for a ResNet, and gives many rows per image for a ViT. What is missing?</summary>
 #
-# They are not pooled. Use `forward_head(features, pre_logits=True)`, or `num_classes=0`.
+# The step to one row for each image. Use `forward_head(features, pre_logits=True)`, or `num_classes=0`.
 # </details>
 #
 # <details><summary>You add drop path and the training accuracy falls. Is that bad?</summary>

@@ -81,7 +81,7 @@ work_guess.compare(f"{last} does {work[last] / sum(work.values()):.0%}")
 # - **size**: the bytes of the file.
 # - **time** for one image, on one thread. `torch.utils.benchmark` warms up, repeats, and gives the median and the
 #   spread (the range of the middle half). It counts the thread's time on the processor, so that other programs hardly
-#   disturb. **Times faster** compares with the original, timed in turns. `original`, `float16 file` and `int8 file` do the same
+#   disturb it. **Times faster** compares with the original, timed in turns. `original`, `float16 file` and `int8 file` do the same
 #   operations below: what differs between their times is noise.
 # - **accuracy** on the validation set, and the share of validation images with the **same answer** as the original.
 #   The second notices changes that leave the accuracy as it is.
@@ -136,8 +136,8 @@ if quantization:
     tl.claim("dynamic quantisation hardly shrinks a ResNet", ratio > 0.98)
 
 # %% [markdown]
-# It replaces `Linear` layers and leaves every `Conv2d` as it is. That is right for a transformer. In this ResNet the only
-# `Linear` is the head; a VGG, with most weights in `Linear` layers, would shrink.
+# It replaces `Linear` layers (by a class of the same name) and leaves every `Conv2d` as it is. That suits a transformer, whose
+# weights are mostly in `Linear` layers. In this ResNet the only `Linear` is the head; a VGG, with most weights in `Linear` layers, would shrink.
 #
 # ## Fewer bits in the file
 #
@@ -147,6 +147,7 @@ if quantization:
 # %% tags=["nbval-ignore-output"]
 import copy
 import zlib
+from dataclasses import replace
 
 half = copy.deepcopy(TEACHER).half()
 file = save(half.state_dict())
@@ -203,7 +204,7 @@ for bits in (8, 6, 5, 4, 3, 2):
     same[f"{bits} bits"] = [variants.same(variants.logits(loaded))]
 title = "Few bits per weight change many answers"
 tl.plots.bars(same, xlabel="share of the same answers", title=title)
-bits_guess.compare("; ".join(f"{b} {x:.2f}" for b, (x,) in same.items()))
+bits_guess.compare("; ".join(f"{b} {x:.3f}" for b, (x,) in same.items()))
 ratio = variants["original"].megabytes / variants["int8 file"].megabytes
 good = ratio > 3.8 and same["8 bits"][0] >= 0.98
 tl.claim("int8: a quarter of the size, almost no answers change", good)
@@ -240,8 +241,8 @@ if quantization:
 table
 
 # %% [markdown]
-# Compare the time with the original's, and mind the spread. This code is made for the processor that it runs on. That
-# is what you pay for speed: another processor needs another file.
+# Compare the time with the original's, and mind the spread. The speed comes from code for one kind of processor
+# (`torch.backends.quantized.engine`). With other code the same file may be slower: measure where the network will run.
 #
 # ## Pruning: zeros
 #
@@ -331,22 +332,20 @@ def narrow(block, share):
 
 
 def half_the_channels(model, splits):
-    """Start from the fine-tuned network, and halve what blocks hide."""
+    """Start from the fine-tuned network; halve channels inside blocks."""
     model.load_state_dict(TEACHER.state_dict())
     for block in model.modules():
         if hasattr(block, "conv2"):
             narrow(block, 0.5)
 
 
-again = tl.experiments.Trained(
-    lr=LR, passes=5, weights=None, model=BACKBONE, start=half_the_channels
-)
+again = replace(large, passes=5, weights=None, start=half_the_channels)
 thin = again.fit(pets, LABELLED, runtime.seed)[0].cpu().eval()
 variants.add("half the channels", thin, len(save(thin.state_dict())))
 
 # %% [markdown]
-# File and time shrink without any special software, and you can quantise the result. But no name stands for this network
-# any more: whoever loads the weights needs the code that made it narrow, or an exported program, as below. The network with
+# File and time shrink without any special software, and you can quantise the result. But `tl.models.create` can't build this
+# network: whoever loads the weights needs the code that made it narrow, or an exported program, as below. The network with
 # zeros was not trained again and this one was: don't compare their accuracies.
 #
 # ## Distillation
@@ -405,10 +404,12 @@ if STORED:
     helps = more.mean > more.margin
     tl.claim("a teacher's answers for unlabelled images help", helps)
     agree = live.agree_with(stored)
-    tl.claim("the run of this machine agrees with the stored ones", agree)
+    tl.claim("this run lies where 99 of 100 such runs would", agree)
 
 # %% [markdown]
-# Dots are stored runs, the diamond is the run of your machine. The student is trained from scratch here. If a small network with pre-trained weights exists, fine-tune that one first: it
+# Dots are stored runs, the diamond is the run of your machine. `labels`: no teacher, the labels of a fifth of the images.
+# `answers, same images`: the teacher's answers for these. `answers, all images`: its answers for all. `labels for all images`: as
+# if somebody had labelled all. The number of steps is the same. The student is trained from scratch here. If a small network with pre-trained weights exists, fine-tune that one first: it
 # may need no teacher.
 #
 # ## All variants
@@ -452,8 +453,10 @@ report
 
 # %% [markdown]
 # Batch norm uses the statistics of the batch, so an image's answer depends on the images beside it. With mixed batches few
-# answers change, and a quick test can miss the fault. With one class per batch, as in a folder read in order, it is severe. An exported program
-# can't be put right afterwards: its `eval()` refuses. Set the mode before, and compare with the original on real images.
+# answers change, and a quick test can miss the fault. With one class per batch, as in a folder read in order, it is severe. An exported
+# program's `eval()` refuses: set the mode before you export, and compare with the original on real images.
+#
+# The file holds neither the preprocessing nor the names of the classes. Hand them over with it.
 
 # %% tags=["nbval-ignore-output"]
 from pathlib import Path
@@ -497,7 +500,7 @@ tl.check("3.6b/any-batch", answer if answer is ... else (model, answer))
 # ## Your own images
 #
 # With a folder, the network is fine-tuned on your images first. The file is stored as `float16` and loads into `float32`. The test
-# set is read once, with the network from the file. Compare its interval with that of the validation accuracy above.
+# set is read once, with the network from the file, after the validation set: where images are few, both have wide intervals.
 
 # %% tags=["nbval-ignore-output"]
 FOLDER = None  # or "~/my-images"
@@ -508,7 +511,8 @@ if FOLDER:
 path = Path("runs") / "small.safetensors"
 tl.predict.save_checkpoint(path, copy.deepcopy(own).half(), mine.classes)
 final, about = tl.predict.load_checkpoint(path)
-print(f"test, once: {tl.evaluation.evaluate(final, mine.loaders().test)}")
+for loader in mine.loaders()[1:]:  # validation set; test set, once
+    print(tl.evaluation.evaluate(final, loader))
 first = mine.test.sources[0]
 found = tl.predict.predict_files(final, about["classes"], [first])[0]
 print(f"one image: {found.label}, {found.probability:.2f}")

@@ -133,7 +133,8 @@ frozen-moved: Parameters moved though they were frozen now and at the last look.
     between. Otherwise an old gradient or a second optimizer moves them.
 did-not-move: Parameters train, and did not move since the last look, while others did. Fix: See whether gradients reach
     them (a `detach`, `no_grad`, an unused module), or their rate is tiny.
-decay-on-norms: Norms and biases have weight decay, for no gain. Fix: Leave them out: `tl.models.param_groups` does.
+decay-on-norms: Norms and biases have weight decay, for no gain. Fix: Use
+    `tl.models.param_groups(model, lr, weight_decay=...)`, which leaves them out.
 # data
 unreadable: Items of the {part} part cannot be read. Fix: Delete or replace the files, or repair the transform;
     `tlcourse doctor FOLDER` lists damaged files.

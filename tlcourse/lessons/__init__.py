@@ -1,4 +1,4 @@
-"""What lessons and exercises stand on: guesses, checks, hints, claims, comparisons, and running a notebook."""
+"""What lessons and exercises stand on: guesses, sliders, checks, hints, claims, comparisons, and running a notebook."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tlcourse.lessons.checks import check
 from tlcourse.lessons.claims import CLAIM_MIME, ClaimError, claim
 from tlcourse.lessons.grading import add_check
-from tlcourse.lessons.guesses import guess
+from tlcourse.lessons.guesses import guess, slider
 from tlcourse.lessons.learner import hint, progress, solution
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "hint",
     "progress",
     "run_lesson",
+    "slider",
     "solution",
     "write",
 ]

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import html
 import os
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         style = _STYLES.get(self.outcome, _STYLES["hint"])  # "hint 1 of 3"
-        return box(*style, self.outcome, html.escape(self.message))
+        text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(self.message))
+        return box(*style, self.outcome, text.replace("\n", "<br>"))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object] | None:
         if not self.proof:

@@ -49,9 +49,10 @@ def plot_differences(
             ax.plot(one.values, [i] * len(one.values), "o", color="0.72", ms=4, mew=0)
             ax.errorbar(one.mean, i, xerr=one.margin, fmt="|", ms=13, mew=2, color=plots.BLACK, capsize=4)
             again = live[name].values if live and name in live else ()
-            ax.plot(again, [i] * len(again), "D", color=plots.BLACK, mfc="white", ms=7, zorder=4)
+            ax.plot(again, [i] * len(again), "D", color=plots.BLACK, mfc="none", ms=7, zorder=4)
         ax.axvline(0, color=plots.GREY, lw=0.8)
         ax.set_yticks(range(len(found)), list(found))
+        ax.locator_params(axis="x", nbins=6)
         ax.set(ylim=(len(found) - 0.5, -0.6), xlabel="difference of accuracy, with its 95 % interval")
 
 
@@ -162,7 +163,7 @@ class Runs:
                 again = [row["accuracy"] for row in (live.rows if live else ()) if row["way"] == name]
                 ax.plot([x] * len(values), values, "o", color=shade, alpha=0.35, mew=0)
                 ax.plot(x, np.mean(values), "_", color=shade, ms=26, mew=2.5)
-                ax.plot([x] * len(again), again, "D", color=shade, mfc="white", ms=7, zorder=4)
+                ax.plot([x] * len(again), again, "D", color=shade, mfc="none", ms=7, zorder=4)
                 ax.annotate(name, (x, max(values)), (0, 7), textcoords="offset points", ha="center", color=shade)
             ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel="validation accuracy", xmargin=0.15)
 

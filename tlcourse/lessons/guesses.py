@@ -1,8 +1,8 @@
-"""The reader's predictions, set beside what a cell then measures."""
+"""What the reader does in a lesson: a prediction, set beside what a cell then measures, and a slider."""
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tlcourse.lessons.claims import in_notebook
@@ -56,3 +56,21 @@ def _buttons(asked: Guess) -> None:
     row = ipywidgets.ToggleButtons(options=asked.choices, value=asked.answer, style={"button_width": "auto"})
     row.observe(lambda change: _CHOSEN.__setitem__(asked.question, change["new"]), "value")
     display(ipywidgets.VBox([ipywidgets.HTML(f"<b>Your guess:</b> {html.escape(asked.question)}"), row]))
+
+
+def slider(draw: Callable[[float], None], name: str, values: Sequence[float], start: float) -> None:
+    """Draw a figure for a value that the reader moves with a slider; where nobody can move it, for `start`.
+
+    Raises:
+        ValueError: `start` is not among `values`.
+    """
+    if start not in values:
+        raise ValueError(f"slider() starts at {start}, which is not among its values {list(values)}.")
+    if not (somebody_reads() and in_notebook()):
+        draw(start)
+        return
+    import ipywidgets
+    from IPython.display import display
+
+    moved = ipywidgets.SelectionSlider(options=values, value=start, description=name, continuous_update=False)
+    display(moved, ipywidgets.interactive_output(lambda value: draw(value), {"value": moved}))

@@ -16,7 +16,7 @@ from tlcourse.atomic_write import atomic_write
 from tlcourse.lessons.claims import CLAIM_MIME
 from tlcourse.lessons.kernel import Step, execute
 
-SOURCE_TREE = Path(__file__).resolve().parents[1]
+SOURCE_TREE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

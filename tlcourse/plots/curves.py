@@ -1,5 +1,6 @@
 """Curves of training: losses per epoch, rates per stage and per step, and the loss against the rate."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -33,14 +34,17 @@ def learning_curves(history: History, *, title: str = "") -> None:
         loss.set_title(note, pad=22 if len(history.phases) > 1 else 6)
 
 
-def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, title: str = "") -> None:
-    """Draw the learning rate of each stage, from stem to head: an optimizer's, or those of `param_groups`."""
+def learning_rates(groups: torch.optim.Optimizer | Sequence[dict], *, low: float = math.inf, title: str = "") -> None:
+    """Draw the learning rate of each stage, from stem to head: an optimizer's, or those of `param_groups`.
+
+    The axis begins below the lowest rate, or below `low` where that is lower, so that figures can be compared.
+    """
     groups = getattr(groups, "param_groups", groups)
     named = [(group.get("name", f"group {i}").removesuffix(NO_DECAY), group["lr"]) for i, group in enumerate(groups)]
     rates = {name: rate for name, rate in named if rate > 0}
     if not rates:
         raise ValueError("No group has a positive learning rate: there is nothing to draw.")
-    low, high = min(rates.values()), max(rates.values())
+    low, high = min(low, *rates.values()), max(rates.values())
     with new_figure(6.4, 0.3 * len(rates) + 1.1, title=title) as ((ax,),):
         for i, rate in enumerate(rates.values()):
             shade = GREY if i < len(rates) - 1 else OTHERS[1]

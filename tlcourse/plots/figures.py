@@ -69,7 +69,7 @@ def runs(
             for n in own:
                 ax.plot([n] * len(by_size[n]), by_size[n], "o", color=shade, alpha=0.4, ms=4, mew=0)
             for n, values in (live or {}).get(name, {}).items():
-                ax.plot([n] * len(values), values, "D", color=shade, mfc="white", ms=7, zorder=4)
+                ax.plot([n] * len(values), values, "D", color=shade, mfc="none", ms=7, zorder=4)
             end_label(ax, own[-1], means[-1], name, shade)
         ax.set(xscale="log", xlabel="training images (log scale)", ylabel=measured)
         ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
@@ -89,7 +89,7 @@ def _rows(
         ax.plot(values, [i] * len(values), "o", color=shade, alpha=0.45, ms=6, mew=0)
         ax.vlines(mean, i - 0.28, i + 0.28, color=shade, lw=2.5)
         ax.annotate(f"{mean:.3f}", (mean, i - 0.32), ha="center", fontsize=9, color=shade)
-        ax.plot(live.get(name, []), [i] * len(live.get(name, [])), "D", color=shade, mfc="white", ms=7, zorder=4)
+        ax.plot(live.get(name, []), [i] * len(live.get(name, [])), "D", color=shade, mfc="none", ms=7, zorder=4)
     ax.set_yticks(range(len(results)), [*map(literal, results)])
     ax.set_ylim(len(results) - 0.5, -0.75)
     if chance is not None:
@@ -153,10 +153,13 @@ def tradeoff(
         ax.plot(*zip(*points.values(), strict=True), "o", color=GREY, alpha=0.5, ms=4, mew=0)
         if front:
             ax.plot(*zip(*(points[name] for name in front), strict=True), "o-", color=BLACK, lw=1, ms=4)
-        for name in front if named is None else named:
-            end_label(ax, *points[name], name, BLACK if name in front else GREY)
-        ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel, xmargin=0.12)
         costs = [cost for cost, _ in points.values()]
+        for name in front if named is None else named:
+            if name in front and points[name][0] ** 2 > min(costs) * max(costs):  # no point lies above the front
+                ax.annotate(literal(name), points[name], (-6, 5), textcoords="offset points", ha="right", fontsize=9)
+            else:
+                end_label(ax, *points[name], name, BLACK if name in front else GREY)
+        ax.set(xscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel, xmargin=0.12)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 100 * min(costs) else (1,)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("")

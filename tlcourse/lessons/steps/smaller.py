@@ -56,7 +56,9 @@ def any_batch(answer: Any) -> str:
                 found = run(images[:count])
             except (AssertionError, RuntimeError) as error:
                 first = str(error).split("\n")[0][:120]
-                raise NotRightError(f"it refuses {count} images ({first}). Name dimension 0 as dynamic.") from error
+                raise NotRightError(
+                    f"it refuses {count} images ({first}). Name dimension 0 as dynamic, without a limit."
+                ) from error
             wanted = copy.deepcopy(model).eval()(images[:count])
         if not torch.allclose(found, wanted, atol=1e-3):
             raise NotRightError("it answers otherwise than the model in evaluation mode. Call `model.eval()` before.")

@@ -62,7 +62,7 @@ def layer2_means(function: Any) -> str:
             raise NotRightError("a hook is left in the model: it would run in every later pass. Call `hook.remove()`.")
         if after != before:
             raise NotRightError("the model's mode, or what of it trains, is changed. Leave the model as it was.")
-    return "with a hook you read any layer of any network, also for Grad-CAM, and change none of its code."
+    return "with a hook you read any layer of any network, and change none of its code."
 
 
 @step("3.1/grid")
@@ -82,9 +82,7 @@ def grid_means(function: Any) -> str:
             )
         if not torch.allclose(found, wanted, atol=1e-5):
             raise NotRightError(f"with k = {k} the shape is right and the numbers are not: take the mean in each cell.")
-    return (
-        "k = 1 is what most backbones do before their head. A larger k keeps where things are, and needs more images."
-    )
+    return "k = 1 is what most backbones do before their head. A larger k keeps where things are, in more numbers."
 
 
 def _hooks_and_modes(model: nn.Module) -> tuple[list[int], list[bool], list[bool]]:
