@@ -219,6 +219,10 @@ def train_with(order, model, trains, batches, lr):
             loss.backward() if call == "backward" else getattr(optimizer, call)()
 
 
+def image_by_image(model, trains, batches, lr):
+    train(model, trains, [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(6)], lr)
+
+
 def optimizer_for_each_batch(model, trains, batches, lr):
     for batch in batches:
         train(model, trains, [batch], lr)
@@ -482,6 +486,7 @@ RIGHT = {
         train_clipped,
         train_and_freeze,
         train_in_closures,
+        partial(train, optimizer=lambda own, lr: torch.optim.Adam(own, lr=torch.tensor(lr))),
         partial(train_with, "zero_grad backward step zero_grad"),
         lambda model, trains, batches, lr: Trainer(model, trains, batches, lr),
     ],
@@ -535,6 +540,8 @@ WRONG = {
         (partial(train_with, "backward zero_grad step"), "found no gradients"),
         (partial(train_with, "zero_grad step"), "found no gradients"),
         (partial(train_with, "zero_grad backward"), "No optimizer made a step"),
+        (partial(train_with, "zero_grad backward step step"), "6 steps for 3 batches"),
+        (image_by_image, "1 images went through the model at once"),
         (optimizer_for_each_batch, "in several optimizers"),
         (partial(body_at_another_rate, 0.1), "at the rate 0.001, and `lr` is 0.01"),
         (partial(train, optimizer=lambda own, lr: torch.optim.AdamW(own, lr=10 * lr)), "at the rate 0.1"),
@@ -546,6 +553,7 @@ WRONG = {
         (partial(train_by_loss, lambda outputs, y: cross_entropy(outputs.softmax(1), y)), "not that of the cross-ent"),
         (partial(train_by_loss, nn.functional.nll_loss), "not that of the cross-entropy"),
         (partial(train_by_loss, of_squares), "not that of the cross-entropy"),
+        (partial(train_by_loss, partial(cross_entropy, weight=torch.tensor([0.1, 0.9]))), "not that of the cross-ent"),
         (still_by_momentum, "bn1.num_batches_tracked moved"),
         (partial(train, freeze=False), "conv1.weight moved"),
         (partial(train, freeze=False, params=lambda m: m.fc.parameters()), "given a gradient that nothing uses"),

@@ -331,6 +331,11 @@ def layer3_at_rate_zero(splits, seed):
     return model, loaders, optimizer, options
 
 
+def on_what_validates_too(splits, seed):
+    model, loaders, optimizer, options = layers(splits, seed)
+    return model, loaders._replace(val=loaders.train), optimizer, options
+
+
 def with_a_new_layer3(splits, seed):
     made = layers(splits, seed)
     made[0].layer3.load_state_dict(tl.models.create("tl_resnet", 2, weights=None).layer3.state_dict())
@@ -620,6 +625,7 @@ WRONG = {
         (layer3_at_rate_zero, "Its rate is 0"),
         (partial(layers, rate={"layer3": 1e-12, "layer4": 0.001, "fc": 0.004}), "Its rate is 1e-12"),
         (cut_off, "does a gradient reach it"),
+        (on_what_validates_too, "images train and validate"),
         (with_a_new_layer3, "layer3.0.conv1.weight is not that of the pre-trained network"),
         (partial(layers, weights=None), "conv1.weight is not that of the pre-trained network"),
         (only_weights, "bn1.weight takes gradients, and is in no group"),

@@ -1,6 +1,7 @@
 """The first step of exercise 1, "Choose a strategy": the parts that are named train, and nothing else changes."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -101,11 +102,15 @@ def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -
         raise NotRightError(f"{where}{paid[0]} was {why}. Set `requires_grad` to False where nothing trains.")
     if sum(seen) != 18:
         raise NotRightError(f"{where}{sum(seen)} images went through the model, and `batches` held 18. Use each once.")
+    if seen != [6, 6, 6]:
+        raise NotRightError(f"{where}{seen[0]} images went through the model at once. Take each batch, of 6, whole.")
+    if (most := max(Counter(p for *_, p, _ in steps).values(), default=0)) > 3:
+        raise NotRightError(f"{where}a parameter made {most} steps for 3 batches. Make one step for each.")
     if len(set(heads)) < len(heads):
         raise NotRightError(f"{where}a batch met the same weights as the one before. Make a step after every batch.")
     if len(summed) > 1 and not torch.allclose(new[1], summed[1]):
         raise NotRightError(f"{where}the second batch's gradient was added to the first's. Set it to zero in between.")
-    if wrong := [rate for _, rate, *_ in steps if not math.isclose(rate, 0.01)]:
+    if wrong := [rate for _, rate, *_ in steps if not math.isclose(rate, 0.01, rel_tol=1e-6)]:
         raise NotRightError(f"{where}parameters move at the rate {wrong[0]:g}, and `lr` is 0.01. Use `lr` for all.")
     if len({(id(by), p) for by, _, p, _ in steps}) > len({p for *_, p, _ in steps}):
         raise NotRightError(f"{where}a parameter was in several optimizers. Build one before the loop: it remembers.")
@@ -126,11 +131,11 @@ def _moves(function: Any, lr: float) -> float:
         function(model, ("fc",), [(inputs, labels)] * 4, rate)
         found.append((model.fc.weight - old).abs().max().item())
     first, *_, last = [torch.nn.functional.cross_entropy(out, labels).item() for _, out in heads[:4]]
+    wanted = ((heads[0][1].softmax(1) - torch.nn.functional.one_hot(labels)).T @ heads[0][0].float()).flatten()
+    if gradients and abs(torch.cosine_similarity(gradients[0], wanted, 0)) < 0.98:  # the other way is told below
+        raise NotRightError("the head's gradient is not that of the cross-entropy of the model's outputs.")
     if not last < first:
         raise NotRightError("after three steps on one batch, its loss is not lower. Does it go down the gradient?")
-    wanted = ((heads[0][1].softmax(1) - torch.nn.functional.one_hot(labels)).T @ heads[0][0].float()).flatten()
-    if gradients and torch.cosine_similarity(gradients[0], wanted, 0) < 0.98:
-        raise NotRightError("the head's gradient is not that of the cross-entropy of the model's outputs.")
     return found[-1]
 
 

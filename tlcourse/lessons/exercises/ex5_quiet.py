@@ -61,6 +61,7 @@ def case_b(function: Any) -> str:
         for why, way in (ways | {used: (colours - mean_used) / std_used, cut: wanted.clamp(low, high)}).items():
             distance, found = setups.apart(rows, way)
             near[why] = float(distance.mean()) + (len(found.unique()) < min(2, len(way.unique(dim=0))))
+        near[cut] += float(high - low < 0.5)
         near[used] += 0.003 + float(std_used.max() > 4 * std_used.min())  # a mistake with a name comes first
         why = min(near, key=near.get)
         # Colours that are changed at random lie anywhere, but black and white still arrive, and nothing beyond them.
@@ -136,8 +137,7 @@ def case_f(function: Any) -> str:
             raise NotRightError(
                 f"{name} is what it was after one epoch. Its rate is {rates[name]:g}: does a gradient reach it?"
             )
-    made, _ = setups.need_given(function)
-    setups.need_parts(made, plan)
+    setups.need_parts(setups.need_images(function), plan)
     return (
         "all that the docstring names has moved, and nothing else. The doctor called nothing wrong, because a frozen "
         "layer in no group can be meant: only you know the plan. Compare it with the doctor's table."
