@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -194,6 +195,85 @@ def one_step(model, trains, batches, lr):
     optimizer.step()
 
 
+def train_in_closures(model, trains, batches, lr):
+    """All parameters are in the optimizer, and what is frozen has no gradients."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    prepared(model, trains)
+    for x, y in batches:
+
+        def again(x=x, y=y):
+            optimizer.zero_grad()
+            loss = cross_entropy(model(x), nn.functional.one_hot(y, 2).float())
+            loss.backward()
+            return loss
+
+        optimizer.step(again)
+
+
+def train_with(order, model, trains, batches, lr):
+    """The calls in another order, or some of them."""
+    optimizer = torch.optim.AdamW(prepared(model, trains), lr=lr)
+    for x, y in batches:
+        loss = cross_entropy(model(x), y)
+        for call in order.split():
+            loss.backward() if call == "backward" else getattr(optimizer, call)()
+
+
+def image_by_image(model, trains, batches, lr):
+    train(model, trains, [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(6)], lr)
+
+
+def optimizer_for_each_batch(model, trains, batches, lr):
+    for batch in batches:
+        train(model, trains, [batch], lr)
+
+
+def body_at_another_rate(rate, model, trains, batches, lr):
+    prepared(model, trains)
+    groups = [{"params": getattr(model, part).parameters()} for part in trains]
+    optimizer = torch.optim.AdamW([group | {"lr": rate * lr} for group in groups[:-1]] + groups[-1:], lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def parts_in_names(model, trains, batches, lr):
+    for name, p in model.named_parameters():
+        p.requires_grad = any(part in name for part in trains)
+    tl.models.train_mode(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def statistics_put_back(model, trains, *given):
+    kept = {name: value.clone() for name, value in model.named_buffers()}
+    train(model, trains, *given, mode=True)
+    for name, value in model.named_buffers():
+        if name.split(".")[0] not in trains:
+            value.copy_(kept[name])
+
+
+def norms_pay(model, trains, batches, lr):
+    own = prepared(model, trains)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
+    optimizer = torch.optim.AdamW(own, lr=lr)
+    for x, y in batches:
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+        model.zero_grad()
+
+
+def with_a_new_head(model, *given):
+    model.fc = nn.Linear(model.fc.in_features, 2)
+    train(model, *given)
+
+
 def of_squares(outputs, labels):
     return nn.functional.mse_loss(outputs, nn.functional.one_hot(labels, 2).float())
 
@@ -327,6 +407,11 @@ def not_clearly_behind_the_best(runs, ways):
     return [way for way in ways if way == best or not runs.difference(best, way).clear]
 
 
+def best_or_tied_with_it(runs, ways):
+    """The same, with the rule of five seeds."""
+    return unbeaten(runs, ways) and not_clearly_behind_the_best(runs, ways)
+
+
 def clear_either_way(runs, ways):
     return [w for w in ways if not any(runs.difference(o, w).clear for o in ways if o != w)]
 
@@ -400,6 +485,9 @@ RIGHT = {
         train_in_the_backward_pass,
         train_clipped,
         train_and_freeze,
+        train_in_closures,
+        partial(train, optimizer=lambda own, lr: torch.optim.Adam(own, lr=torch.tensor(lr))),
+        partial(train_with, "zero_grad backward step zero_grad"),
         lambda model, trains, batches, lr: Trainer(model, trains, batches, lr),
     ],
     "passes": [
@@ -413,6 +501,8 @@ RIGHT = {
         lambda c, t, n, b: math.floor(Fraction(b, n * (sum(c.values()) + 2 * sum(c[k] for k in t)))),
         lambda c, t, n, b: b // (n * (3 * sum(c.pop(k) for k in t) + sum(c.values()))),
         lambda c, t, n, b: b // (sum(c.values()) + 2 * sum(c[k] for k in t)) // n,
+        lambda c, t, n, b: Decimal(b) // (n * (sum(c.values()) + 2 * sum(c[k] for k in t))),
+        lambda c, t, n, b: np.array(passes(c, t, n, b)),
     ],
     "unbeaten": [
         unbeaten,
@@ -428,6 +518,7 @@ RIGHT = {
         (TUNED, ["fine-tuned"]),
         (runs(frozen=0.2), np.array(["frozen"])),
         (runs(frozen=-0.2, seeds=8), {"last stage", "fine-tuned"}),
+        (TUNED, ["Fine-tuned"]),
     ],
     "scenarios": [
         (three(), TIED),
@@ -436,6 +527,8 @@ RIGHT = {
         (three(frozen=-0.2), TIED | {"landuse": ["last stage", "fine-tuned"]}),
         (three(seeds=9, frozen=0.3), CHAPTER | {"landuse": "frozen"}),
         (three(), {name: way.title() for name, way in CHAPTER.items()}),
+        (three(), [*CHAPTER.items()]),
+        (three(), {name.upper(): way for name, way in CHAPTER.items()}),
     ],
 }
 WRONG = {
@@ -444,10 +537,23 @@ WRONG = {
         (partial(train, mode=False), "follow the batches"),
         (never_in_evaluation, "bn1.running_mean moved"),
         (paid_and_cleared, "given a gradient that nothing uses"),
+        (partial(train_with, "backward zero_grad step"), "found no gradients"),
+        (partial(train_with, "zero_grad step"), "found no gradients"),
+        (partial(train_with, "zero_grad backward"), "No optimizer made a step"),
+        (partial(train_with, "zero_grad backward step step"), "6 steps for 3 batches"),
+        (image_by_image, "1 images went through the model at once"),
+        (optimizer_for_each_batch, "in several optimizers"),
+        (partial(body_at_another_rate, 0.1), "at the rate 0.001, and `lr` is 0.01"),
+        (partial(train, optimizer=lambda own, lr: torch.optim.AdamW(own, lr=10 * lr)), "at the rate 0.1"),
+        (parts_in_names, "layer1.0.bn1.weight moved, and layer1 does not train. It has 'bn1' in its name"),
+        (statistics_put_back, "bn1 is frozen, and normalises by the statistics of the batch"),
+        (norms_pay, "given a gradient that nothing uses"),
+        (with_a_new_head, "another head"),
         (one_step, "Make a step after every batch"),
         (partial(train_by_loss, lambda outputs, y: cross_entropy(outputs.softmax(1), y)), "not that of the cross-ent"),
         (partial(train_by_loss, nn.functional.nll_loss), "not that of the cross-entropy"),
         (partial(train_by_loss, of_squares), "not that of the cross-entropy"),
+        (partial(train_by_loss, partial(cross_entropy, weight=torch.tensor([0.1, 0.9]))), "not that of the cross-ent"),
         (still_by_momentum, "bn1.num_batches_tracked moved"),
         (partial(train, freeze=False), "conv1.weight moved"),
         (partial(train, freeze=False, params=lambda m: m.fc.parameters()), "given a gradient that nothing uses"),
@@ -482,6 +588,15 @@ WRONG = {
         (lambda c, t, n, b: -(-b // (n * (sum(c.values()) + 2 * sum(c[k] for k in t)))), "round down"),
         (lambda c, t, n, b: round(b / (n * (sum(c.values()) + 2 * sum(c[k] for k in t)))), "round down"),
         (lambda c, t, n, b: b / (n * (sum(c.values()) + 2 * sum(c[k] for k in t))), "no whole number"),
+        (lambda c, t, n, b: b // (n * (2 * sum(c.values()) + sum(c[k] for k in t))), "Twice counts the backward"),
+        (lambda c, t, n, b: b // (2 * n * (sum(c.values()) + sum(c[k] for k in t))), "forward pass is counted twice"),
+        (lambda c, t, n, b: b // (n * (sum(c.values()) + 2 * c[t[0]])), "Only one of the parts"),
+        (lambda c, t, n, b: passes(c, t, n, b) // n, "images are counted twice"),
+        (lambda c, t, n, b: passes(c, t, n, b) * n, "That counts images"),
+        (lambda c, t, n, b: passes(c, t, n, b - 1), "pays for one more"),
+        (lambda c, t, n, b: n * (sum(c.values()) + 2 * sum(c[k] for k in t)), "That is the cost of a pass"),
+        (lambda c, t, n, b: complex(passes(c, t, n, b)), "returns a complex"),
+        (lambda c, t, n, b: np.array([1, 2]), "returns a ndarray"),
         (lambda c, t, n, b: 8, "8, and"),
         (lambda c, t, n, b: {"layer4": 14}, "returns a dict"),
         (lambda c, t, n, b: str(passes(c, t, n, b)), "returns a str"),
@@ -490,9 +605,12 @@ WRONG = {
     ],
     "unbeaten": [
         (best_mean, "the ways are tied"),
-        (not_clearly_behind_the_best, "fewer than 5 seeds"),
+        (best_or_tied_with_it, "the highest mean beats none"),
+        (lambda runs, ways: [way in unbeaten(runs, ways) for way in ways], "'True' is no name"),
+        (lambda runs, ways: [way for way in unbeaten(runs, ways) for _ in ways], "several times"),
+        (not_clearly_behind_the_best, "the highest mean beats none"),
         (clear_either_way, "one is ahead"),
-        (unpaired, "seeds differ more than ways"),
+        (unpaired, "Take the difference of two runs with the same seed"),
         (in_the_order_of_rows, "seeds differ more than ways"),
         (only_the_next, "the ways are tied"),
         (partial(unbeaten, margin=lambda d: 2 * d.margin / 2.776), "just holds zero"),
@@ -529,6 +647,9 @@ WRONG = {
         ((TUNED, ["frozen"]), "unbeaten are ['fine-tuned']"),
         ((TUNED, ALL), "unbeaten are ['fine-tuned']"),
         ((TUNED, "fine-tuned"), "Give a list of ways"),
+        ((TUNED, [2]), "'2' is no name"),
+        ((TUNED, []), "beaten by none"),
+        ((runs(seeds=1), ALL), "there is one seed"),
         ((runs(seeds=3), ALL), "3 seeds"),
         ((runs(other=5), ALL), "cannot be paired"),
         ((runs(images=200), ALL), "200 images"),
@@ -550,6 +671,7 @@ WRONG = {
         ((three(), TIED | {"surfaces": 0.7}), "Choose among"),
         ((three(), TIED | {"surfaces": []}), "Choose among"),
         ((three(), ["frozen"] * 3), "Give a dictionary"),
+        ((three(), {way: name for name, way in CHAPTER.items()}), "Turn the dictionary round"),
         ((runs(), TIED), "no runs on landuse"),
         ((three() + runs(), TIED), "on radiographs runs were added twice"),
         ((three(seeds=4), TIED), "on landuse there are 4 seeds"),

@@ -101,6 +101,22 @@ def on_what_validates(splits, seed, images=40):
     return setup(splits, seed, loaders=replace(few, val=few.train).loaders(16))
 
 
+def on_test(splits, seed):
+    few = splits.plain().take(val=40, seed=seed)
+    train = splits.test.subset(range(40)).with_transform(few.val.transform)
+    return setup(splits, seed, loaders=replace(few, train=train).loaders(16))
+
+
+def without_splits(splits, seed):
+    """It takes the set of the notebook, not the one that it is given."""
+    return setup(tl.data.load("toypets", model=tl.models.create("tl_resnet", 2, weights=None)), seed)
+
+
+def loaders_in_a_dictionary(splits, seed):
+    model, loaders, optimizer, _ = setup(splits, seed)
+    return model, loaders._asdict(), optimizer, {"epochs": np.int64(1)}
+
+
 def on_both(splits, seed):
     """There are no more images for training, so those for validation are added."""
     few = splits.plain().take(train=30, val=30, seed=seed)
@@ -120,6 +136,12 @@ def head_of_two_layers():
     model, _ = head()
     model.fc = nn.Sequential(nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 2))
     return model, AdamW(model.fc.parameters(), lr=0.003)
+
+
+def unfrozen_body():
+    """Only the head moves, and the batch norms below follow the images."""
+    model = tl.models.create("tl_resnet", 2)
+    return model, AdamW(model.fc.parameters(), lr=0.01)
 
 
 def frozen_in_the_optimizer():
@@ -309,6 +331,17 @@ def layer3_at_rate_zero(splits, seed):
     return model, loaders, optimizer, options
 
 
+def on_what_validates_too(splits, seed):
+    model, loaders, optimizer, options = layers(splits, seed)
+    return model, loaders._replace(val=loaders.train), optimizer, options
+
+
+def with_a_new_layer3(splits, seed):
+    made = layers(splits, seed)
+    made[0].layer3.load_state_dict(tl.models.create("tl_resnet", 2, weights=None).layer3.state_dict())
+    return made
+
+
 def cut_off(splits, seed):
     """No gradient gets below layer4."""
     made = layers(splits, seed)
@@ -390,12 +423,16 @@ RIGHT = {
         [*TRUE.items()],
         {f"case_{k}": f" {v.title()}" for k, v in reversed(TRUE.items())},
         {f"Case {k.upper()}": v.replace(" ", "_") for k, v in TRUE.items()},
+        {k: v.replace(" ", "-").replace("isation", "ization") for k, v in TRUE.items()},
+        {k: [v] for k, v in TRUE.items()},
+        TRUE.items(),
     ],
     "case_a": [
         falls(),
         falls(rate=3.0),
         Fabricated((0.9, 0.4, 0.6), accuracy=0.6),
         falls(make=partial(setup, net=frozen_in_the_optimizer)),
+        falls(make=loaders_in_a_dictionary),
     ],
     "case_e": [
         falls(),
@@ -445,6 +482,7 @@ RIGHT = {
         (runs(), HONEST),
         [runs((*UP, *UP)), {key.upper(): f" {value.title()}" for key, value in HONEST.items()}],
         (runs(), HONEST | {"d fresh": "No difference"}),
+        (runs(), [(key.replace(" ", "_"), value) for key, value in HONEST.items()]),
         (runs(NONE, NONE, DOWN), dict.fromkeys(HONEST, "no difference shown") | {"d fresh": "worse"}),
     ],
 }
@@ -462,6 +500,8 @@ WRONG = {
         ({key: value for key, value in TRUE.items() if key != "e"}, "case e has no cause yet"),
         ({cause: case for case, cause in TRUE.items()}, "Turn the dictionary round"),
         ("rate too high", "Give a dictionary"),
+        (dict(enumerate(TRUE.values())), "the keys are 0, 1, 2"),
+        (TRUE | {"d": "rate too low"}, "falls by very little in each epoch. Case d does not show that"),
     ],
     "case_a": [
         (Fabricated((12.0, 48.0, 7.0)), "48 in epoch 2"),
@@ -475,6 +515,11 @@ WRONG = {
         (falls(make=partial(setup, net=everything)), "conv1.weight trains, and the docstring wants other parts"),
         (falls(make=partial(setup, net=partial(head, weights=None))), "not that of the pre-trained network"),
         (falls(make=on_what_validates), "images train and validate"),
+        (falls(make=on_test), "40 training images are test images"),
+        (falls(make=without_splits), "40 validation images are none of those given"),
+        (falls(make=partial(setup, net=unfrozen_body)), "bn1.running_mean moved in one epoch"),
+        (falls(make=partial(setup, options={"epochs": 1, "frozen_bn": "train"})), "bn1.running_mean moved in one"),
+        (Fabricated((9.0, 8.0), make=partial(setup, images=20)), "20 different training images"),
         (in_one_epoch_on_six, "6 training images"),
         (explodes, "training stops"),
         (partial(setup, part=slice(3)), "four things"),
@@ -541,6 +586,14 @@ WRONG = {
         (partial(colours, train=pipeline(v2.Normalize((0.45,) * 3, (0.28,) * 3))), "the training images reach"),
         (partial(colours, train=pipeline(v2.Lambda(lambda x: x.flip(0)), NORMALISE)), "the training images reach"),
         (both(GOOD, net=normalised_inside), "normalised twice"),
+        (both(pipeline(v2.Normalize((0.1307,) * 3, (0.3081,) * 3))), "mean 0.131, 0.131, 0.131 and deviation 0.308"),
+        (partial(colours, std=(58.4, 57.1, 57.4)), "deviation 58.400, 57.100, 57.400 are used"),
+        (both(pipeline(NORMALISE, v2.Lambda(lambda x: x.clamp(-1, 1)))), "cut off at -1.00 and 1.00"),
+        (both(pipeline(NORMALISE, v2.Lambda(lambda x: x.flip(0)))), "turned to BGR after"),
+        (both(pipeline(v2.Grayscale(3), NORMALISE)), "they have no colours"),
+        (both(pipeline(v2.RandomInvert(1.0), NORMALISE)), "black and white have changed places"),
+        (both(pipeline(v2.Lambda(lambda x: (x - x.mean()) / (x.std() + 1e-6)))), "over all channels"),
+        (partial(colours, net=unfrozen_body), "bn1.running_mean moved"),
         (partial(colours, net=everything), "conv1.weight trains"),
         (partial(colours, net=partial(head, weights=None)), "not that of the pre-trained network"),
         (partial(setup, images=10), "10 different training images"),
@@ -554,8 +607,11 @@ WRONG = {
         (partial(views, choose=partial(by_original, val=3)), "show 3 originals"),
         (partial(views, choose=partial(by_original, train=15)), "show 8 originals"),
         (partial(views, choose=by_original, flip=True), "another label"),
+        (on_test, "40 training images are test images"),
+        (partial(setup, images=80), "show 80 originals"),
+        (partial(views, choose=by_original, net=unfrozen_body), "bn1.running_mean moved"),
         (on_noise, "20 validation images are none of those given"),
-        (on_test_images, "8 validation images are none of those given. Are they test images?"),
+        (on_test_images, "8 validation images are test images"),
         (partial(views, choose=by_original, net=everything), "conv1.weight trains"),
         (partial(views, choose=by_original, net=partial(head, weights=None)), "of the pre-trained network"),
         (of_one_class, "of one class"),
@@ -569,9 +625,11 @@ WRONG = {
         (layer3_at_rate_zero, "Its rate is 0"),
         (partial(layers, rate={"layer3": 1e-12, "layer4": 0.001, "fc": 0.004}), "Its rate is 1e-12"),
         (cut_off, "does a gradient reach it"),
+        (on_what_validates_too, "images train and validate"),
+        (with_a_new_layer3, "layer3.0.conv1.weight is not that of the pre-trained network"),
         (partial(layers, weights=None), "conv1.weight is not that of the pre-trained network"),
         (only_weights, "bn1.weight takes gradients, and is in no group"),
-        (all_layers, "conv1.weight and"),
+        (all_layers, "conv1.weight trains"),
         (partial(layers, free=["layer2", "layer3", "layer4"], held=["layer2", "layer3", "layer4", "fc"]), "layer2."),
         (partial(layers, options={"epochs": 1, "frozen_bn": "train"}), "running_mean"),
         (of_another_model, "another model"),
@@ -585,7 +643,7 @@ WRONG = {
         ((runs(UP[:3]), HONEST), "3 seeds"),
         ((runs(other=1), HONEST), "cannot be paired"),
         ((runs(leave=["d repaired"]), HONEST), "'d repaired' has 0 seeds"),
-        ((runs(fresh_name="new"), HONEST), "measured on 'fresh' images"),
+        ((runs(fresh_name="new"), HONEST), "no runs on fresh"),
         ((runs(same=True), HONEST), "the same function twice"),
         ((runs(), {"b own": "better"}), "no key 'd own'"),
         ((runs(), {tuple(key.split()): value for key, value in HONEST.items()}), "no key 'b own'. Their keys are ('b'"),

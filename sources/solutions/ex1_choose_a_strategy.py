@@ -69,10 +69,10 @@ guesses = {
 # ## Step 1: train a part
 #
 # A way is a tuple of the parts that train. The function goes once through `batches`, with one optimizer that has the rate
-# `lr`, lowers the cross-entropy, and changes the model that it is given:
+# `lr` in every step, lowers the cross-entropy, and changes the model that it is given:
 #
 # - every parameter of the parts in `trains` moves, and no other;
-# - what is frozen takes no gradients, and its batch norms keep their statistics;
+# - what is frozen takes no gradients, and its batch norms use the statistics that they have, and keep them;
 # - the batch norms that train follow the batches.
 #
 # The model may arrive frozen or not.
@@ -221,7 +221,7 @@ def learn(way, splits, images, seed):
         probe = tl.features.fit_probe(known, seed=seed)
         return probe.evaluate(tl.features.extract(model, few.val))
     loaders = few.loaders(10, seed=seed)
-    count = passes(COST, WAYS[way], images, BUDGET)
+    count = int(passes(COST, WAYS[way], images, BUDGET))
     batches = (b for _ in range(count) for b in loaders.train)
     batches = ((x, y.to(x.device)) for x, y in batches)
     train(model, WAYS[way], batches, RATE)

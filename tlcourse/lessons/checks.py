@@ -142,4 +142,4 @@ def _failed(error: Exception) -> str:
 
 def _is_readers(filename: str) -> bool:
     """Whether a file is a notebook's cell, or text that was run: not the package, not a library."""
-    return "ipykernel_" in filename or filename.startswith("<")
+    return "ipykernel_" in filename or (filename.startswith("<") and not filename.startswith(("<string>", "<frozen ")))

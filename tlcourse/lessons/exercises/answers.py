@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,18 @@ def pair(answer: Any, what: str = "the optimizer and the scheduler") -> tuple[An
     if not isinstance(answer, tuple | list | torch.Tensor | np.ndarray) or len(answer) != 2:
         raise NotRightError(f"there is one {type(answer).__name__} where two things are asked for: {what}.")
     return tuple(answer)
+
+
+def need_dictionary(answer: Any, of: str) -> dict[str, Any]:
+    """Return a dictionary, or pairs, with keys in lower case and spaces for underscores."""
+    pairs = list(answer) if isinstance(answer, Iterable) and not isinstance(answer, Mapping) else []
+    if pairs and all(isinstance(two, tuple | list) and len(two) == 2 for two in pairs):
+        answer = dict(pairs)
+    if not isinstance(answer, Mapping):
+        raise NotRightError(
+            f"a {type(answer).__name__} stands where a dictionary is asked for. Give a dictionary {of}."
+        )
+    return {str(key).strip().lower().replace("_", " "): value for key, value in answer.items()}
 
 
 def scheduler_of(optimizer: Any, scheduler: Any) -> Any:

@@ -1,103 +1,17 @@
-"""The steps of exercise 1, "Choose a strategy": what trains, what it costs, and what the learner's own runs say."""
+"""The later steps of exercise 1, "Choose a strategy": what a way costs, and what the learner's own runs say."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
+from numbers import Number
 from typing import Any
 
-import numpy as np
-import torch
-
-from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.comparison import Runs
-from tlcourse.lessons.exercises.answers import need_function, pair
+from tlcourse.lessons.exercises.answers import need_dictionary, need_function, pair
 from tlcourse.lessons.exercises.made_up import COSTS, TABLES, TURNED, WAYS, made_up
-from tlcourse.lessons.exercises.measured import FEWEST, need_pairs, need_runs
+from tlcourse.lessons.exercises.measured import FEWEST, need_pairs, runs_on
 
 SCENARIOS = {"radiographs": 20, "landuse": 40, "surfaces": 80}
-PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-
-
-@step("ex1/train")
-def train(function: Any) -> str:
-    """A function of a model, parts, batches and a rate: these parts train, and nothing else of the model changes."""
-    need_function(function, "a model, parts, batches and a rate")
-    for trains, arrives_frozen in ((("fc",), False), (("layer4", "fc"), True), (PARTS, True), (PARTS[-3:], False)):
-        _part_trains(function, trains, arrives_frozen)
-    moved = _moves(function, 1e-9)
-    if moved > 1e-6:
-        raise NotRightError(f"with `lr=1e-9`, values of fc.weight move by {moved:.2g}. Does `lr` reach the optimizer?")
-    return (
-        "the optimizer decides what moves, `requires_grad` what is paid for, and the mode whether a batch norm keeps "
-        "its statistics. A frozen part needs all three."
-    )
-
-
-def _part_trains(function: Any, trains: tuple[str, ...], arrives_frozen: bool) -> None:
-    """Train on three batches, and hold everything that may change against what is to change."""
-    torch.manual_seed(0)
-    model = models.create("tl_resnet", 2).train(not arrives_frozen).requires_grad_(not arrives_frozen)
-    batches = [(torch.randn(6, 3, 32, 32), torch.arange(6) % 2) for _ in range(3)]
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    seen, new, summed, paid, heads = [], [], [], [], []
-    model.fc.register_forward_pre_hook(lambda fc, inputs: heads.append(fc.weight.square().sum().item()))
-    model.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    if not arrives_frozen:
-        model.conv1.weight.register_hook(lambda gradient: paid.append("conv1.weight"))
-        model.fc.bias.register_hook(lambda gradient: new.append(gradient.clone()))
-        model.fc.bias.register_post_accumulate_grad_hook(lambda bias: summed.append(bias.grad.clone()))
-    function(model, trains, iter(batches) if arrives_frozen else batches, 0.01)
-    after, own = model.state_dict(), dict(model.named_parameters())
-    moved = {name for name, old in before.items() if not old.equal(after[name])}
-    where = f"with `trains={trains}`, "
-    if not moved:
-        raise NotRightError(f"{where}nothing of the model changed. Has the optimizer parameters of the model given?")
-    for name in own:
-        part = name.split(".")[0]
-        if part in trains and name not in moved:
-            why = "No optimizer moved it." if own[name].requires_grad else "It takes no gradients: it is still frozen."
-            raise NotRightError(f"{where}{name} did not move. {why}")
-        if part not in trains and name in moved:
-            raise NotRightError(f"{where}{name} moved, and {part} does not train. Which parameters has the optimizer?")
-    for name in sorted(before.keys() - own.keys(), key=lambda name: ("tracked" in name, name)):
-        part = name.split(".")[0]
-        if part not in trains and name in moved:
-            raise NotRightError(f"{where}{name} moved, and {part} is frozen. `eval()` keeps a batch norm still.")
-        if part in trains and name not in moved:
-            raise NotRightError(f"{where}{name} stayed, and {part} trains: its batch norms are to follow the batches.")
-    paid += [n for n, p in own.items() if n.split(".")[0] not in trains and p.grad is not None]
-    if paid:
-        why = "given a gradient that nothing uses, and that costs a backward pass"
-        raise NotRightError(f"{where}{paid[0]} was {why}. Set `requires_grad` to False where nothing trains.")
-    if sum(seen) != 18:
-        raise NotRightError(f"{where}{sum(seen)} images went through the model, and `batches` held 18. Use each once.")
-    if len(set(heads)) < len(heads):
-        raise NotRightError(f"{where}a batch met the same weights as the one before. Make a step after every batch.")
-    if len(summed) > 1 and not torch.allclose(new[1], summed[1]):
-        raise NotRightError(f"{where}the second batch's gradient was added to the first's. Set it to zero in between.")
-
-
-def _moves(function: Any, lr: float) -> float:
-    """Return how far the head's weights move at a rate, after making sure that at a larger one it learns a batch."""
-    torch.manual_seed(1)
-    inputs, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 1, 0, 1, 1])
-    found, heads, gradients = [], [], []
-    for rate in (0.01, lr):
-        torch.manual_seed(2)
-        model = models.create("tl_resnet", 2, weights=None).eval()
-        model.fc.weight.data *= 20  # the head is now surer of some images than of others
-        model.fc.weight.register_hook(lambda gradient: gradients.append(gradient.flatten()))
-        model.fc.register_forward_hook(lambda fc, given, out: heads.append((given[0].detach(), out.detach().float())))
-        old = model.fc.weight.detach().clone()
-        function(model, ("fc",), [(inputs, labels)] * 4, rate)
-        found.append((model.fc.weight - old).abs().max().item())
-    first, *_, last = [torch.nn.functional.cross_entropy(out, labels).item() for _, out in heads[:4]]
-    if not last < first:
-        raise NotRightError("after three steps on one batch, its loss is not lower. Does it go down the gradient?")
-    wanted = ((heads[0][1].softmax(1) - torch.nn.functional.one_hot(labels)).T @ heads[0][0].float()).flatten()
-    if gradients and torch.cosine_similarity(gradients[0], wanted, 0) < 0.98:
-        raise NotRightError("the head's gradient is not that of the cross-entropy of the model's outputs.")
-    return found[-1]
 
 
 @step("ex1/passes")
@@ -109,11 +23,20 @@ def passes(function: Any) -> str:
         whole, trained = sum(cost.values()), sum(cost[name] for name in trains)
         each, like = images * (whole + 2 * trained), sum(cost[n] for n in cost if any(part in n for part in trains))
         wanted = budget // each
-        if isinstance(found, bool | str) or not isinstance(found, int | float | np.number | torch.Tensor):
+        found = found.item() if getattr(found, "shape", None) == () else found  # of NumPy or torch
+        if isinstance(found, bool | complex) or not isinstance(found, Number):
             raise NotRightError(f"the function returns a {type(found).__name__}. Return a whole number of passes.")
         if float(found) == wanted:
             continue
+        first, once = cost[next(iter(trains))], whole + 2 * trained
         mistakes = {
+            images * wanted: "That counts images: a pass goes over all of them.",
+            wanted - 1: "The budget pays for one more: it may be used up.",
+            each: "That is the cost of a pass: how many of them does the budget pay for?",
+            budget // (images * images * once): "The images are counted twice.",
+            budget // (images * (2 * whole + trained)): "Twice counts the backward pass, of the parts that train.",
+            budget // (images * 2 * (whole + trained)): "The forward pass is counted twice.",
+            budget // (images * (whole + 2 * first)): "Only one of the parts that train is counted.",
             budget / each: "That is no whole number of passes.",
             -(-budget // each): "That costs more than the budget: round down.",
             max(1, wanted): "That costs more than the budget: the answer may be zero.",
@@ -124,7 +47,7 @@ def passes(function: Any) -> str:
             budget // (images * (whole + 3 * trained)): "A backward pass costs twice the forward one, not three times.",
             budget // (images * (3 * whole - 2 * trained)): "That is the backward pass of the frozen parts.",
             budget // (images * whole): "The backward pass is not counted.",
-            budget // (whole + 2 * trained): "That is for one image: a pass goes over all of them.",
+            budget // once: "That is for one image: a pass goes over all of them.",
         }
         why = mistakes.get(float(found), "Count forward through all parts, and twice that of the parts that train.")
         seen = f"with cost {cost}, trains {trains}, {images} images and a budget of {budget:,} you return {found}, and "
@@ -147,26 +70,35 @@ def unbeaten(function: Any) -> str:
         found = list(map(str, found))
         if found == wanted:
             continue
-        why = "Go through all other ways in `ways`: one that clearly beats it is enough."
+        why = _fault(found, wanted, ways)
         if not wanted:
             a, b = min(combinations(ways, 2), key=lambda two: len(runs.difference(*two).values))
             why = f"{a!r} and {b!r} have fewer than {FEWEST} seeds in common, so nothing is decided."
-        elif sorted(found) == sorted(wanted):
-            why = "These are the right ways in another order than in `ways`."
-        elif not found:
-            why = f"The way with the highest mean is beaten by none: with {FEWEST} seeds in common there is always one."
-        elif set(wanted) < set(found):
-            why = f"The interval of a way minus {min(set(found) - set(wanted))!r} lies above zero."
-        elif set(found) < set(wanted):
-            why = f"{min(set(wanted) - set(found))!r} is not beaten: no interval of a way minus this one is above zero."
         if "just" in about:
             why += " The margin is t(0.975, n - 1) times the deviation (that divides by n - 1), over the root of n."
+        if TURNED in about:
+            why += " Take the difference of two runs with the same seed."
         seen = f"{_differences(runs, ways)}. You return {found}, and {wanted} is asked for. {why}"
         raise NotRightError(f"where {about}: {seen}")
     return (
         "a way stays in as long as nothing shown speaks against it. That is no proof that the tied ways are equal: it "
         "says that these runs do not tell them apart. Memory and effort may decide then."
     )
+
+
+def _fault(found: list[str], wanted: list[str], ways: Iterable[str]) -> str:
+    """Say what is wrong with a list of unbeaten ways."""
+    if strange := [name for name in found if name not in ways]:
+        return f"{strange[0]!r} is no name in the list of ways."
+    if len(set(found)) < len(found):
+        return "A name stands there several times."
+    if set(found) == set(wanted):
+        return "These are the right ways in another order than in `ways`."
+    if not found:
+        return f"The way with the highest mean is beaten by none: with {FEWEST} seeds in common there is always one."
+    if more := set(found) - set(wanted):
+        return f"The interval of a way minus {min(more)!r} lies above zero."
+    return f"{min(set(wanted) - set(found))!r} is not beaten: no interval of a way minus this one is above zero."
 
 
 def _unbeaten(runs: Runs, ways: Iterable[str]) -> list[str]:
@@ -189,9 +121,10 @@ def radiographs(answer: Any) -> str:
     wanted = _unbeaten(runs, WAYS)
     if isinstance(kept, str | Mapping) or not hasattr(kept, "__iter__"):
         raise NotRightError(f"the second part is {kept!r}. Give a list of ways, also where there is only one.")
-    kept = list(map(str, kept))
+    kept = [str(way).strip().lower() for way in kept]
     if sorted(kept) != sorted(wanted):
-        raise NotRightError(f"you name {kept}. In your runs, {_differences(runs, WAYS)}: unbeaten are {wanted}.")
+        seen = f"you name {kept}. In your runs, {_differences(runs, WAYS)}: unbeaten are {wanted}."
+        raise NotRightError(f"{seen} {_fault(kept, wanted, WAYS)}")
     tied = " These are tied: the runs do not tell them apart." if len(wanted) > 1 else ""
     return f"in your runs, unbeaten are {', '.join(wanted)}.{tied} {_differences(runs, WAYS)}."
 
@@ -200,8 +133,9 @@ def radiographs(answer: Any) -> str:
 def scenarios(answer: Any) -> str:
     """Runs of all scenarios, and for each a way that no other beats in them."""
     runs, choices = pair(answer, "the runs and a dictionary of choices")
-    if not isinstance(choices, Mapping):
-        raise NotRightError(f"the second part is a {type(choices).__name__}. Give a dictionary: scenario -> way.")
+    choices = need_dictionary(choices, "from a scenario to a way")
+    if choices and choices.keys() <= set(WAYS):
+        raise NotRightError("the keys are ways. Turn the dictionary round: from a scenario to its way.")
     if missing := [name for name in SCENARIOS if name not in choices]:
         raise NotRightError(f"the dictionary has no choice for {missing[0]!r}.")
     ties = []
@@ -223,9 +157,7 @@ def scenarios(answer: Any) -> str:
 
 def _need_runs(runs: Any, name: str) -> Runs:
     """Return a scenario's runs, after making sure that its three ways can be compared."""
-    if name not in (there := {row["data"] for row in need_runs(runs).rows}):
-        raise NotRightError(f"there are no runs on {name}: there are runs on {', '.join(sorted(there))}.")
-    runs = runs.only(data=name)
+    runs = runs_on(runs, name)
     if wrong := {row["images"] for row in runs.rows} - {SCENARIOS[name]}:
         raise NotRightError(f"runs on {name} learned from {min(wrong)} images, and {SCENARIOS[name]} are asked for.")
     need_pairs(runs.rows, tuple(WAYS), on=f"on {name} ", same="they are one way")

@@ -1,7 +1,6 @@
 """The steps of exercise 5, "Diagnose failures": the causes, and the repairs of three that fail loudly."""
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,16 +11,17 @@ from torch import nn
 from tlcourse import data, models
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.exercises import setups
+from tlcourse.lessons.exercises.answers import need_dictionary
 from tlcourse.lessons.exercises.setups import SEEDS, Seen, pets_for_checks, train_with_seeds
 
 GUESSING = math.log(2)  # the loss of someone who gives both classes the same probability
 TRUE = {"a": "rate too high", "b": "wrong normalisation", "c": "learned by heart", "d": "shared images"}
 TRUE |= {"e": "random backbone", "f": "forgotten layer"}
 SIGNS = {  # what a cause shows, whoever has it
-    "rate too high": "losses that jump far above guessing",
-    "rate too low": "a training loss that falls smoothly, and is still falling at the end",
+    "rate too high": "training losses that jump far above guessing",
+    "rate too low": "a rate far below those of the other cases, and a loss that falls by very little in each epoch",
     "wrong normalisation": "a finding of the doctor about the images' mean and deviation",
-    "learned by heart": "a training loss close to zero, while the validation loss climbs",
+    "learned by heart": "a training loss close to zero, while the validation loss climbs far above where it began",
     "shared images": "a finding of the doctor about the images of two parts",
     "random backbone": "a frozen network whose weights were never loaded: look at the line that creates it",
     "forgotten layer": "a layer that the docstring wants to train, and the doctor's table shows as frozen",
@@ -32,18 +32,20 @@ SIGNS = {  # what a cause shows, whoever has it
 @step("ex5/causes")
 def causes(answer: Any) -> str:
     """A cause for each of the six cases."""
-    if isinstance(answer, list | tuple) and len(answer) == len(TRUE):
-        pairs = all(isinstance(part, list | tuple) and len(part) == 2 for part in answer)
-        answer = dict(answer if pairs else zip(TRUE, answer, strict=True))
-    if not isinstance(answer, Mapping):
-        raise NotRightError(f"the answer is a {type(answer).__name__}. Give a dictionary: a cause for each letter.")
-    given = {str(key).strip().lower().removeprefix("case").strip(" _"): value for key, value in answer.items()}
+    if isinstance(answer, list | tuple) and len(answer) == len(TRUE) and all(isinstance(part, str) for part in answer):
+        answer = dict(zip(TRUE, answer, strict=True))
+    answer = need_dictionary(answer, "from each letter to a cause")
+    given = {key.removeprefix("case").strip(): value for key, value in answer.items()}
+    if given and given.keys().isdisjoint(TRUE) and not given.keys() <= SIGNS.keys():
+        raise NotRightError(f"the keys are {', '.join(given)}. Take the letters of the cases: {', '.join(TRUE)}.")
     if given and given.keys() <= SIGNS.keys():
         raise NotRightError("the keys are causes. Turn the dictionary round: from a letter to its cause.")
     for case, true in TRUE.items():
         if given.get(case) in (None, ..., ""):
             raise NotRightError(f"case {case} has no cause yet.")
-        found = str(given[case]).strip(" .").lower().replace("_", " ")
+        one = [*given[case]] if isinstance(given[case], list | tuple | set) else []
+        found = str(one[0] if len(one) == 1 else given[case]).strip(" .").lower()
+        found = found.replace("_", " ").replace("-", " ").replace("ization", "isation")
         if found not in SIGNS:
             raise NotRightError(f"case {case} has the cause {found!r}, which is not in the list of causes.")
         if found != true:
@@ -71,6 +73,7 @@ def _learned(seen: list[Seen]) -> float:
 def case_a(function: Any) -> str:
     """A set-up whose losses stay near guessing or below in every epoch, and fall."""
     seen = train_with_seeds(function, 40)
+    setups.need_parts(setups.need_images(function, 40))
     for seed, run in zip(SEEDS, seen, strict=True):
         worst = max(run.train)
         if not worst <= 2 * GUESSING:
@@ -85,7 +88,6 @@ def case_a(function: Any) -> str:
                 f"Little is learned. The highest rate is {run.rate:g}: are the steps too short now?"
             )
     accuracy = _learned(seen)
-    setups.need_parts(*setups.need_images(function, 40))
     ends = " ".join(f"{run.train[-1]:.2f}" for run in seen)
     return (
         f"in three seeds no epoch is above twice guessing, and the training loss ends at {ends}; accuracy on new "
@@ -97,7 +99,7 @@ def case_a(function: Any) -> str:
 def case_e(function: Any) -> str:
     """A set-up whose training loss leaves the plateau, and that is better than guessing on new images."""
     seen = train_with_seeds(function, 40)
-    setups.need_parts(*setups.need_images(function, 40))
+    setups.need_parts(setups.need_images(function, 40))
     for seed, run in zip(SEEDS, seen, strict=True):
         if not run.train[-1] <= 0.75 * GUESSING:
             raise NotRightError(
@@ -128,6 +130,7 @@ def _before() -> list[Seen]:
 def case_c(function: Any) -> str:
     """A set-up with a smaller gap between the losses than case c, in each seed, that is no worse on validation."""
     seen, before = train_with_seeds(function, 30), _before()
+    setups.need_images(function, 30)
     gaps, old = ([run.val[-1] - run.train[-1] for run in runs] for runs in (seen, before))
     for seed, gap, was in zip(SEEDS, gaps, old, strict=True):
         if not gap < was:
@@ -153,7 +156,6 @@ def case_c(function: Any) -> str:
             f"the gap shrank, and accuracy on new images fell from {was:.2f} to {accuracy:.2f}. Part of the gap is "
             "gone because the network learns less: was the repair too strong?"
         )
-    setups.need_images(function, 30)
     return (
         f"in the mean of three seeds the gap went from {np.mean(old):.2f} to {np.mean(gaps):.2f}, the validation loss "
         f"from {old_losses:.2f} to {losses:.2f}, accuracy on new images from {was:.2f} to {accuracy:.2f}. Look at all "

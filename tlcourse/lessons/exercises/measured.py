@@ -19,6 +19,13 @@ def need_runs(runs: Any) -> Runs:
     return runs
 
 
+def runs_on(runs: Any, name: str) -> Runs:
+    """Return the runs that were measured on an image set."""
+    if name not in (there := {row["data"] for row in need_runs(runs).rows}):
+        raise NotRightError(f"there are no runs on {name}: there are runs on {', '.join(sorted(there))}.")
+    return runs.only(data=name)
+
+
 def need_pairs(rows: Iterable[Mapping[str, Any]], ways: Sequence[str], *, on: str = "", same: str) -> None:
     """Refuse runs whose ways can't be compared seed by seed; `on` says which runs, `same` what equal results mean."""
     of: dict[str, dict[int, float]] = {}  # way -> seed -> loss
@@ -32,9 +39,9 @@ def need_pairs(rows: Iterable[Mapping[str, Any]], ways: Sequence[str], *, on: st
             raise NotRightError(f"{on}{way!r} has 0 seeds: there are no runs named {way!r}. There are: {there}.")
     if any(of[way].keys() != of[ways[0]].keys() for way in ways):
         raise NotRightError(f"{on}the ways ran with different seeds, so they cannot be paired.")
-    if len(of[ways[0]]) < FEWEST:
-        seeds = f"{on}there are {len(of[ways[0]])} seeds"
-        raise NotRightError(f"{seeds}. Run five or more: one run says nothing about chance.")
+    if (n := len(of[ways[0]])) < FEWEST:
+        seeds = f"there are {n} seeds" if n > 1 else "there is one seed"
+        raise NotRightError(f"{on}{seeds}. Run five or more: one run says nothing about chance.")
     for one, other in combinations(ways, 2):
         if of[one] == of[other]:
             raise NotRightError(f"{on}{one!r} and {other!r} gave the same loss for every seed: {same}.")

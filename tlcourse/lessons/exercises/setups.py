@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from numbers import Integral
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,7 @@ def set_up(function: Any, splits: data.Splits, seed: int) -> tuple[nn.Module, An
     if not isinstance(made, tuple | list) or len(made) != 4:
         raise NotRightError("the function does not return four things: network, loaders, optimizer, options.")
     model, loaders, optimizer, options = made
+    loaders = SimpleNamespace(**loaders) if isinstance(loaders, Mapping) else loaders
     if not isinstance(model, nn.Module):
         raise NotRightError(f"a {type(model).__name__} stands where the network is asked for.")
     if not hasattr(loaders, "train") or not hasattr(loaders, "val"):
@@ -73,7 +76,7 @@ def set_up(function: Any, splits: data.Splits, seed: int) -> tuple[nn.Module, An
             f"a {type(loaders).__name__} has no `train` and `val`. Give `splits.loaders(16)` or the like."
         )
     rates_by_name(model, optimizer)
-    if not isinstance(options, Mapping) or not isinstance(options.get("epochs"), int):
+    if not isinstance(options, Mapping) or not isinstance(options.get("epochs"), Integral):
         raise NotRightError("the options are no dictionary with a number of `epochs`.")
     if options["epochs"] > MOST_EPOCHS:
         raise NotRightError(f"{options['epochs']} epochs take too long here. {MOST_EPOCHS} are the most.")
@@ -125,37 +128,62 @@ def shown(model: nn.Module, loader: Any) -> tuple[Tensor, list[int]]:
 
 
 def originals(model: nn.Module, loader: Any, splits: data.Splits) -> tuple[list[int], list[int]]:
-    """Return which training or validation image each image shows, counted through, or -1; and its label."""
+    """Return which training, validation or test image each image shows, counted through, or -1; and its label."""
     pixels, labels = shown(model, loader)
     mean, std = (torch.tensor(v) for v in (splits.preprocessing.mean, splits.preprocessing.std))
-    given = [source[0, 0] for part in (splits.train, splits.val) for source in part.sources]
+    given = [source[0, 0] for part in (splits.train, splits.val, splits.test) for source in part.sources]
     distance, found = apart(pixels.median(2).values * std + mean, torch.from_numpy(np.stack(given)).float() / 255)
     return found.where(distance <= 0.006, -1).tolist(), labels
 
 
-def need_images(function: Any, images: int) -> tuple[nn.Module, Any]:
-    """Refuse another number of originals than a case has, or shared ones; return network and optimizer."""
-    model, loaders, optimizer, _ = set_up(function, splits := painted(), SEEDS[0])
-    train = {i for _ in range(4) for i in originals(model, loaders.train, splits)[0]}  # an epoch may leave out some
-    val = {*originals(model, loaders.val, splits)[0]} - {-1}
+def need_given(function: Any) -> tuple[Any, dict[str, tuple[list[int], list[int]]]]:
+    """Return what an answer makes, and its training and validation images as `originals` does; refuse test images."""
+    made, shows = set_up(function, splits := painted(), SEEDS[0]), {}
+    for part, loader in (("training", made[1].train), ("validation", made[1].val)):
+        shows[part] = originals(made[0], loader, splits)
+        found = shows[part][0]
+        if tests := sum(i >= len(splits.train) + len(splits.val) for i in found):
+            raise NotRightError(f"{tests} {part} images are test images. Leave those for the end.")
+        if part == "validation" and -1 in found:
+            raise NotRightError(f"{found.count(-1)} validation images are none of those given. Use those in `splits`.")
+    return made, shows
+
+
+def need_images(function: Any, images: int | None = None) -> tuple[nn.Module, Any, Any, dict[str, Any]]:
+    """Refuse another number of originals than a case has, or shared ones; return what the answer makes."""
+    made, shows = need_given(function)
+    train = {*shows["training"][0]}  # an epoch may leave out some
+    train |= {i for _ in range(3) for i in originals(made[0], made[1].train, painted())[0]}
+    val = {*shows["validation"][0]}
     if len(shared := train & val) > len(val) / 4:  # a colour that was changed may be that of another image
         raise NotRightError(f"{len(shared)} images train and validate. Validate on others.")
+    if images is None:
+        return made
     count = len(train - {-1})
     if count > 1.2 * images or (-1 not in train and count < 0.8 * images):  # -1: colours that augmentation changed
         raise NotRightError(f"there are {count} different training images, and the case has {images}. Keep them.")
-    return model, optimizer
+    return made
 
 
-def need_parts(model: nn.Module, optimizer: Any, plan: tuple[str, ...] = ()) -> None:
-    """Refuse tensors below the head that train or are not pre-trained, unless the plan has their layer."""
+def need_parts(made: tuple[nn.Module, Any, Any, dict[str, Any]], plan: tuple[str, ...] = ()) -> None:
+    """Refuse tensors below the head that are not pre-trained, or that train and the plan does not have their layer."""
+    model, loaders, optimizer, options = made
     held = {id(p) for group in optimizer.param_groups for p in group["params"] if group["lr"]}
-    for (name, known), p in zip(models.create("tl_resnet", 2).named_parameters(), model.parameters(), strict=False):
-        if name.split(".")[0] in ("fc", *plan) or p.shape != known.shape:  # other networks have other shapes
-            continue
-        if p.requires_grad and id(p) in held:
+    known = models.create("tl_resnet", 2)
+    inner = next((module for module in model.modules() if isinstance(module, type(known))), model)
+    tensors = zip(known.state_dict().items(), inner.state_dict(keep_vars=True).values(), strict=False)
+    body = [(name, old, new) for (name, old), new in tensors if name[:2] != "fc" and old.shape == new.shape]
+    for name, old, new in body:
+        if not name.startswith(plan) and new.requires_grad and id(new) in held:
             raise NotRightError(f"{name} trains, and the docstring wants other parts to train.")
-        if not p.detach().cpu().equal(known):
+        if not new.detach().cpu().equal(old):
             raise NotRightError(f"{name} is not that of the pre-trained network.")
+    with suppress(FloatingPointError):
+        fit(model, data.Loaders(loaders.train, loaders.train, loaders.train), optimizer, **options | {"epochs": 1})
+    for name, old, new in body:
+        if not name.startswith(plan) and not new.detach().cpu().equal(old):
+            why = "Batch norms follow the images where a layer takes gradients, or where they are told to."
+            raise NotRightError(f"{name} moved in one epoch, and the docstring wants other parts to train. {why}")
 
 
 def apart(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
