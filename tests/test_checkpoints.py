@@ -225,6 +225,23 @@ def test_the_checkpoint_of_another_run_is_refused_and_nothing_changes(tmp_path):
     assert len(Checkpoints(tmp_path).files()) == 2
 
 
+@pytest.mark.parametrize("schedule", [None, tl.train.schedules.cosine])
+def test_another_rate_or_weight_decay_is_another_run(schedule, tmp_path):
+    def run(epochs, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+        optimizer = torch.optim.SGD(model.parameters(), **{"lr": 0.1, **options})
+        made = schedule and schedule(optimizer, epochs * resumable.BATCHES)
+        saved = Checkpoints(tmp_path)
+        return tl.train.fit(model, resumable.Data(), optimizer, epochs=epochs, scheduler=made, checkpoints=saved)
+
+    run(1)
+    for options in ({"lr": 0.2}, {"weight_decay": 0.1}):
+        with pytest.raises(ValueError, match="another learning rate or weight decay"):
+            run(2, **options)
+    assert len(run(2).epochs) == 2
+
+
 # Files.
 
 

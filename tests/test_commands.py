@@ -56,13 +56,42 @@ def test_weights_that_cannot_be_downloaded_are_one_line(images, tmp_path, monkey
 
 def test_what_cannot_be_written_is_found_before_training(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tlcourse.data.from_folder", lambda *_, **__: pytest.fail("images were read"))
-    assert train(images, images / "a" / "0.png" / "m.safetensors") == 2
+    (tmp_path / "file").touch()
+    assert train(images, tmp_path / "file" / "m.safetensors") == 2
     assert "cannot be written" in capsys.readouterr().err
     monkeypatch.setenv("TLCOURSE_CACHE", str(images / "a" / "0.png" / "cache"))
     assert train(images, tmp_path / "m.safetensors") == 2
     assert "TLCOURSE_CACHE" in capsys.readouterr().err
     assert train(images, tmp_path / ("m" * 300 + ".safetensors")) == 2
     assert "name too long" in capsys.readouterr().err
+
+
+def test_a_file_without_room_and_one_among_the_images(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(tl.recipes.RECIPES, "linear-probe", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.chdir(images)
+    assert cli.main(["train", "--data", "."]) == 2  # the default is runs/, which would be taken for a class
+    assert "would lie among the images" in capsys.readouterr().err
+    assert sorted(path.name for path in images.iterdir()) == ["a", "b"]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5e6}))
+    assert train(images, tmp_path / "m.safetensors") == 2
+    assert "it needs 11 MB, and 5 are free" in capsys.readouterr().err
+
+
+STOPPED = """
+import sys
+class Press:
+    def find_spec(name, *_):
+        if name == "tlcourse.commands": raise KeyboardInterrupt
+sys.meta_path.insert(0, Press)
+import tlcourse_command
+sys.exit(tlcourse_command.main())
+"""
+
+
+def test_ctrl_c_while_the_command_is_imported():
+    command, environment = [sys.executable, "-c", STOPPED], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.stderr, done.returncode) == ("tlcourse: stopped by Ctrl-C.\n", 130)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +231,12 @@ def test_predictions_as_csv(images, tmp_path, capsys):
     assert cli.main(["predict", str(out), str(new), "--csv", str(new / "0.png")]) == 2
     assert cli.main(["predict", str(out), str(new), "--csv", str(new / "0.png" / "x.csv")]) == 2
     assert Image.open(new / "0.png").size == (24, 24)
+
+
+def test_classes_called_as_the_columns_of_the_csv(tmp_path):
+    answers = [tl.predict.Answer("1.png", "file", 0.9, None, (0.1, 0.9))]
+    tl.predict.write_csv(tmp_path / "a.csv", ["class", "file"], answers)
+    assert (tmp_path / "a.csv").read_text().splitlines() == ["file,class,P(class),P(file)", "1.png,file,0.1,0.9"]
 
 
 def by_class(labels, answers, classes):

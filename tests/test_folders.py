@@ -485,6 +485,43 @@ def test_parts_below_classes_and_folders_that_are_no_classes(root):
     refused(root / "other", "images, masks, which are no classes")
 
 
+def test_classes_with_the_same_folders_below_them_are_clear_below_train(root):
+    for name in ("indoor", "outdoor"):
+        fill(root / "cats" / name, 3, 3)
+    refused(root / "cats", "the same ones below it: cats, dogs.*put them into a folder train: train/indoor/cats")
+    (root / "train").mkdir()
+    (root / "cats").rename(root / "train" / "cats")
+    shutil.copytree(root / "train" / "cats", root / "train" / "dogs")
+    splits = data.from_folder(root, model=SMALL)
+    assert (splits.classes, sum(sizes(splits))) == (["cats", "dogs"], 24)
+
+
+def test_a_copy_of_all_classes_and_a_part_under_another_name_are_no_classes(root):
+    fill(root)
+    fill(root / "images")
+    refused(root, "Are the classes the folders in .*images: cats, dogs. Then give that folder")
+    for name in ("cats", "dogs"):
+        shutil.rmtree(root / name)
+    shutil.copytree(root / "images" / "cats", root / "pets_testset" / "pets_testset")
+    refused(root, "Are the classes the folders in .*images: cats, dogs")
+    for name in ("labeled", "unlabeled"):
+        shutil.copytree(root / "images" / "cats", root / "semi" / name)
+    refused(root / "semi", "labeled, unlabeled, which are no classes")
+
+
+def test_links_that_lead_up_are_left_out(root):
+    fill(root, 5, 5)
+    (root / "cats" / "all").symlink_to(root, target_is_directory=True)
+    (root / "here").symlink_to(".", target_is_directory=True)
+    splits = data.from_folder(root, model=SMALL)
+    assert (splits.classes, sum(sizes(splits))) == (["cats", "dogs"], 10)
+
+
+def test_the_folder_that_is_meant_may_lie_deeper(root):
+    fill(root / "archive" / "images")
+    refused(root, "one class only, archive.*Did you mean .*archive.images, which has cats, dogs")
+
+
 def test_a_failed_note_about_checked_files_does_not_stop_loading(root, cache, monkeypatch):
     fill(root)
     monkeypatch.setattr(folders, "REMEMBERED", 5)
@@ -521,10 +558,14 @@ def unsorted(root):
         ("", "{i}.jpg,{c}", ""),
         ("\ufeffid,label", "{i},{c}", ""),
         ("id,label", '"{i}.jpg","{c}"', "\r"),
+        ("path,labels,split", "images/images/{i}.jpg,{c},train", ""),
+        ("path,label", ".\\images\\{i}.jpg,{c}", ""),
+        ("id,cat,dog", "{i},{odd},{even}", ""),
+        ("id,cat,dog", "{i},{odd}.0,{even}.0", ""),
     ],
 )
 def test_labels_from_a_csv_file(unsorted, header, form, suffix):
-    rows = [form.format(i=i, c="cat" if i % 2 else "dog") + suffix for i in range(12)]
+    rows = [form.format(i=i, c="cat" if i % 2 else "dog", odd=i % 2, even=1 - i % 2) + suffix for i in range(12)]
     file = table(unsorted, *([header + suffix] if header else []), *rows)
     splits = data.from_folder(unsorted, labels=file, model=SMALL)
     assert splits.classes == ["cat", "dog"]
@@ -555,7 +596,9 @@ def test_rows_without_image_and_images_without_row_are_noted(unsorted):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["id,label", "a,cat", "b,dog"], "No row of .* names an image"),
+        (["id,label", "a,cat", "b,dog"], r"No row of .* names an image.*a row \['b', 'dog'\]"),
+        (["id,cat,dog", "0,1,1", "1,0,1"], "Which column"),
+        (["0,1,0", "1,0,1"], "Which column"),
         (["id,label", "0,cat", "1,"], "has no label for 1"),
         (["id,label", "0,cat", "1,nan"], "has no label for 1"),
         (["id,label", "0,cat", "0,dog"], "two labels for 0: cat and dog"),

@@ -393,10 +393,10 @@ def test_a_plan_for_another_network_is_refused_before_anything_trains(monkeypatc
     assert calls == []
     assert len(optimizer.param_groups) == 1
     stream = torch.utils.data.DataLoader(Stream())  # it has a `__len__`, which raises
-    for loader in (iter(Data().train), stream):
+    for loader, message in ((iter(Data().train), "is an iterator"), (stream, "training loader has no length")):
         data = Data()
         data.train = loader
-        with pytest.raises(ValueError, match="training loader has no length"):
+        with pytest.raises(ValueError, match=message):
             fit_gradual(model, data, optimizer, THREE, make_schedule=schedules.cosine)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -103,6 +104,9 @@ def test_labels_that_cannot_be_measured_are_refused_at_the_first_batch(labels, o
         ({"train": GOOD, "val": None}, "is None.*random_split"),
         ({"train": [{"pixel_values": X, "labels": Y}], "val": GOOD}, "pixel_values, labels.*collate_fn"),
         ({"train": [X], "val": GOOD}, "no pairs"),
+        ({"train": [(list(X), Y)], "val": GOOD}, r"no pairs .*\['list', 'Tensor'\]"),
+        ({"train": TensorDataset(X, Y), "val": GOOD}, "a data set.*DataLoader"),
+        ({"train": GOOD, "val": iter([(X, Y)])}, "an iterator"),
     ],
 )
 def test_loaders_that_lack_something_are_refused(data, message):
@@ -115,6 +119,18 @@ def test_a_loss_of_ones_own_may_read_labels_as_rows_of_a_teachers_answers():
     data = {"train": loader(X[:32], torch.arange(32)), "val": GOOD}
     history = fit(data, loss=lambda logits, rows: nn.functional.cross_entropy(logits, answers[rows]))
     assert history.epochs[0].train_loss > 0
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.BCELoss(reduction="none"), nn.NLLLoss])
+def test_a_loss_that_is_no_mean_is_refused(loss):
+    with pytest.raises(ValueError, match="returns the mean of a batch"):
+        fit({"train": GOOD, "val": GOOD}, loss=loss)
+
+
+def test_images_without_a_class_would_count_as_wrong():
+    some = loader(X, Y.masked_fill(Y == 1, -100))
+    with pytest.raises(ValueError, match=r"from -100 to 0.*Leave out images that have no class"):
+        fit({"train": some, "val": GOOD}, loss=nn.CrossEntropyLoss())
 
 
 def test_outputs_that_are_no_logits_are_refused():
@@ -192,6 +208,45 @@ def test_a_scheduler_made_for_epochs_is_refused_until_its_interval_is_given(name
     assert len(rates) == 3
 
 
+def trained(model, optimizer, schedule=None, epochs=2):
+    data = {"train": GOOD, "val": GOOD}
+    return tl.train.fit(model, data, optimizer, epochs=epochs, scheduler=schedule)
+
+
+@pytest.mark.parametrize(
+    "make", [tl.train.schedules.cosine, lambda o, n: lr_scheduler.OneCycleLR(o, 0.1, total_steps=n)]
+)
+def test_a_schedule_that_has_ended_is_refused_before_training(make):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = make(optimizer, 8)
+    trained(model, optimizer, schedule)
+    with pytest.raises(ValueError, match="has 8 steps, and 8 are done; training takes 8: make a new one"):
+        trained(model, optimizer, schedule)
+
+
+def test_a_one_cycle_that_is_too_short_is_refused_before_training():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    short = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=7)
+    with pytest.raises(ValueError, match="has 7 steps, and 0 are done; training takes 8"):
+        trained(model, optimizer, tl.train.Schedule(short, "step"))
+
+
+def test_optimizers_that_do_not_fit():
+    model = Net()
+    with pytest.raises(ValueError, match="LBFGS"):
+        trained(model, torch.optim.LBFGS(model.parameters()))
+    old = torch.optim.SGD(model.parameters(), 0.1)
+    model.fc = nn.Linear(144, 2)  # after the optimizer was built: nothing would train it
+    with pytest.raises(ValueError, match="holds replaced parameters"):
+        trained(model, old)
+    inner = torch.optim.SGD(model.parameters(), 0.1)
+    wrapper = SimpleNamespace(param_groups=inner.param_groups, step=lambda: inner.step(), zero_grad=inner.zero_grad)
+    wrapper.state_dict = inner.state_dict
+    assert trained(model, wrapper, tl.train.schedules.cosine(inner, 8)).epochs[1].lr < 0.01
+
+
 def test_a_scheduler_of_another_optimizer_or_of_fewer_groups_is_refused():
     data, model = {"train": GOOD, "val": GOOD}, Net()
     old, new = (torch.optim.SGD(model.fc.parameters(), 0.01) for _ in range(2))
@@ -246,6 +301,32 @@ def test_a_new_head_of_several_layers_trains_as_a_whole(name):
     ]
     assert tl.models.stages(model)[-1].trainable == tl.models.count(new.parameters())
     assert len(tl.models.stages(model)[-1].parameters) == tensors
+
+
+def new_classifier():
+    return nn.Sequential(nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 2))
+
+
+def test_a_new_classifier_of_the_old_widths_trains_as_a_whole():
+    model = torchvision.models.vgg11(weights=None)
+    model.classifier = new_classifier()
+    assert tl.models.stages(tl.models.freeze(model))[-1].trainable == tl.models.count(model.classifier.parameters())
+    model.classifier[0].weight.data[0, 0] = 1.0  # as training leaves it
+    assert tl.models.stages(tl.models.freeze(model))[-1].trainable == tl.models.count(model.classifier[4].parameters())
+
+
+def test_a_batch_norm_in_a_new_head_trains():
+    model = tl.models.create("resnet18", weights=None)
+    model.fc = nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 2))
+    tl.models.train_mode(tl.models.freeze(model))
+    assert model.fc[0].training
+    assert model.fc[0].weight.requires_grad
+
+
+def test_of_a_hidden_layer_fc_and_a_head_the_last_is_the_head():
+    model = nn.Sequential()
+    model.fc, model.head = nn.Linear(8, 4), nn.Linear(4, 2)
+    assert tl.models.head_name(model) == "head"
 
 
 def test_a_frozen_batch_norm_without_parameters_keeps_its_statistics():
@@ -317,6 +398,15 @@ def test_what_could_not_be_loaded_is_not_saved(change, tmp_path):
     with pytest.raises(ValueError, match="not finite" if change is diverged else "Nothing was written"):
         tl.predict.save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_other_libraries_are_saved_and_classes_are_there_once(tmp_path):
+    model = tl.models.create("resnet18", 2, weights=None)
+    facts = {"accuracy": torch.tensor(0.5), "seconds": np.float32(2)}
+    file = tl.predict.save_checkpoint(tmp_path / "m.safetensors", model, list(np.arange(2)), **facts)
+    assert tl.predict.load_checkpoint(file)[1]["accuracy"] == 0.5
+    with pytest.raises(ValueError, match="1 different classes for 2 outputs"):
+        tl.predict.save_checkpoint(tmp_path / "n.safetensors", model, ["a", "a"])
 
 
 def test_the_thousand_classes_of_a_model_are_saved(tmp_path):

@@ -72,7 +72,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(model, tmp_path, monkeypatch):
 
 
 def test_models_and_classes_that_do_not_fit(model, tmp_path):
-    with pytest.raises(ValueError, match="3 classes for 2 outputs"):
+    with pytest.raises(ValueError, match="3 different classes for 2 outputs"):
         save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"tl\.models\.create"):
         save_checkpoint(tmp_path / "m.safetensors", torch.nn.Linear(2, 2), ["a", "b"])

@@ -1,6 +1,7 @@
 """Write a file whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,12 +47,14 @@ def user_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def refuse_unwritable(file: Path, advice: str) -> None:
+def refuse_unwritable(file: Path, advice: str, *, size: int = 0) -> None:
     """Raise a ValueError, with advice, where a file cannot be written: before the work whose result it will hold."""
     try:
         if file.is_dir():
             raise IsADirectoryError("it is a folder")
         with temporary_path(file) as part:
             part.write_bytes(bytes(4096))  # a full disk takes a name, and no content
+        if (free := shutil.disk_usage(file.parent).free) < size:
+            raise OSError(f"it needs {size / 1e6:.0f} MB, and {free / 1e6:.0f} are free")
     except OSError as error:
         raise ValueError(f"{file} cannot be written ({error.strerror or error}). {advice}") from error

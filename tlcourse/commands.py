@@ -56,6 +56,8 @@ def _train(arguments: argparse.Namespace) -> int:
         splits = data.load(arguments.data)
     weights = None if arguments.weights == "none" else arguments.weights
     model = models.create(arguments.model, len(splits.classes), weights=weights).to(now.device)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    refuse_unwritable(out, "Give another --out.", size=size)
     splits = splits.for_model(model)
     print(splits)
     options = {"seed": arguments.seed}
@@ -83,6 +85,8 @@ def _output(arguments: argparse.Namespace, recipes: list[str]) -> Path:
         raise ValueError(f"There is no recipe {arguments.recipe!r}: choose among {', '.join(recipes)}.")
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
+    if Path(arguments.data).resolve() in out.resolve().parents[1:]:
+        raise ValueError(f"{out} would lie among the images of {arguments.data}. Give another --out.")
     refuse_unwritable(out, "Give another --out.")
     if out.exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")

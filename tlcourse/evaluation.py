@@ -135,10 +135,13 @@ def read_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
             f"The loader gives dictionaries with {', '.join(map(str, batch))}. Give it a collate_fn that returns "
             "(images, labels)."
         )
-    if isinstance(batch, torch.Tensor) or len(batch) < 2 or not isinstance(batch[1], torch.Tensor):
-        raise ValueError("The loader gives no pairs (images, labels) of tensors: its data set needs a label per image.")
-    labels = batch[1]
-    return batch[0], labels if labels.is_floating_point() else labels.long()
+    pair = [batch] if isinstance(batch, torch.Tensor) else batch[:2]
+    if len(pair) < 2 or not all(isinstance(part, torch.Tensor) for part in pair):
+        raise ValueError(
+            f"The loader gives no pairs (images, labels) of tensors, but {[type(p).__name__ for p in pair]}."
+        )
+    labels = pair[1]
+    return pair[0], labels if labels.is_floating_point() else labels.long()
 
 
 def class_numbers(labels: torch.Tensor) -> torch.Tensor:
@@ -172,12 +175,12 @@ def check_outputs(logits: Any, labels: torch.Tensor, *, own_loss: bool = False) 
     elif labels.ndim != 1 or len(labels) != len(logits):
         raise ValueError(
             f"Labels have the shape {tuple(labels.shape)} for outputs {tuple(logits.shape)}: give one class number per "
-            "image, (B,), for example with labels.squeeze(1)."
+            "image, (B,), with labels.squeeze(1), or of rows with a single 1 labels.argmax(1)."
         )
     elif on_cpu and not own_loss and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise ValueError(
             f"Labels go from {labels.min()} to {labels.max()}, and the model has {logits.shape[1]} outputs: "
-            "classes are numbered from 0, and each needs an output."
+            "classes are numbered from 0, and each needs an output. Leave out images that have no class."
         )
 
 

@@ -46,8 +46,9 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     file, model = user_path(file), unwrap_model(model)
     if not hasattr(model, "architecture"):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
-    if len(classes) != (outputs := len(head(model).weight)):
-        raise ValueError(f"There are {len(classes)} classes for {outputs} outputs.")
+    outputs = len(head(model).weight)
+    if not len({*classes}) == len(classes) == outputs:
+        raise ValueError(f"There are {len({*classes})} different classes for {outputs} outputs.")
     # A copy of each: safetensors refuses tensors that share their memory, as tied weights do.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
@@ -55,7 +56,7 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     about = {"architecture": model.architecture, "classes": list(classes), **facts}
     about["preprocessing"] = asdict(model.preprocessing)
     with atomic_write(file) as part:
-        save_file(state, part, metadata={"tlcourse": json.dumps(about)})
+        save_file(state, part, metadata={"tlcourse": json.dumps(about, default=lambda number: number.tolist())})
         _check_saved(model, part)
     return file
 
@@ -142,6 +143,7 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
 def write_csv(file: str | Path, classes: Sequence[str], answers: Sequence[Answer]) -> None:
     """Write a row for each file: its name, its class, and a column of probabilities for each class."""
     rows = [[one.file, one.label, *(one.probabilities or [None] * len(classes))] for one in answers]
+    names = [f"P({name})" if name in ("file", "class") else name for name in classes]  # a column's name is there once
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with atomic_write(user_path(file)) as part, part.open("w", **text) as opened:
-        csv.writer(opened).writerows([["file", "class", *classes], *rows])
+        csv.writer(opened).writerows([["file", "class", *names], *rows])

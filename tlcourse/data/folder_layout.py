@@ -70,7 +70,7 @@ def scan(root: Path) -> Layout:
         del homes[part]
     others: Counter[str] = Counter()
     homes = homes or {"train": root}
-    found = {part: _images_by_class(folder, others) for part, folder in homes.items()}
+    found = {part: _images_by_class(folder, others, flat=not part_folders) for part, folder in homes.items()}
     if others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         notes.append(f"{others.total()} files that are not images were left out: {listed}.")
@@ -119,7 +119,13 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     visible = sorted(path for path in folder.iterdir() if _visible(path.name))
     if dead := [path for path in visible if not _is_image(path) and not path.exists()]:
         raise ValueError(f"{dead[0]} is a link to something that is not there. Mend it, or take it out.")
-    return [path for path in visible if path.is_dir()], [path for path in visible if _is_image(path) and path.is_file()]
+    folders = [path for path in visible if path.is_dir() and not _leads_up(path)]
+    return folders, [path for path in visible if _is_image(path) and path.is_file()]
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether a folder is a link to one around it, where other classes lie."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _part_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
@@ -169,17 +175,26 @@ def _inner(folder: Path, part: str) -> Path:
     return _inner(folders[0], part) if again else folder
 
 
-def _images_by_class(folder: Path, others: Counter[str]) -> dict[str, list[Path]]:
+def _images_by_class(folder: Path, others: Counter[str], *, flat: bool) -> dict[str, list[Path]]:
     """Return each class folder's images, including those in nested folders, and count the other files."""
     folders, _ = _entries(folder)
     if not folders:
         raise ValueError(f"{folder} has no class folders. {ADVICE.format(root=folder)}")
+    names = {plain(class_folder.name) for class_folder in folders}
     inside = [{plain(inner.name) for inner in _entries(class_folder)[0]} for class_folder in folders]
-    same = ", ".join(sorted(set.intersection(*inside))) if len(folders) > 1 else ""
-    if "," in same and not any(_entries(class_folder)[1] for class_folder in folders):
+    part_beside = flat and any(_words(name) & PART_NAMES.keys() for name in names)
+    for class_folder, below in zip(folders, inside, strict=True):
+        if len(below) > 1 and (below <= names or part_beside):
+            listed = f"the folders in {class_folder}: {', '.join(sorted(below)[:5])}"
+            raise ValueError(f"Are the classes {listed}? Then give that folder. If not, take it out of {folder}.")
+    same = sorted(set.intersection(*inside)) if len(folders) > 1 else []
+    # Below a folder that is called train, the classes come first.
+    unclear = len(same) > 1 and (flat or any(map(part_of, same)))
+    if unclear and not any(_entries(class_folder)[1] for class_folder in folders):
         raise ValueError(
-            f"Every folder in {folder} has the same ones below it: {same}. If these are the classes, call the folders "
-            f"above them train and test. If they are parts, put them above the classes: {folder}/train/cats."
+            f"Every folder in {folder} has the same ones below it: {', '.join(same)}. If these are the classes, call "
+            f"the folders above them train and test. If they are parts, put them above the classes: {folder}/train/"
+            f"cats. If the upper ones are the classes, put them into a folder train: train/{folders[0].name}/{same[0]}."
         )
     classes: dict[str, list[Path]] = {}
     for class_folder in folders:
@@ -204,7 +219,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = filter(_visible, folders)
+        folders[:] = [name for name in folders if _visible(name) and not _leads_up(Path(place, name))]
         yield from (Path(place, name) for name in files if _visible(name))
 
 
@@ -216,12 +231,15 @@ def _common_classes(root: Path, home: Path, found: dict[str, dict[str, list[Path
         lacks = [f"{place} lacks {', '.join(names)}" for place, names in ((part, missing), ("train", extra)) if names]
         if lacks:
             raise ValueError(f"The class folders in {root} differ: {'; '.join(lacks)}. Each part needs the same ones.")
-    if {"images", "imgs"} & {*classes} and {"labels", "annotations", "masks"} & {*classes}:
+    tables = {"images", "imgs"} & {*classes} and {"labels", "annotations", "masks"} & {*classes}
+    if tables or {"unlabeled", "unlabelled"} & {*map(str.lower, classes)}:
         raise ValueError(f"{root} has folders {', '.join(classes)}, which are no classes. {ADVICE.format(root=root)}")
     if len(classes) == 1:
         inner = next(path for path in _entries(home)[0] if plain(path.name) == classes[0])
-        below = [path.name for path in _entries(inner)[0]]
-        hint = f" Did you mean {inner}, which has {', '.join(below[:5])}?" if len(below) > 1 else ""
+        while len(below := _entries(inner)[0]) == 1:
+            inner = below[0]
+        names = ", ".join(path.name for path in below[:5])
+        hint = f" Did you mean {inner}, which has {names}?" if below else ""
         tables = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv"]
         hint += f" Are the labels in {tables[0]}? Give it as labels, or --labels." if tables else ""
         raise ValueError(f"{root} has one class only, {classes[0]}; there must be at least two class folders.{hint}")

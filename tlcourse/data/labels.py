@@ -10,7 +10,7 @@ import torch
 
 from tlcourse.data.folder_layout import Layout, images_below, part_of, plain
 
-LABEL_NAMES = ("label", "class", "target", "category", "y")  # of the column, where a file has more than two
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")  # of the column, where a file has more than two
 
 
 def class_list(classes: Iterable[str]) -> list[str]:
@@ -49,20 +49,36 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
     """Return the images below a folder with their labels from a CSV file: an image's name or id, and its label.
 
     The column of names is the one that fits most images, with or without folder and suffix. The other one holds the
-    labels; of several others, the one that is called so.
+    labels; of several others, the one that is called so, or all of them, with a single 1 in each row.
     """
     rows, named = _rows(file), defaultdict(list)
     for path in images_below(root):
         below = plain(path.relative_to(root).as_posix())
         for name in {below, below.rpartition(".")[0], plain(path.name), plain(path.stem)}:
             named[name].append(path)
+    folders = plain(root.as_posix()).split("/")
+    around = ["", *("/".join(folders[start:]) + "/" for start in range(len(folders)))]
+
+    def known(cell: str) -> str:
+        """Return the name below `root` of an image whose path starts further up, and other cells as they are."""
+        path = cell.replace("\\", "/").removeprefix("./")
+        return next((path.removeprefix(top) for top in around if path.removeprefix(top) in named), cell)
+
+    rows = [[known(cell) for cell in row] for row in rows]
     fits = [(len(named.keys() & {*column}), len({*column})) for column in zip(*rows, strict=True)]
     key = fits.index(max(fits))
     if not fits[key][0]:
-        raise ValueError(f"No row of {file} names an image in {root}; it begins {rows[0]}. Check both paths.")
+        example = f"An image is {next(iter(named.values()))[0].name}, a row {rows[-1]}." if named else "It has none."
+        raise ValueError(f"No row of {file} names an image in {root}. {example} Check both paths, and the suffixes.")
     header = [""] * len(fits) if rows[0][key] in named else rows.pop(0)
     others = [i for i in range(len(header)) if i != key]
     called = [i for i in others if len(others) == 1 or header[i].lower() in LABEL_NAMES]
+    marked = [[header[i] for i in others if row[i] in ("1", "1.0")] for row in rows]
+    cells = (
+        {row[i] for row in rows for i in others} if any(header) and all(len(names) == 1 for names in marked) else {""}
+    )
+    if len(called) != 1 and cells <= {"0", "1", "0.0", "1.0"}:  # a column for each class
+        called, rows = [len(header)], [[*row, *names] for row, names in zip(rows, marked, strict=True)]
     if len(called) != 1:
         raise ValueError(f"Which column of {file} is the label? Call it `label`, or take others out: {header}.")
     found: dict[Path, str] = {}
@@ -90,9 +106,10 @@ def _rows(file: Path) -> list[list[str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as a CSV file with labels ({error}).") from error
+        raise ValueError(f"{file} cannot be read as a CSV file with labels ({error}). Save it in UTF-8.") from error
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    rows = [[plain(cell) for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    lines = text.splitlines(keepends=True)
+    rows = [[plain(cell) for cell in row] for row in csv.reader(lines, delimiter=delimiter) if any(row)]
     if not rows or len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError(f"{file} is no table: each row needs an image's name, a comma and its label.")
     return rows

@@ -41,7 +41,7 @@ def create(name: str, num_classes: int | None = None, *, weights: str | Path | N
     library, name = _resolve(name)
     file = None
     given = user_path(weights or "")
-    if isinstance(weights, Path) or given.suffix.lower() in SUFFIXES or given.is_file():
+    if isinstance(weights, Path) or given.suffix.lower() in SUFFIXES or (weights and given.exists()):
         file = given
     elif library == "timm" and weights == "default" and name != "tl_resnet":
         file = local_file(f"{name}.safetensors", f"{name}.pth")

@@ -4,7 +4,7 @@ from torch import nn
 
 from tlcourse.preprocessing import WRAPPERS
 
-# Where the classifier is in a model that does not say so itself.
+# Where the classifier is in a model that does not say so itself: the last of these.
 ATTRIBUTES = ("fc", "heads", "head", "classifier")
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 # The outputs of the layers below the classifier where a library has them in one Sequential with it.
@@ -56,7 +56,8 @@ def head_names(model: nn.Module) -> list[str]:
     if plan := getattr(model, "stage_plan", None):
         found = [name for part in plan.get("head", ()) for name in _layers_in(model, part)[-1:]]
     else:
-        found = _named_by_timm(model) or next(filter(None, (_layers_in(model, a)[-1:] for a in ATTRIBUTES)), [])
+        usual = [_layers_in(model, name)[-1:] for name, _ in model.named_children() if name in ATTRIBUTES]
+        found = _named_by_timm(model) or next(filter(None, reversed(usual)), [])
     if found:
         return found
     raise ValueError(
@@ -82,12 +83,16 @@ def _around(name: str) -> list[str]:
 
 
 def _if_new(model: nn.Module, name: str) -> str | None:
-    """Return a name if its module holds several layers, and no library made it."""
+    """Return a name if its module holds several layers, or a batch norm, and no library made it."""
     module = model.get_submodule(name)
-    widths = tuple(layer.weight.shape[0] for layer in module.modules() if isinstance(layer, LAYERS))
+    weights = [layer.weight for layer in module.modules() if isinstance(layer, LAYERS)]
+    widths = tuple(len(weight) for weight in weights)
     by_hand = type(module) is nn.Sequential or not type(module).__module__.startswith(("torchvision.", "timm."))
     librarys = any(widths[: len(lower)] == lower for lower in LOWER_LAYERS.get(type(model).__name__, ()))
-    return name if by_hand and len(widths) > 1 and not librarys else None
+    if librarys and not weights[0].is_meta:  # torch draws new weights up to 1 / sqrt(inputs); training goes beyond
+        librarys = not 0.99 < weights[0].detach().abs().max().item() * weights[0][0].numel() ** 0.5 <= 1.001
+    several = len(widths) > 1 or any(isinstance(layer, nn.BatchNorm1d) for layer in module.modules())
+    return name if by_hand and several and not librarys else None
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

@@ -104,10 +104,12 @@ def extend_optimizer(
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise a ValueError unless the optimizer has a trainable parameter of this model."""
     own = {id(p) for p in model.parameters() if p.requires_grad}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    replaced = own - held and held - {id(p) for p in model.parameters()}
+    if replaced or not own & held:
         raise ValueError(
-            "The optimizer holds no trainable parameter of this model. Freeze and replace the head first, "
-            "then build the optimizer from the model's parameters."
+            f"The optimizer holds {'replaced parameters' if own & held else 'no trainable parameter'} of this model. "
+            "Freeze and replace the head first, then build the optimizer from the model's parameters."
         )
 
 

@@ -1,15 +1,16 @@
 """What `fit` refuses before it trains: loaders, schedules and checkpoints that do not belong to the run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR, SequentialLR, StepLR
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR, OneCycleLR, SequentialLR, StepLR
+from torch.utils.data import Dataset, IterableDataset
 
 from tlcourse.train.device import HasLoaders
-from tlcourse.train.schedules import Schedule, as_schedule
+from tlcourse.train.schedules import Schedule, as_schedule, total_steps
 
 # What changes in the state of torch's schedulers from step to step; all else is how they were made.
 CHANGING = {"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "base_lrs"}
@@ -30,6 +31,11 @@ def as_loaders(data: Any, *, saved: bool = False) -> HasLoaders:
             "A loader is None. The best epoch is chosen on validation images: hold some of the training images back "
             "for them, for example with torch.utils.data.random_split."
         )
+    for part in (data.train, data.val):
+        data_set = isinstance(part, Dataset) and not isinstance(part, IterableDataset)  # streams batch by themselves
+        if data_set or isinstance(part, Iterator):
+            why = "a data set, of single images" if data_set else "an iterator, used up after an epoch"
+            raise ValueError(f"A loader is {why}: give DataLoader(data_set, batch_size=32), or a list of batches.")
     if saved and getattr(data.train, "persistent_workers", False):
         raise ValueError(
             "The training loader keeps its worker processes, and with them random numbers that no checkpoint holds. "
@@ -39,18 +45,22 @@ def as_loaders(data: Any, *, saved: bool = False) -> HasLoaders:
 
 
 def check_schedule(
-    schedule: Schedule | LRScheduler | None, optimizer: Optimizer, epochs: int, steps: int | None
+    schedule: Schedule | LRScheduler | None, optimizer: Optimizer, epochs: int, steps: int | None, saved: bool
 ) -> None:
     """Raise a ValueError unless a schedule belongs to the optimizer as it is now, and is stepped as it was meant.
+
+    Ours have ended after their steps, and torch's one-cycle raises.
 
     `steps` are those of one epoch. Given without an interval, a scheduler of torch's is stepped by step: those that
     have a length, and one of at most as many steps as there are epochs, were made for epochs.
     """
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("LBFGS runs the network several times in each step; `fit` does so once: take SGD or AdamW.")
     made = as_schedule(schedule)
     if made is None:
         return
     scheduler = made.scheduler
-    if scheduler.optimizer is not optimizer:
+    if scheduler.optimizer.param_groups is not optimizer.param_groups:  # a wrapper shows those of its optimizer
         raise ValueError("The scheduler was made for another optimizer: its rates would never reach this one.")
     first = getattr(scheduler, "_schedulers", [scheduler])[0]  # of several in one
     groups = len(getattr(first, "base_lrs", getattr(first, "min_lrs", ())))
@@ -59,6 +69,13 @@ def check_schedule(
         raise ValueError(
             f"The scheduler was made for {groups} groups, and the optimizer has {len(optimizer.param_groups)} now, "
             "some of them new: make the scheduler anew after `extend_optimizer` or `add_param_group`."
+        )
+    length, done = total_steps(scheduler), 0 if saved else scheduler.last_epoch  # a checkpoint sets it
+    needed = epochs * (steps or 1) if made.interval == "step" else epochs
+    if (length and done >= length) or (isinstance(scheduler, OneCycleLR) and scheduler.total_steps - done < needed):
+        raise ValueError(
+            f"The schedule has {length or scheduler.total_steps} steps, and {done} are done; training takes {needed}: "
+            "make a new one for each call of `fit`, with steps=epochs * len(loaders.train)."
         )
     if isinstance(schedule, Schedule) or made.interval == "metric" or steps in (None, 1):
         return
@@ -94,6 +111,9 @@ def fingerprint(state: dict[str, Any]) -> dict[str, Any]:
         "format": state["format"],
         "model": {name: tuple(value.shape) for name, value in state["model"].items()},
         "optimizer's groups": [(g.get("name"), len(g["params"]), sorted(g)) for g in groups],
+        "learning rate or weight decay": [
+            (g.get("initial_lr", None if state["schedule"] else g["lr"]), g.get("weight_decay")) for g in groups
+        ],
         "schedule": state["schedule"] and {k: v for k, v in state["schedule"].items() if k not in CHANGING},
         "weight average": state.get("ema") is not None,
         "batches": state["batches"],

@@ -79,7 +79,7 @@ def fit(
         frozen_bn=frozen_bn,
     )
     check_optimizer(model, optimizer)
-    check_schedule(scheduler, optimizer, epochs, steps_per_epoch(data.train, accumulate))
+    check_schedule(scheduler, optimizer, epochs, steps_per_epoch(data.train, accumulate), checkpoints is not None)
     with fast_convolutions(model):
         state = TrainState(model, data, optimizer, as_schedule(scheduler), config)
         history = state.history
@@ -94,9 +94,7 @@ def fit(
             state.restore_best()
     if history.interrupted and state.devices.is_main_process:
         again = "" if checkpoints is None else " Make the same call again to continue from the last checkpoint."
-        kept = (
-            "the best weights are kept" if history.best else "there are no best weights yet, so the last ones are kept"
-        )
+        kept = "the best weights are kept" if history.best else "there are no best weights yet: the last are kept"
         print(f"Stopped after {len(history.epochs)} whole epochs of {epochs}; {kept}.{again}")
     return history
 
@@ -105,6 +103,7 @@ def loop(state: TrainState, stop: list[bool]) -> None:
     """Train until all epochs are done, patience runs out, or Ctrl-C puts something into `stop`."""
     config, devices, optimizer, schedule = state.config, state.devices, state.optimizer, state.schedule
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    own_loss = config.loss is not F.cross_entropy and not isinstance(config.loss, nn.CrossEntropyLoss)
     with state.progress_bar() as bar:
         while not state.finished:
             train_mode(state.model, frozen_bn=config.frozen_bn)
@@ -115,7 +114,7 @@ def loop(state: TrainState, stop: list[bool]) -> None:
                     with devices.no_sync(state.forward_model, last=i == len(micro_batches)):
                         with devices.autocast():
                             logits = main_output(state.forward_model(images))
-                            check_outputs(logits, labels, own_loss=config.loss is not F.cross_entropy)
+                            check_outputs(logits, labels, own_loss=own_loss)
                             loss = config.loss(logits, labels)
                         devices.scaler.scale(loss * devices.loss_weight(labels, micro_batches)).backward()
                     state.update_metrics(loss, logits, labels)

@@ -39,6 +39,8 @@ class FitConfig:
     frozen_bn: str
 
     def __post_init__(self) -> None:
+        if isinstance(self.loss, type) or getattr(self.loss, "reduction", "mean") in ("sum", "none"):
+            raise ValueError(f"loss is {self.loss!r}: give a function or an instance that returns the mean of a batch.")
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}: train for at least one.")
         if self.accumulate < 1:
