@@ -4,9 +4,11 @@ import hashlib
 import hmac
 import html
 import os
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tlcourse.lessons.claims import box
@@ -139,5 +141,6 @@ def _failed(error: Exception) -> str:
 
 
 def _is_readers(filename: str) -> bool:
-    """Whether a file is a notebook's cell, or text that was run: not the package, not a library."""
-    return "ipykernel_" in filename or filename.startswith("<")
+    """Whether a file is a notebook's cell, text that was run, or a script: not the package, not a library."""
+    libraries = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
+    return not filename.startswith((*libraries, str(Path(__file__).parents[1])))
