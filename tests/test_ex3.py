@@ -426,6 +426,7 @@ WRONG = {
         (lambda first, second, n: separated(first, second, n * n), "under the root"),
         (lambda p, q, n: abs(p - q) / 100 > 2 * ((p / 100 + q / 100) / n) ** 0.5, "doesn't follow p (1 - p)"),
         (lambda first, second, n: True, "It says True of all"),
+        (lambda first, second, n: separated(round(first), round(second), n), "it says False"),
         (partial(separated, absolute=False), "take the absolute difference"),
         (partial(separated, add="errors"), "Add the squared errors"),
         (partial(separated, squared=False), "does n stand below each p"),

@@ -74,5 +74,5 @@ def why_wave(found: Sequence[float]) -> str:
     if rises := [i for i in range(1, m) if found[i] > found[i - 1] + 1e-4]:
         return f"At its step {rises[0]} the wave rises, and it is asked to fall."
     if any(one > half_wave(i / m) + 1e-4 for i, one in enumerate(found)):
-        return "The rate falls too slowly: does the fall end above zero, or long after the last step?"
-    return "The rate falls too fast: does the fall count epochs, where it is stepped by batch?"
+        return "The rate falls too slowly: is it another curve, or does it end above zero, or long after the last step?"
+    return "The rate falls too fast: is it another curve, or does the fall count epochs, where it is stepped by batch?"

@@ -28,7 +28,7 @@ def size(function: Any) -> str:
         ("a layer with a buffer that isn't stored", masked),
     ):
         parameters = _numbers(model.parameters())
-        wanted = sum(t.nbytes for t in model.state_dict().values())
+        wanted = _bytes(model.state_dict().values())
         found, stored = pair(function(model), "the number of parameters and the bytes")
         if found != parameters:
             seen = f"for {what} the first number is {found!r}, and it has {parameters} parameters"
@@ -41,14 +41,15 @@ def size(function: Any) -> str:
 
 def _why_count(found: Any, model: nn.Module) -> str:
     parameters, tensors = list(model.parameters()), list(model.state_dict().values())
+    floats = [t for t in tensors if t.is_floating_point()]
     if not isinstance(found, int | float) and getattr(found, "shape", None) != ():
         return f"It is {a(found)}; give a number"
     for value, why in (
-        (0, "A frozen parameter is a parameter, too"),
-        (sum(t.numel() for t in tensors), "The running mean and variance are buffers: nothing trains them"),
-        (_numbers(tensors, integers=False), "The running mean and variance are buffers: nothing trains them"),
+        (_numbers(p for p in parameters if p.requires_grad), "A frozen parameter is a parameter, too"),
+        (_numbers(tensors), "The running mean and variance are buffers: nothing trains them"),
+        (_numbers(floats), "The running mean and variance are buffers: nothing trains them"),
         (len(parameters), "That is how many tensors there are, not how many numbers they hold"),
-        (sum(t.nbytes for t in tensors), "Those are the bytes; the number of parameters comes first"),
+        (_bytes(tensors), "Those are the bytes; the number of parameters comes first"),
         (_numbers(p for p in parameters if p.ndim > 1), "Biases, and what batch norm trains, are parameters, too"),
     ):
         if found == value:
@@ -59,27 +60,26 @@ def _why_count(found: Any, model: nn.Module) -> str:
     return "Each parameter is a tensor; add up how many numbers each holds"
 
 
-def _numbers(tensors: Iterable[torch.Tensor], *, integers: bool = True) -> int:
-    return sum(t.numel() for t in tensors if integers or t.is_floating_point())
+def _numbers(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() for t in tensors)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
 
 
 def _why_bytes(stored: Any, wanted: int, model: nn.Module) -> str:
     parameters, tensors = list(model.parameters()), list(model.state_dict().values())
+    floats, every = [t for t in tensors if t.is_floating_point()], [*parameters, *model.buffers()]
     file_too = "buffers, such as the running mean and variance, are in the file too"
     for value, why in (
         (4 * _numbers(parameters), f"That is parameters times four: {file_too}"),
-        (sum(p.nbytes for p in parameters), f"Those are the bytes of the parameters: {file_too}"),
-        (
-            sum(t.nbytes for t in tensors if t.is_floating_point()),
-            "Batch norm also counts its batches, in an integer: that tensor is missing",
-        ),
+        (_bytes(parameters), f"Those are the bytes of the parameters: {file_too}"),
+        (_bytes(floats), "Batch norm also counts its batches, in an integer: that tensor is missing"),
         (4 * _numbers(tensors), "Not every number has four bytes: see `element_size()`"),
         (len(tensors), "That is how many tensors there are"),
         (_numbers(tensors), "That is how many numbers there are, and each has several bytes: see `element_size()`"),
-        (
-            sum(t.nbytes for t in (*parameters, *model.buffers())),
-            "A buffer that is registered with `persistent=False` is in no state dict",
-        ),
+        (_bytes(every), "A buffer that is registered with `persistent=False` is in no state dict"),
     ):
         if stored == value:
             return why
