@@ -62,6 +62,12 @@ def another_head(model):
     return AdamW(nn.Linear(256, 2).parameters(), lr=0.01), scheduler
 
 
+def plateau_stepped(model):
+    optimizer, scheduler = plateau(model)
+    scheduler.step(1.0)
+    return optimizer, scheduler
+
+
 def on_another_optimizer(model):
     return plateau(model)[0], plateau(model)[1]
 
@@ -178,9 +184,9 @@ def by_lambda(optimizer, epochs, batches, *, warm=None, start=1, total=None, bot
     return lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def in_a_row(optimizer, epochs, batches, *, milestone=0, minimum=0.0, length=None, start=None):
+def in_a_row(optimizer, epochs, batches, *, milestone=0, minimum=0.0, length=None, start=None, late=0):
     fall = length or epochs * batches - batches
-    warm = lr_scheduler.LinearLR(optimizer, start or 1 / batches, total_iters=batches - 1)
+    warm = lr_scheduler.LinearLR(optimizer, start or 1 / batches, total_iters=batches - 1 + late)
     down = lr_scheduler.CosineAnnealingLR(optimizer, fall, eta_min=minimum)
     return lr_scheduler.SequentialLR(optimizer, [warm, down], milestones=[batches + milestone])
 
@@ -224,6 +230,31 @@ class OwnScheduler:
         factor = (self.t + 1) / b if self.t < b else half_wave((self.t - b) / (self.total - b))
         for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = rate * factor
+
+
+class OneLate(OwnScheduler):
+    """Sets no rate before its first step."""
+
+    def __init__(self, optimizer, epochs, batches):
+        super().__init__(optimizer, epochs, batches)
+        for group, rate in zip(optimizer.param_groups, self.base, strict=True):
+            group["lr"] = rate
+
+
+def warmed_by_epoch(optimizer, epochs, batches):
+    fall = epochs * batches - 1
+    return lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) / batches if t < 1 else half_wave((t - 1) / fall))
+
+
+def stepped_at_once(*given):
+    scheduler = by_lambda(*given)
+    scheduler.step()
+    return scheduler
+
+
+def chained(optimizer, epochs, batches):
+    warm = lr_scheduler.LinearLR(optimizer, 1 / batches, total_iters=batches - 1)
+    return lr_scheduler.ChainedScheduler([warm, lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)])
 
 
 def own_scheduler(optimizer, epochs, batches):
@@ -331,6 +362,11 @@ def late_with_restarts(optimizer, parameters, rate, steps):
     return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, steps)
 
 
+def late_in_a_line(optimizer, parameters, rate, steps):
+    late(optimizer, parameters, rate, steps)
+    return lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps)
+
+
 def late_returns_nothing(*given):
     late(*given)
     return None
@@ -341,8 +377,7 @@ def runs(gains=(0.0, 0.04, -0.03, 0.02, -0.01), *, ways=("constant", "scheduled"
     for seed, gain in enumerate(gains):
         for way, more in zip(ways, (0.0, gain), strict=True):
             moved = seed + (other if way == "scheduled" else 0)
-            size = images if way == "scheduled" else 40
-            row = {"data": "toypets", "way": way, "images": size, "seed": moved, "accuracy": 0.7 + more}
+            row = {"data": "toypets", "way": way, "images": images, "seed": moved, "accuracy": 0.7 + more}
             rows.append(row | {"loss": 0.6 if same else 0.6 - more / 2, "seconds": 1.0})
     return Runs(rows)
 
@@ -394,7 +429,11 @@ WRONG = {
         (partial(plateau, patience=3), "`patience`: it is 3"),
         (partial(plateau, patience=1), "`patience`: it is 1"),
         (partial(plateau, cooldown=2), "`cooldown`: it is 2"),
-        (partial(plateau, threshold=0.3), "`threshold`"),
+        (partial(plateau, threshold=0.3), "`threshold`, 0.3"),
+        (partial(plateau, threshold=0.1), "`threshold`, 0.1: a loss that is lower by less"),
+        (plateau_stepped, "has stepped the scheduler"),
+        (lambda m: (plateau(m)[0], lr_scheduler.ReduceLROnPlateau), "the class ReduceLROnPlateau stands"),
+        (lambda m: (made := plateau(m)[0], lr_scheduler.LambdaLR(made, lambda loss: 0.5)), "never looks at the loss"),
         (plateau_by_hand_of(1, 0.5), "too early"),
         (plateau_by_hand_of(4, 0.5), "three epochs in a row"),
         (plateau_by_hand_of(3, 0.1), "multiplied by 0.1"),
@@ -432,9 +471,9 @@ WRONG = {
         (partial(groups, factor=1.0), "layer4.1.bn2.bias has the rate 0.004, and 0.002 is asked for"),
         (partial(groups, top=0.008), "fc.bias has the rate 0.008, and 0.004 is asked for"),
         (partial(groups, top=0.002), "fc.bias has the rate 0.002, and 0.004 is asked for"),
-        (partial(groups, factor=0.1), "layer4.1.bn2.bias has the rate 0.0004, and 0.002 is asked for"),
+        (partial(groups, factor=0.1), "It is 0.1 of the rate of the stage above"),
         (partial(one_a_child, all_children=True), "layer4.1.bn2.bias has the rate 0.001, and 0.002 is asked for"),
-        (partial(one_a_child, all_children=False), "conv1.weight has the rate 6.25e-05, and 0.000125 is asked for"),
+        (partial(one_a_child, all_children=False), "conv1 and bn1 are one stage, the stem"),
         (stem_by_names, "more than one parameter group"),
         (one_twice, "in a group twice"),
         (lambda model: groups(model)[0], "no list of groups"),
@@ -445,7 +484,8 @@ WRONG = {
         (bn_forgotten, "in no group, such as bn1.weight"),
         (of_another_model, "another model"),
         (lambda model: model.parameters(), "no list of groups"),
-        (lambda model: AdamW(groups(model)), "returns a AdamW. Return a list of groups"),
+        (lambda model: [g | {"lr": str(g["lr"])} for g in groups(model)], "has the rate '0.004', which is no number"),
+        (lambda model: AdamW(groups(model)), "returns an AdamW. Return a list of groups"),
         (lambda model: model, "returns a TLResNet"),
         (lambda model: [], "no list of groups"),
         ("groups", "Give a function"),
@@ -471,6 +511,19 @@ WRONG = {
         (fall_of(lambda i, m, b: half_wave(i // b * b / m)), "once an epoch"),
         (fall_of(lambda i, m, b: 1.0), "stays at the full rate"),
         (lambda o, e, b: schedules.warmup_cosine(o, e * b, warmup=1 / e), "ends one step late"),
+        (fall_of(lambda i, m, b: 1 + math.cos(math.pi * i / m)), "is not halved"),
+        (fall_of(lambda i, m, b: half_wave(i / m / math.pi)), "pi is missing"),
+        (fall_of(lambda i, m, b: 1 - half_wave(i / m)), "starts at 0 times the full rate"),
+        (fall_of(lambda i, m, b: half_wave(i % b / b)), "At its step 7 the wave rises"),
+        (fall_of(lambda i, m, b: half_wave(i // b * b / (m - b))), "once an epoch, and ends in the last one"),
+        (warmed_by_epoch, "The warm-up ends after one step"),
+        (stepped_at_once, "one step ahead"),
+        (OneLate, "Give a function"),
+        (lambda *given: OneLate(*given), "Only the first rate is off"),
+        (partial(in_a_row, late=1), "`batches - 1` steps away"),
+        (chained, "falls in the warm-up, too"),
+        (lambda o, e, b: lr_scheduler.LambdaLR(o, lambda t: 0.004 * (t + 1) / b), "far too low"),
+        (lambda o, e, b: lr_scheduler.LambdaLR(o, lambda t: 1 / (b - b)), "ZeroDivisionError"),
         (wave_from_the_start, "since the first step"),
         (straight_line, "in a straight line"),
         (partial(by_lambda, bottom=0.1), "falls too slowly"),
@@ -494,7 +547,9 @@ WRONG = {
         (partial(late, reset=False), "There the last schedule stopped"),
         (partial(late, unfreeze=False), "still frozen"),
         (partial(late, join=False), "layer4.0.conv1.weight is in no group"),
-        (partial(late, length=5), "falls too fast"),
+        (partial(late, length=5), "At its step 6 the wave rises"),
+        (lambda o, p, r, s: late(o, p, r, s, length=s - 1), "The wave ends at the last step"),
+        (late_in_a_line, "in a straight line"),
         (partial(late, length=100), "falls too slowly"),
         (partial(late, minimum=1e-4), "falls too slowly"),
         (lambda o, p, r, s: late(o, p[:3], r, s), "still frozen"),
@@ -521,7 +576,9 @@ WRONG = {
         ((runs(UP[:3]), "better"), "3 seeds"),
         ((runs(other=5), TIE), "cannot be paired"),
         ((runs(ways=("constant", "cosine")), TIE), "no runs named 'scheduled'"),
-        ((runs(images=200), TIE), "different images"),
+        ((runs(images=200), TIE), "with 200 training images, and 40 are asked for"),
+        ((runs(UP, images=20), "better"), "with 20 training images, and 40 are asked for"),
+        ((runs() + runs(images=80), TIE), "with 80 training images, and 40 are asked for"),
         ((runs((0.0,) * 5, same=True), TIE), "did not reach the training"),
         ((runs(), "maybe"), "Choose among"),
         ((runs(UP), 0.05), "Choose among"),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
+from torch.utils import benchmark
 
 import tlcourse as tl
 
@@ -88,6 +89,21 @@ def latency_by_timeit(model, image, repeats):
     with tl.evaluation.evaluation_mode(model):
         model(image)
         return 1000 * np.median(timeit.repeat(lambda: model(image), number=1, repeat=repeats))
+
+
+@torch.inference_mode()
+def latency_by_benchmark(model, image, repeats):
+    """PyTorch's benchmark warms up before each measured call."""
+    with tl.evaluation.evaluation_mode(model):
+        model(image)
+        timer = benchmark.Timer("model(image)", globals={"model": model, "image": image})
+        return 1000 * statistics.median(timer.timeit(1).median for _ in range(repeats))
+
+
+def with_a_part_in_evaluation_mode(model, image, repeats):
+    found = latency(model, image, repeats, back=False)
+    model.training = True
+    return found
 
 
 def on_a_copy(model, image, repeats):
@@ -198,6 +214,13 @@ def choose_without_ties(table, use):
     return choose(table) | {use: next(iter(fits), None)}
 
 
+def choose_another_for_balance(table):
+    """Choose a second network, where one is the best for both."""
+    found = choose(table)
+    others = [row for row in table if row["model"] != found["phone"] or row["model"] == "resnet50"]
+    return found | {"balance": choose(others)["balance"]}
+
+
 def choose_with_a_column(table):
     for row in table:
         row["slowest"] = row["latency"] + row["spread"]
@@ -263,7 +286,6 @@ def overlapping_intervals(first, second, n):
 RIGHT = {
     "size": [
         size,
-        size_by_modules,
         size_by_numpy,
         size_by_shapes,
         lambda model: (nn.utils.parameters_to_vector(model.parameters()).numel(), float(size(model)[1])),
@@ -275,6 +297,8 @@ RIGHT = {
         latency_warmed_up_longer,
         latency_by_timeit,
         partial(latency, reduce=lambda times: torch.tensor(times).quantile(0.5)),
+        on_a_copy,
+        latency_by_benchmark,
     ],
     "front": [
         front,
@@ -296,6 +320,12 @@ WRONG = {
     "size": [
         (partial(size, each=4, buffers=False), "parameters times four"),
         (partial(size, buffers=False), "parameters times four"),
+        (size_by_modules, "`persistent=False` is in no state dict"),
+        (lambda model: (size(model)[0] / 1e3, size(model)[1]), "Those are thousands"),
+        (lambda model: (sum(p.numel() for p in model.parameters() if p.ndim > 1), 0), "Biases, and what batch norm"),
+        (lambda model: (size(model)[0], len(model.state_dict())), "how many tensors there are"),
+        (partial(size, each=1), "each has several bytes"),
+        (lambda model: (*size(model), 1), "a tuple of length 3 where two things"),
         (partial(size, each=4), "Not every number has four bytes"),
         (partial(size, integers=False), "counts its batches, in an integer"),
         (partial(size, train_only=True), "A frozen parameter is a parameter, too"),
@@ -306,9 +336,9 @@ WRONG = {
         (lambda model: (size(model)[0], size(model)[1] / 1024), "Those are kilobytes"),
         (lambda model: (size(model)[0], size(model)[1] * 8), "Those are bits"),
         (lambda model: (size(model)[0] / 1e6, size(model)[1]), "Those are millions"),
-        (lambda model: (f"{size(model)[0]:,}", size(model)[1]), "the first number is '18', and"),
+        (lambda model: (f"{size(model)[0]:,}", size(model)[1]), "It is a str; give a number"),
         (lambda model: size(model)[0], "the number of parameters and the bytes"),
-        (lambda model: size(model)[::-1], "the first number is 72"),
+        (lambda model: size(model)[::-1], "the number of parameters comes first"),
         (tl.models.create("tl_resnet", 2, weights=None), "Give a function"),
     ],
     "latency": [
@@ -326,7 +356,10 @@ WRONG = {
         (of_a_batch_of_calls, "the mean"),
         (partial(latency, factor=1e6), "Those are microseconds"),
         (partial(latency, reduce=lambda times: times[len(times) // 2]), "the slowest call"),
-        (partial(latency, reduce=lambda times: times[-1]), "and the median is"),
+        (partial(latency, reduce=lambda times: times[-1]), "the last call"),
+        (partial(latency, reduce=lambda times: sorted(times)[min(len(times) // 2 + 1, 6)]), "after the middle one"),
+        (partial(latency, reduce=lambda times: 1e-3 / statistics.median(times)), "calls in a second"),
+        (with_a_part_in_evaluation_mode, "its batch norm is in evaluation mode"),
         (partial(latency, reduce=max), "the slowest call"),
         (
             lambda model, image, repeats: latency(model, image, 10),
@@ -347,7 +380,7 @@ WRONG = {
         (lambda table: [max(table, key=lambda row: row["accuracy"])["model"]], "a is missing"),
         (lambda table: front(table) * 2, "more than once"),
         (lambda table: front(table)[0], "returns a str"),
-        (lambda table: len(front(table)), "returns a int"),
+        (lambda table: len(front(table)), "returns an int"),
         (front_taken_out, "takes rows out of the table"),
         (partial(front, key=lambda row: numbers(row)[:2]), "b is missing"),
         (lambda table: front(list({numbers(row): row for row in table}.values())), "e is missing"),
@@ -376,6 +409,8 @@ WRONG = {
         (lambda table: choose(table) | {"balance": choose(table)["balance"] or "resnet50"}, "resnet50 takes 40 ms"),
         (by_heart, "That is no network of this table"),
         (lambda table: list(choose(table).values()), "Return a dictionary"),
+        (choose_another_for_balance, "p is more accurate, and within the limits, too"),
+        (lambda table: choose([row | {"latency": 40.0} if row["model"] == "resnet50" else row for row in table]), "60"),
         (lambda table: choose(table) | {"laptop": "a"}, "Return a dictionary"),
         (by_heart([]), "Give a function"),
     ],
@@ -385,18 +420,24 @@ WRONG = {
             lambda p, q, n: abs(p - q) > 2 * (p / 100 * (1 - p / 100) / n) ** 0.5,
             "are difference and error both in shares",
         ),
-        (partial(separated, errors=1), "Two standard errors are asked for"),
+        (partial(separated, errors=1), "Two standard errors are asked for, not 1."),
+        (partial(separated, errors=2.5), "Two standard errors are asked for, not 2.5."),
+        (lambda first, second, n: separated(first, second, 50_000), "whatever `n` is"),
+        (lambda first, second, n: separated(first, second, n * n), "under the root"),
+        (lambda p, q, n: abs(p - q) / 100 > 2 * ((p / 100 + q / 100) / n) ** 0.5, "doesn't follow p (1 - p)"),
+        (lambda first, second, n: True, "It says True of all"),
+        (lambda first, second, n: separated(round(first), round(second), n), "it says False"),
         (partial(separated, absolute=False), "take the absolute difference"),
         (partial(separated, add="errors"), "Add the squared errors"),
         (partial(separated, squared=False), "does n stand below each p"),
-        (partial(separated, errors=3), "not three"),
+        (partial(separated, errors=3), "not 3."),
         (partial(separated, errors=1.96), "not 1.96"),
         (partial(separated, errors=2**0.5), "the two stands before the root"),
-        (partial(separated, add="max"), "Compare each part with the formula"),
-        (lambda p, q, n: abs(p - q) / 100 > 2 * (p * (100 - p) + q * (100 - q)) / 1e4 / n, "is the root taken"),
+        (partial(separated, add="max"), "Both squared errors count"),
+        (lambda p, q, n: abs(p - q) / 100 > 2 * (p * (100 - p) + q * (100 - q)) / 1e4 / n, "under the root"),
         (overlapping_intervals, "the other way round"),
-        (lambda first, second, n: first != second, "The error is too small"),
-        (lambda first, second, n: abs(first - second) > 0.5, "it says"),
+        (lambda first, second, n: first != second, "is an error there"),
+        (lambda first, second, n: abs(first - second) > 0.5, "from 0.5 points on, whatever `n` is"),
         (lambda first, second, n: False, "The error is too large"),
         (lambda first, second, n: abs(first - second) / 100, "Return True or False"),
         (True, "Give a function"),

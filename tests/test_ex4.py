@@ -109,6 +109,18 @@ def letters_by_hand():
     return transform
 
 
+def moved(rule):
+    """Return an answer whose moves and turn are what a rule makes of three random numbers."""
+
+    def transform(image):
+        x, y, turn = rule(*(random.uniform(-1, 1) for _ in range(3)))
+        side = image.width / 10
+        image = image.rotate(10 * turn, translate=(side * x, side * y), fillcolor="white")
+        return v1.functional.to_tensor(image.resize((64, 64)))
+
+    return lambda: transform
+
+
 def evaluation_by_hand():
     def transform(image):
         scale = 64 / min(image.size)
@@ -164,6 +176,8 @@ RIGHT = {
         of(SMALL, end=[*TO_TENSOR, v2.RandomAffine(9, (0.09, 0.09), fill=1.0, interpolation=BILINEAR)]),
         of(SMALL, end=[*TO_TENSOR, v2.RandomAffine(9, translate=(0.09, 0.09), fill=1.0)]),
         letters_by_hand,
+        moved(lambda x, y, turn: (x, y, turn)),
+        of(end=[*TO_TENSOR, v2.RandomAffine(10, (0.1, 0.1), fill=1.0, interpolation=BILINEAR), SMALL]),
         of(SMALL, v2.RandomRotation(10, fill=255), v2.RandomCrop(64, padding=6, fill=255)),
         of(SMALL, v2.RandomRotation(10, fill=255, interpolation=BICUBIC), v2.RandomAffine(0, (0.1, 0.1), fill=255)),
         of(v2.ColorJitter(0.2), v2.RandomAffine(10, (0.1, 0.1), fill=255), SMALL),
@@ -213,8 +227,13 @@ WRONG = {
         (of(TURN, v2.RandomResizedCrop(64), MIRROR, LIGHT), "of the image's area"),
         (of(v2.RandomRotation(10), CROP, MIRROR, LIGHT), "turned by -10 to 10 degrees, and up to 15"),
         (of(CROP, MIRROR, v2.RandomRotation((-5, 15)), LIGHT), "turned by -5 to 14 degrees"),
+        (of(v2.RandomRotation((0, 15)), CROP, MIRROR, LIGHT), "faces that aren't mirrored are turned by 0 to 15"),
+        (of(v2.RandomRotation((15, 15)), CROP, MIRROR, LIGHT), "the angle has to be drawn anew"),
+        (of(QUARTERS, CROP, MIRROR, LIGHT), "turned by -180 to 180 degrees"),
+        (of(TURN, CROP, MIRROR, end=[*TO_TENSOR, lambda x: x * (1 + torch.rand(1))]), "white becomes 1."),
+        (lambda: [TURN, CROP, MIRROR, LIGHT, *TO_TENSOR], "into one `v2.Compose`"),
         (of(TURN, CROP, v2.RandomHorizontalFlip(0.3), LIGHT), "30% of the draws are mirrored"),
-        (of(CROP, LIGHT, v2.RandomChoice([TURN, MIRROR])), "of the draws are mirrored"),
+        (of(CROP, LIGHT, v2.RandomChoice([TURN, MIRROR])), "mirrored faces are turned by 0 to 0"),
         (of(v2.Resize((80, 80)), v2.RandomCrop(64), TURN, MIRROR, LIGHT), "shows 62% of the image's area"),
         (of(CROP, MIRROR, LIGHT, end=[*TO_TENSOR, v2.RandomRotation(15, fill=255)]), "empty corners get 255"),
         (of(TURN, CROP, MIRROR, v2.ColorJitter(hue=0.3)), "the same brightness"),
@@ -224,7 +243,7 @@ WRONG = {
         (of(TURN, CROP, MIRROR, LIGHT, end=[*TO_TENSOR, NORMAL]), "Normalising is not asked for here"),
         (of(TURN, CROP, MIRROR, LIGHT, end=[v2.ToImage()]), "whole numbers"),
         (of(TURN, CROP, MIRROR, LIGHT, end=[v2.ToImage(), v2.ToDtype(torch.float32)]), "between 0 and 1"),
-        (of(TURN, CROP, MIRROR, LIGHT, end=[]), "gives a Image"),
+        (of(TURN, CROP, MIRROR, LIGHT, end=[]), "gives an Image"),
         (of(TURN, MIRROR, LIGHT), "an image becomes (3, 64, 96)"),
         (of(TURN, CROP, MIRROR, LIGHT)(), "Give a function"),
         (lambda: torch.zeros(3, 64, 64), "returns a Tensor"),
@@ -254,6 +273,11 @@ WRONG = {
             "a turn by 90 degrees, mirrored, is missing",
         ),
         (of(SMALL, QUARTERS, MIRROR, v2.RandomGrayscale()), "colours change"),
+        (of(SMALL, QUARTERS, MIRROR, v2.RandomAutocontrast()), "colours change"),
+        (of(SMALL, QUARTERS, MIRROR, v2.RandomEqualize(1)), "colours change"),
+        (of(SMALL, QUARTERS, MIRROR, v2.RandomSolarize(128)), "colours change"),
+        (of(SMALL, QUARTERS, MIRROR, v2.RandomAffine(0, (0.2, 0.2))), "something is left empty"),
+        (of(SMALL, QUARTERS, MIRROR, end=[*TO_TENSOR, v2.RandomErasing()]), "or erased"),
         (lambda: None, "returns a NoneType"),
         (own_generator, "a generator of its own"),
     ],
@@ -272,6 +296,12 @@ WRONG = {
         (of(v2.RandomAffine(10, (0.05, 0.1), fill=255), SMALL), "left and right by -4 to 5 %"),
         (of(v2.RandomAffine((-3, 10), (0.1, 0.1), fill=255), SMALL), "turned by -10 to 3 degrees"),
         (of(v2.RandomAffine(10, (0.1, 0.1), fill=128), SMALL), "See `fill`"),
+        (of(v2.RandomAffine(10, (0.1, 0.1), fill=230), SMALL), "aren't as white as the paper"),
+        (of(v2.RandomAffine(10, (0.1, 0.1), fill=255), SMALL, v2.RandomInvert(1)), "paper stays white"),
+        (of(v2.RandomAffine(8, (0.1, 0.1), shear=10, fill=255), SMALL), "slanted or squeezed"),
+        (moved(lambda x, y, turn: (x, x, turn)), "the move up and down follows the move left and right"),
+        (moved(lambda x, y, turn: (x, -x, turn)), "the move up and down follows the move left and right"),
+        (moved(lambda x, y, turn: (x, y, x)), "the move left and right follows the turn"),
         (of(SMALL, end=[*TO_TENSOR, v2.RandomAffine(10, (0.1, 0.1), fill=255)]), "after `TO_TENSOR`, white is 1"),
         (of(SMALL), "turned by 0 to 0 degrees"),
     ],
@@ -288,10 +318,18 @@ WRONG = {
         (of(v2.Resize(96), v2.CenterCrop(64), end=[*TO_TENSOR, NORMAL]), "shorter side becomes 64 pixels"),
         (of(v2.Resize(70), v2.CenterCrop(64), end=[*TO_TENSOR, NORMAL]), "shorter side becomes 64 pixels"),
         (of(v2.CenterCrop(64), end=[*TO_TENSOR, NORMAL]), "shorter side becomes 64 pixels"),
-        (of(*MIDDLE, end=[*TO_TENSOR, v2.Normalize(MEAN, (1, 1, 1))]), "normalised in another way"),
-        (of(*MIDDLE, end=[*TO_TENSOR, v2.Normalize(STD, MEAN)]), "normalised in another way"),
-        (of(*MIDDLE, end=[*TO_TENSOR, lambda x: x / 255, NORMAL]), "normalised in another way"),
+        (of(*MIDDLE, end=[*TO_TENSOR, v2.Normalize(MEAN, (1, 1, 1))]), "not divided by STD"),
+        (of(*MIDDLE, end=[*TO_TENSOR, v2.Normalize(STD, MEAN)]), "MEAN and STD have changed places"),
+        (of(*MIDDLE, end=[*TO_TENSOR, lambda x: x / 255, NORMAL]), "divided by 255 twice"),
+        (of(*MIDDLE, end=[*TO_TENSOR, v2.Normalize((0.4,) * 3, (0.4,) * 3)]), "normalised in another way"),
+        (of(*MIDDLE, end=[*TO_TENSOR, NORMAL, lambda x: x.clamp(0, 1)]), "cut off"),
+        (of(*MIDDLE, v2.Grayscale(3), end=[*TO_TENSOR, NORMAL]), "the colours are gone"),
+        (of(*MIDDLE, v2.RandomHorizontalFlip(1), end=[*TO_TENSOR, NORMAL]), "the image is mirrored"),
+        (of(*MIDDLE, end=[*TO_TENSOR, NORMAL, lambda x: x.mT]), "rows and columns have changed places"),
+        (lambda: lambda image: torch.zeros(3, 64, 64), "nothing of the image is left"),
+        (of(v2.CenterCrop(64), end=[*TO_TENSOR, NORMAL]), "24% of the area is seen"),
         (of(v2.Resize(64), end=[*TO_TENSOR, NORMAL]), "(3, 64, 106)"),
+        (of(v2.Resize(32), v2.CenterCrop(64), end=[*TO_TENSOR, NORMAL]), "or in another size"),
         (of(*MIDDLE, end=[*TO_TENSOR, NORMAL, lambda x: x[None]]), "(1, 3, 64, 64)"),
         (of(*MIDDLE, end=[NORMAL, *TO_TENSOR]), "TypeError"),
         (of(*MIDDLE, end=[*TO_TENSOR, NORMAL])(), "Give a function"),

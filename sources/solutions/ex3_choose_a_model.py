@@ -32,7 +32,7 @@
 # than parameters: batch norm also keeps a mean and a variance for each channel. And not every number has four bytes.
 #
 # Write a function of a network that returns two numbers: how many parameters it has, and how many bytes all tensors of its
-# `state_dict` take.
+# `state_dict` take. A buffer that was registered with `persistent=False` is in no state dict.
 
 # %%
 import torch

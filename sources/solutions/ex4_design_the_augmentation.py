@@ -123,8 +123,8 @@ tl.check("ex4/faces", faces)
 # **From the chapter.** Its answer for tiles has `RandomRotation([0, 90, 180, 270])`. That raises an error, because the argument
 # is a range with two ends.
 #
-# A tile has no up. All eight orientations are equally likely: the four quarter turns, each mirrored or not. There are no
-# other angles, because they leave corners empty. Here the colours tell forest from water, so they stay as they are. At
+# A tile has no up. All eight orientations are equally likely: the four quarter turns, each mirrored or not. Nothing
+# is left empty, so there are no other angles. Here the colours tell forest from water, so they stay as they are. At
 # least half of the area stays in view.
 
 
@@ -165,7 +165,7 @@ if verdict.outcome == "right":
 # ## Step 4: letters
 #
 # Letters are never mirrored. They are turned by up to ten degrees in both directions, and moved by up to a tenth of the side,
-# to the left and right as well as up and down. Their size stays the same. Empty corners get the colour of the paper, white.
+# to the left and right as well as up and down; the three are drawn separately. Their size and shape stay the same. Empty corners get the colour of the paper, white.
 
 
 # %%

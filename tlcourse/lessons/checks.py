@@ -5,9 +5,11 @@ import hmac
 import html
 import os
 import re
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tlcourse.lessons.claims import box
@@ -141,5 +143,6 @@ def _failed(error: Exception) -> str:
 
 
 def _is_readers(filename: str) -> bool:
-    """Whether a file is a notebook's cell, or text that was run: not the package, not a library."""
-    return "ipykernel_" in filename or (filename.startswith("<") and not filename.startswith(("<string>", "<frozen ")))
+    """Whether a file is a notebook's cell, text that was run, or a script: not the package, and not a library."""
+    libraries = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
+    return not filename.startswith((*libraries, str(Path(__file__).parents[1]), "<string>", "<frozen "))

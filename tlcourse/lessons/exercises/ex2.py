@@ -1,5 +1,6 @@
 """The steps of exercise 2, "Schedule the learning rate": each looks at the rates that an optimizer really has."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from tlcourse import models
 from tlcourse.lessons.checks import NotRightError, step
 from tlcourse.lessons.exercises import measured
-from tlcourse.lessons.exercises.answers import half_wave, need_function, pair, quiet, rates_by_name, scheduler_of
+from tlcourse.lessons.exercises.answers import a, need_function, pair, quiet, rates_by_name, scheduler_of
+from tlcourse.lessons.exercises.ex2_waves import half_wave, why_warmup, why_wave
 
 HEAD = ("fc.weight", "fc.bias")
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")  # the stem is conv1 and bn1
-# A loss that gets lower, stays for three epochs, gets lower again, twice nearly stays, and then stays for long.
-LOSSES = (1.0, 0.9, 0.8, 0.85, 0.8, 0.83, 0.7, 0.75, 0.75, 0.6, 0.5, 0.6, 0.55, *[0.5] * 12)
+# A loss that gets lower, stays for three epochs, gets lower again, twice nearly stays, stays for long, and gets a
+# little lower.
+LOSSES = (1.0, 0.9, 0.8, 0.85, 0.8, 0.83, 0.7, 0.75, 0.75, 0.6, 0.5, 0.6, 0.55, *[0.5] * 12, 0.499, 0.498, 0.497)
 
 
 @step("ex2/plateau")
@@ -27,7 +30,11 @@ def plateau(function: Any) -> str:
     train = {name for name, p in model.named_parameters() if p.requires_grad}
     if extra := [name for name in train if not name.startswith("fc.")]:
         raise NotRightError(f"{len(extra)} of 48 parameters below the head take gradients, such as {min(extra)}.")
-    rates = rates_by_name(model, optimizer)
+    rates, scheduler = rates_by_name(model, optimizer), scheduler_of(optimizer, scheduler)
+    if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+        raise NotRightError(f"{a(scheduler)} never looks at the loss. ReduceLROnPlateau does.")
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.last_epoch > 0:
+        raise NotRightError("the function has stepped the scheduler, and no epoch has been trained.")
     for name in HEAD:
         if name not in train:
             raise NotRightError(f"{name} takes no gradients, so the head would not learn.")
@@ -35,9 +42,6 @@ def plateau(function: Any) -> str:
             raise NotRightError(f"{name} is in no group of the optimizer: it would never move.")
         if not math.isclose(rates[name], 0.01, rel_tol=1e-6):
             raise NotRightError(f"{name} starts with a rate of {rates[name]:g}, and 0.01 is asked for.")
-    scheduler = scheduler_of(optimizer, scheduler)
-    if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
-        raise NotRightError(f"a {type(scheduler).__name__} never looks at the loss. ReduceLROnPlateau does.")
     best, bad, wanted, before = math.inf, 0, 0.01, 0.01
     for epoch, loss in enumerate(LOSSES, 1):
         best, bad = (loss, 0) if loss < best else (best, bad + 1)
@@ -64,9 +68,9 @@ def _why_plateau(scheduler: Any, found: float, wanted: float, before: float) -> 
         for name, asked in PLATEAU.items():
             if (given := getattr(scheduler, name)) != asked:
                 return f"Look at `{name}`: it is {given!r}, and the task's rule has {asked!r}."
-        return (
-            "Look at `min_lr` and `eps`, which stop the fall, and at `threshold`: a lower loss is lower by that much."
-        )
+        if found < wanted:
+            return f"Look at `threshold`, {scheduler.threshold:g}: a loss that is lower by less counts as no lower one."
+        return "Look at `min_lr` and `eps`, which stop the fall."
     if found < before and wanted == before:
         return "It falls too early: two epochs in a row without a new lowest loss are forgiven."
     if found == before:
@@ -81,7 +85,7 @@ def groups(function: Any) -> str:
     model = models.freeze(models.create("tl_resnet", 2, weights=None))
     answer = function(model)
     if not hasattr(answer, "__iter__"):
-        raise NotRightError(f"the function returns a {type(answer).__name__}. Return a list of groups.")
+        raise NotRightError(f"the function returns {a(answer)}. Return a list of groups.")
     given = list(answer)
     if not given or not all(isinstance(group, dict) and "params" in group for group in given):
         raise NotRightError("the function returns no list of groups. A group is a dictionary with `params` and `lr`.")
@@ -104,8 +108,12 @@ def groups(function: Any) -> str:
         stage = name.split(".")[0].replace("bn1", "conv1")
         wanted = 0.004 / 2 ** (len(STAGES) - 1 - STAGES.index(stage))
         if not math.isclose(rates[name], wanted, rel_tol=1e-6):
-            way = " The rates rise towards the stem; they are to fall." * (rates[names[0]] > rates["fc.weight"])
-            raise NotRightError(f"{name} has the rate {rates[name]:g}, and {wanted:g} is asked for.{way}")
+            seen = f"{name} has the rate {rates[name]:g}, and {wanted:g} is asked for"
+            if rates[names[0]] > rates["fc.weight"]:
+                raise NotRightError(f"{seen}. The rates rise towards the stem; they are to fall.")
+            way = f" It is {rates[name] / wanted / 2:.3g} of the rate of the stage above, and half of it is asked for."
+            way = " conv1 and bn1 are one stage, the stem." if stage == "conv1" else way * (stage != "fc")
+            raise NotRightError(f"{seen}.{way}")
     return (
         "every parameter is in a group, and has the rate of its stage. The chapter's solution calls this stage "
         "'fine-tune all layers', but its optimizer holds layer4 and fc only."
@@ -142,49 +150,11 @@ def warmup(function: Any) -> str:
                 if not math.isclose(factor, wanted, rel_tol=1e-4, abs_tol=1e-6):
                     seen = f"with {epochs} epochs of {batches} batches, group {group} has a rate of "
                     seen += f"{factor * base[group]:.5g} at step {t}, and {wanted * base[group]:.5g} is asked for"
-                    raise NotRightError(f"{seen}. {_why_warmup(factors, t, batches)}")
+                    raise NotRightError(f"{seen}. {why_warmup(factors, t, batches)}")
     return (
         "the factor is the same for every group, so discriminative rates keep their ratio. A minimum given as a rate, "
         "or one highest rate for all, would change it."
     )
-
-
-# A mistake -> the factor of step i of m with b batches an epoch, counted from the start of the part; None is any.
-WARMUPS = {
-    "A first step at rate zero changes nothing: it starts at one part of `batches`.": lambda i, m, b: None if i else 0,
-    "It starts at the full rate: there is no warm-up.": lambda i, m, b: None if i else 1,
-    "The warm-up ends one step late: the first epoch's last step has the full rate.": lambda i, m, b: (i + 1) / (b + 1),
-    "The warm-up grows through all of the training; it has one epoch.": lambda i, m, b: (i + 1) / (m + b),
-}
-WAVES = {
-    "The wave has run since the first step; it begins after the warm-up.": lambda i, m, b: half_wave((i + b) / (m + b)),
-    "The wave is as long as the training; the warm-up isn't part of it.": lambda i, m, b: half_wave(i / (m + b)),
-    "The wave ends at the last step; it would end one step later.": lambda i, m, b: half_wave(i / (m - 1)),
-    "The wave is one step early: its first step has the full rate.": lambda i, m, b: half_wave((i + 1) / m),
-    "The wave is one step late: only its first step has the full rate.": lambda i, m, b: half_wave(max(i - 1, 0) / m),
-    "It falls in a straight line, where half a cosine wave is asked for.": lambda i, m, b: 1 - i / m,
-    "A whole wave falls and rises again; half of one is asked for.": lambda i, m, b: half_wave(2 * i / m),
-    "That is a quarter of a wave; half of one is asked for.": lambda i, m, b: math.cos(math.pi * i / m / 2),
-    "The bare cosine falls to -1: add 1, and halve the sum.": lambda i, m, b: math.cos(math.pi * i / m),
-    "It falls once an epoch; it falls with every batch.": lambda i, m, b: half_wave(i // b * b / m),
-    "It stays at the full rate after the warm-up.": lambda i, m, b: 1,
-}
-
-
-def _why_warmup(factors: list[list[float]], t: int, batches: int) -> str:
-    if max(factors[t]) - min(factors[t]) > 1e-4 * max(factors[t]):
-        return "The groups do not keep their ratio: is a rate given where a factor of each group's own is meant?"
-    rest, factor = len(factors) - batches, factors[t][0]
-    rules, part = (WARMUPS, factors[:batches]) if t < batches else (WAVES, factors[batches:])
-    for why, rule in rules.items():
-        asked = (rule(i, rest, batches) for i in range(len(part)))
-        if all(one is None or abs(found[0] - one) < 1e-6 for found, one in zip(part, asked, strict=True)):
-            return why
-    if t < batches:
-        return f"In the warm-up, the factor of this step is {t + 1} / {batches}; it is {factor:.4g}."
-    if factor < half_wave((t - batches) / rest):
-        return "The rate falls too fast: does the fall count epochs, where it is stepped by batch?"
-    return "The rate falls too slowly: does the fall end above zero, or long after the last step?"
 
 
 @step("ex2/late")
@@ -211,34 +181,32 @@ def late(function: Any) -> str:
                 raise NotRightError("parameters of layer4 are still frozen: they take no gradients.")
             if not moments.equal(optimizer.state[model.fc.bias].get("exp_avg", torch.zeros(0))):
                 raise NotRightError("the head's moments are gone, or a step was made.")
-            for t in range(steps):
-                rates = rates_by_name(model, optimizer)
-                if missing := [name for name in names if name not in rates]:
-                    raise NotRightError(f"{missing[0]} is in no group of the optimizer that the function was given.")
-                for name in names:
-                    base = 0.01 if name.startswith("fc.") else rate
-                    wanted = base * half_wave(t / steps)
-                    if not math.isclose(rates[name], wanted, rel_tol=1e-4, abs_tol=1e-9):
-                        why = _why_late(t, name, rates[name], wanted, 0.01 * half_wave(used / 10))
-                        seen = f"at step {t} of {steps}, {name} has a rate of {rates[name]:.3g}, and {wanted:.3g} "
-                        raise NotRightError(f"{seen}is asked for. {why}")
+            found = []
+            for _ in range(steps):
+                found.append(rates_by_name(model, optimizer))
                 optimizer.step()
                 scheduler.step()
+        if missing := [name for name in names if name not in found[0]]:
+            raise NotRightError(f"{missing[0]} is in no group of the optimizer that the function was given.")
+        for t, name in itertools.product(range(steps), names):
+            base = 0.01 if name.startswith("fc.") else rate
+            seen, wanted = found[t][name], base * half_wave(t / steps)
+            if not math.isclose(seen, wanted, rel_tol=1e-4, abs_tol=1e-9):
+                told = f"at step {t} of {steps}, {name} has a rate of {seen:.3g}, and {wanted:.3g} is asked for"
+                why = _why_start(name, seen, 0.01 * half_wave(used / 10))
+                raise NotRightError(f"{told}. {why_wave([one[name] / base for one in found]) if t else why}")
     return (
         "a schedule belongs to the groups that the optimizer has when it is built, and some of PyTorch's start where "
         "the last one stopped, not at the base rate. Look at the rates before you train."
     )
 
 
-def _why_late(t: int, name: str, found: float, wanted: float, stopped: float) -> str:
-    if t == 0 and name.startswith("fc.") and math.isclose(found, stopped, rel_tol=1e-3, abs_tol=1e-9):
+def _why_start(name: str, found: float, stopped: float) -> str:
+    if name.startswith("fc.") and math.isclose(found, stopped, rel_tol=1e-3, abs_tol=1e-9):
         return "There the last schedule stopped. The rate that the head was built with is its group's `initial_lr`."
-    if t == 0 and found == 0.01:
+    if found == 0.01:
         return "That is the head's rate: the parameters need a group of their own, whose `lr` is the given rate."
-    if t == 0:
-        return "Each group starts from the rate that it was built with: look at `lr` and `initial_lr` of the groups."
-    seen = f"The start is right, but the rate falls too {'fast' if found < wanted else 'slowly'}"
-    return f"{seen}: half a cosine wave takes all groups to zero in `steps` steps."
+    return "Each group starts from the rate that it was built with: look at `lr` and `initial_lr` of the groups."
 
 
 @step("ex2/gain")

@@ -6,16 +6,17 @@ from typing import Any
 
 from tlcourse.lessons.checks import NotRightError
 from tlcourse.lessons.comparison import Difference, Runs
-from tlcourse.lessons.exercises.answers import pair
+from tlcourse.lessons.exercises.answers import a, pair
 
 CONCLUSIONS = ("better", "worse", "no difference shown")
 FEWEST = 5  # seeds
+IMAGES = 40  # of a run in a step of gain
 
 
 def need_runs(runs: Any) -> Runs:
     """Refuse what is no table of runs."""
     if not isinstance(runs, Runs):
-        raise NotRightError(f"the first part is a {type(runs).__name__}. Give what `tl.experiments.compare` returned.")
+        raise NotRightError(f"the first part is {a(runs)}. Give what `tl.experiments.compare` returned.")
     return runs
 
 
@@ -63,9 +64,9 @@ def gain(answer: Any, way: str, other: str, same: str) -> str:
     """Judge a pair of runs and conclusion: does `way` gain over `other`?"""
     runs, said = pair(answer, "the runs and your conclusion")
     rows = need_runs(runs).rows
+    if others := [row["images"] for row in rows if row["way"] in (way, other) and row["images"] != IMAGES]:
+        raise NotRightError(f"there are runs with {others[0]} training images, and {IMAGES} are asked for.")
     need_pairs(rows, (way, other), same=same)
-    if len({(row["data"], row["images"]) for row in rows}) > 1:
-        raise NotRightError("the runs have different images: compare both ways with the same number of images.")
     found = runs.difference(way, other)
     need_conclusion(said, found)
     return f"the conclusion is what your runs support: {found}. More seeds would show smaller differences."

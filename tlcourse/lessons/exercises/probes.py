@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from tlcourse.lessons.checks import NotRightError
+from tlcourse.lessons.exercises.answers import a as an
+from tlcourse.lessons.exercises.answers import need_function
 
 SIDE, LOW, HIGH = 128, 70, 185  # pixels; grey values of the probes
 SIZE = 64  # of the results
@@ -17,13 +19,27 @@ SIZE = 64  # of the results
 
 @dataclass(frozen=True)
 class View:
-    """How a result lies in the image: turned by degrees, mirrored, `share` of its area, centre moved by x and y."""
+    """How a result lies in the image: turned by degrees, mirrored, `share` of its area, centre moved by x and y.
+
+    `squeezed` is the shortest side of what a square of the image becomes, as a share of the longest.
+    """
 
     degrees: float
     mirrored: bool
     share: float
     x: float
     y: float
+    squeezed: float
+
+
+def transform_of(function: Any) -> Any:
+    """Return the transform that an answer returns."""
+    need_function(function, "nothing that returns a transform")
+    made = function()
+    if not callable(made):
+        more = "Put the steps into one `v2.Compose`" if isinstance(made, list | tuple) else "Return a transform"
+        raise NotRightError(f"the function returns {an(made)}. {more}.")
+    return made
 
 
 def _grey(values: np.ndarray) -> Image.Image:
@@ -43,7 +59,7 @@ def draw(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
         fix(seed)
     found = transform(image.copy())
     if not isinstance(found, torch.Tensor):
-        raise NotRightError(f"the transform gives a {type(found).__name__}. The last steps make it a float tensor.")
+        raise NotRightError(f"the transform gives {an(found)}. The last steps make it a float tensor.")
     if not found.is_floating_point():
         raise NotRightError(f"the transform gives a tensor of {found.dtype}: its values are whole numbers, not floats.")
     if tuple(found.shape) != (3, SIZE, SIZE):
@@ -70,7 +86,8 @@ def view(transform: Any, seed: int) -> View:
     (a, b, c), (d, e, f) = x.flatten().tolist(), y.flatten().tolist()
     sign = math.copysign(1, a * e - b * d)
     degrees = math.degrees(math.atan2(d - sign * b, e + sign * a))
-    return View(degrees, sign < 0, abs(a * e - b * d), c, f)
+    sides = np.linalg.svd([[a, b], [d, e]], compute_uv=False)
+    return View(degrees, sign < 0, abs(a * e - b * d), c, f, float(sides[1] / sides[0]))
 
 
 def views(transform: Any, draws: int = 48) -> list[View]:
@@ -92,8 +109,25 @@ def slopes(transform: Any, draws: int = 600) -> torch.Tensor:
     return torch.stack([found[:, :, 16:] - found[:, :, :16], (found[:, 16:] - found[:, :16]).mT], -1).mean((1, 2))
 
 
-def colours(transform: Any, colour: tuple[int, int, int], draws: int = 60) -> torch.Tensor:
-    """Return the mean colours `(draws, 3)` that draws make of an image of one colour."""
+def plain(transform: Any, colour: Any, draws: int = 60) -> torch.Tensor:
+    """Return what draws `(draws, 3, 64, 64)` make of an image of one colour."""
     image = Image.new("RGB", (SIDE, SIDE), colour)
-    middle = slice(SIZE // 2 - 8, SIZE // 2 + 8)  # a turn leaves corners empty
-    return torch.stack([draw(transform, image, seed)[:, middle, middle].mean((1, 2)) for seed in range(draws)])
+    return torch.stack([draw(transform, image, seed) for seed in range(draws)])
+
+
+def middle(drawn: torch.Tensor) -> torch.Tensor:
+    """Return the mean colours `(draws, 3)` of the middle of draws: a turn leaves corners empty."""
+    return drawn[:, :, SIZE // 2 - 8 : SIZE // 2 + 8, SIZE // 2 - 8 : SIZE // 2 + 8].mean((2, 3))
+
+
+def spread(values: torch.Tensor) -> torch.Tensor:
+    """Return the most `(draws, 3)` that all of a square of 5 x 5 pixels have: interpolation leaves thin lines."""
+    return -torch.nn.functional.max_pool2d(-values, 5, 1).amin((2, 3))
+
+
+def two_colours(transform: Any, dark: Any, light: Any, draws: int = 30) -> torch.Tensor:
+    """Return, for an image with squares of two colours, the dark and the light values of draws `(draws, 2, 3)`."""
+    squares = (np.indices((SIDE, SIDE)) // (SIDE // 4)).sum(0) % 2
+    image = Image.fromarray(np.where(squares[:, :, None], light, dark).astype(np.uint8))
+    drawn = torch.stack([draw(transform, image, seed) for seed in range(draws)]).flatten(2)
+    return torch.stack([drawn.quantile(share, 2) for share in (0.2, 0.8)], 1)
