@@ -1,4 +1,4 @@
-"""Ways that lesson 3.7 compares: adapters, and refinements that others report to help."""
+"""Ways that lessons 3.3 and 3.7 compare: a probe in the head, adapters, and refinements that others report to help."""
 
 import copy
 from collections.abc import Callable
@@ -169,3 +169,16 @@ class Neighbours:
         }
         search = GridSearchCV(nearest, choices, cv=folds).fit(train.x.numpy(), train.y.numpy())
         return Evaluation(val.y, torch.from_numpy(search.predict_proba(val.x.numpy())).clamp(1e-6).log())
+
+
+@dataclass(frozen=True)
+class ProbeInHead:
+    """A probe that becomes the head, so that the network can be measured on any images."""
+
+    def fit(self, splits, images, seed):
+        """Return the network and what its probe was fitted to, as `Trained.fit` does."""
+        few = splits.plain().take(train=images, seed=seed)
+        model = tl.models.create("tl_resnet", len(splits.classes)).to(tl.get_runtime().device)
+        probe = tl.features.fit_probe(tl.features.extract(model, few.train), seed=seed)
+        tl.features.put_into_head(model, probe)
+        return model, few

@@ -53,7 +53,7 @@ def fine_tuning(name):
     splits = tl.data.load(name, model=tl.models.create("tl_resnet"))
     all_layers = Trained(lr=RATES[0], passes=15)
     ways = {
-        "frozen": ProbeInHead(),
+        "frozen": _beyond.ProbeInHead(),
         "fine-tuned": all_layers,
         "falling rates": replace(all_layers, layer_decay=0.7),
         "head first": replace(all_layers, start=_beyond.head_first),
@@ -193,23 +193,10 @@ STYLES = ("toypets-cartoon", "toypets-line", "toypets-silhouette")
 
 
 @dataclass(frozen=True)
-class ProbeInHead:
-    """A probe that becomes the head, so that the network can be measured on any images."""
-
-    def fit(self, splits, images, seed):
-        """Return the network and what its probe was fitted to, as `Trained.fit` does."""
-        few = splits.plain().take(train=images, seed=seed)
-        model = tl.models.create("tl_resnet", len(splits.classes)).to(tl.get_runtime().device)
-        probe = tl.features.fit_probe(tl.features.extract(model, few.train), seed=seed)
-        tl.features.put_into_head(model, probe)
-        return model, few
-
-
-@dataclass(frozen=True)
 class AlsoOnStyles:
     """A way that is measured at home and on all images of the other styles."""
 
-    way: Trained | ProbeInHead
+    way: Trained | _beyond.ProbeInHead
     styles: tuple = field(repr=False)
 
     def __call__(self, splits, images, seed):
