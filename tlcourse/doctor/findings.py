@@ -48,6 +48,7 @@ not-normalised/by-half: {pipeline} normalises by 0.5; most weights were trained 
 sizes-differ: Resize({size}) sets the shorter side alone: images that are not square cannot become one batch. Fix: Add
     `CenterCrop({size})`, or give both sides, `Resize(({size}, {size}))`.
 input-size/inception: Inception v3 takes 299 pixels; at 224 its second classifier stops the training. Fix: Write 299.
+transform-order: {steps} comes before {conversion}, and works on tensors only. Fix: Put it after.
 unshuffled-training: Training images are sorted by class: each batch pulls towards one class. Fix: Set shuffle=True.
 frozen-statistics-move/train: {part} is frozen, and `train()` puts its batch norms into training mode: their
     statistics move. Fix: Call `tl.models.train_mode(model)` instead, or `.eval()` on the frozen batch norms afterwards.
@@ -61,6 +62,8 @@ no-zero-grad: Gradients are never set to zero, without `zero_grad()`: each step 
     Fix: Call `optimizer.zero_grad()` once for every `optimizer.step()`, before `backward()`.
 no-zero-grad/outside: `zero_grad()` stands outside the loop over batches: each step adds up the gradients before it.
 no-step: There is no `optimizer.step()`: nothing is learnt. Fix: Call `optimizer.step()` after `backward()`.
+zeroed-before-step: Gradients are zeroed between `backward()` and `step()`: nothing is learnt. Fix: Zero after `step()`.
+graph-kept: The loss is summed with its graph: memory grows with every batch. Fix: Add `loss.item()` or `loss.detach()`.
 best-not-copied: `state_dict()` hands out the weights themselves, and training goes on changing them: what is loaded at
     the end are the last weights, not the best. Fix: Keep a copy, `copy.deepcopy(model.state_dict())`.
 test-selects: The epoch is chosen by its score on the test set, which then says too much. Fix: Choose by validation.

@@ -50,9 +50,11 @@ def parts_of_a_split_are_not_augmented(script: Script) -> Findings:
     """A part that is measured on does not share the augmented data set of the training part."""
     augmented = {} if _set_later(script, "dataset|transforms?") else _augmented(script)
     for call, data, names in _splits(script):
-        if data in augmented and any(map(EVALUATED.search, names)):
+        found = wrong if any(map(EVALUATED.search, names)) else suspicious
+        unnamed = last(call) == "random_split" and not re.search(r"\b_\b", " ".join(names))
+        if data in augmented and (found is wrong or unnamed):
             evidence, name = f"{quoted(call)}; {augmented[data].random}", augmented[data].name or "Compose"
-            yield wrong("augmented-evaluation/split", evidence, script.place(call), transform=name)
+            yield found("augmented-evaluation/split", evidence, script.place(call), transform=name)
 
 
 def parts_have_their_own_transform(script: Script) -> Findings:
@@ -100,9 +102,14 @@ def images_are_normalised(script: Script) -> Findings:
 
 
 def images_fit_together(script: Script) -> Findings:
-    """A batch needs images of one size, and a network its own."""
+    """Some steps take images and some take tensors, a batch needs one size, and a network its own."""
     nets = {net.name for net in all_networks(script)}
     for one in _pipelines(script):
+        turn = next((i for i, name in enumerate(one.names) if name in TO_TENSOR - {"ToTensorV2"}), 0)
+        early = [name for name in one.names[:turn] if name in ("Normalize", "RandomErasing")]
+        if early and not script.name(one.call).startswith("albumentations"):
+            words = {"steps": listed(early), "conversion": one.names[turn]}
+            yield wrong("transform-order", listed(one.names, 8), script.place(one.call), **words)
         sizes = [constant(argument(step, "size", 0)) for step in one.steps if last(step) == "Resize"]
         cut = any(re.search(r"Crop|Pad|Affine|Resize\w|Lambda", name) for name in one.names)
         if one.known and sizes and isinstance(sizes[-1], int) and not cut and script.named("ImageFolder"):
@@ -132,10 +139,11 @@ def training_is_shuffled(script: Script) -> Findings:
 def _pipelines(script: Script) -> list[Pipeline]:
     found = []
     composed = script.named("Compose")
+    composed += [call for call in script.named("Sequential") if any(is_random(last(one)) for one in call.args)]
     inner = {node for call in composed for node in ast.walk(call) if node is not call}
-    for call in [call for call in composed if call.args and call not in inner]:
-        lists = script.origins(call.args[0])
-        items = [script.origins(item) for item in getattr(lists[0], "elts", ())]
+    for call in [call for call in composed if call not in inner]:
+        lists = script.origins(call.args[0]) if len(call.args) == 1 else [call]
+        items = [script.origins(item) for item in getattr(lists[0], "elts", call.args)]
         steps = [node for one in items for node in sorted(script.nodes(ast.Call, one[0]), key=position)]
         # Steps that are there and random whatever the conditions say.
         sure = {node for one in items if len(one) == len(lists) == 1 for node in ast.walk(one[0])}

@@ -9,6 +9,7 @@ from tlcourse.doctor.scripts.nodes import MODELS, SCHEDULERS, dotted, last, owne
 from tlcourse.doctor.scripts.reader import Script
 
 ZEROED = re.compile(r"zero_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
+DETACHED = re.compile(r"item\(|detach|float\(|\.data|numpy|tolist|backward")
 
 
 def gradients_are_fresh(script: Script) -> Findings:
@@ -38,6 +39,27 @@ def optimizer_steps(script: Script) -> Findings:
     handed = any(ast.unparse(arg) in zeroed for c in calls if not script.function(c) for arg in c.args)
     if backward and zeroed and not stepped and not handed:
         yield wrong("no-step", f"{quoted(backward[0])} in a loop", script.place(backward[0]))
+
+
+def gradients_reach_the_step(script: Script) -> Findings:
+    """What is zeroed between `backward()` and `step()` changes nothing."""
+    events = [c for c in script.named("backward", "zero_grad", "step") if last(c) != "step" or is_optimizer(script, c)]
+    for backward, zero, step in zip(events, events[1:], events[2:], strict=False):
+        order = [last(call) for call in (backward, zero, step)] == ["backward", "zero_grad", "step"]
+        own = owner(zero) in (owner(step), *map(ast.unparse, step.args)) or MODELS.match(owner(zero))
+        if order and own and script.beside(backward, zero) and script.beside(zero, step):
+            yield wrong("zeroed-before-step", f"{quoted(zero)} is between them", script.place(zero))
+
+
+def losses_are_summed_as_numbers(script: Script) -> Findings:
+    """A loss that is summed as a tensor keeps every batch's graph in memory."""
+    for node in [node for node in script.nodes(ast.AugAssign) if isinstance(node.op, ast.Add)]:
+        losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]}
+        kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses]
+        values = [node.value, *(one.value for name in kept for one in script.given(name))]
+        number = any(DETACHED.search(ast.unparse(value)) for value in values) or ast.unparse(node.target) in losses
+        if kept and not number and script.loop(node, "batches"):
+            yield suspicious("graph-kept", quoted(node), script.place(node))
 
 
 def best_is_kept(script: Script) -> Findings:

@@ -11,6 +11,7 @@ from tlcourse.doctor.scripts.reader import Script
 
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
 BACK = re.compile(r"(^|_)(train(ing)?|fit|(?<!inference_)mode)(_|$)")  # calls that may put a model into training mode
+MEASURES = re.compile(r"eval|valid|^test|predict|infer(?!ence_mode)|(?<!inference_)mode$")  # or into evaluation mode
 EVAL = re.compile(r"\beval\(\)|evaluation_mode|\.train\((?!\)|True)")  # the file knows evaluation mode
 # Where other modes are right.
 FRAMEWORKS = re.compile(r"(import|from) .*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)")
@@ -48,23 +49,20 @@ def frozen_bn(script: Script) -> Findings:
 
 def evaluation_mode(script: Script) -> Findings:
     """Where a loader is run through to measure, the model must be in evaluation mode."""
-    if FRAMEWORKS.search(script.text) or EVAL.search(script.text):
-        return
-    for loop in [loop for loop in script.nodes(ast.For) if runs_over(loop) == "batches"]:
+    for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For):
         runs = [call for call in script.nodes(ast.Call, loop) if script.loop(call, "batches") is loop]
         runs = [call for call in runs if MODELS.match(dotted(call).removesuffix(".forward"))]
-        runs = [call for call in runs if not isinstance(script.parents[call], ast.Expr)]
-        if not runs:
-            continue
-        call, over = runs[0], ast.unparse(loop.iter)
-        grad, trains = _gradients(script, call), script.named("backward", within=loop)
-        measures = (grad == "off" and "train" not in over.lower()) or (grad == "on" and EVALUATED.search(over))
-        if (grad == "by phase" if trains else measures) and (grad == "off" or script.named("backward")):
-            model = dotted(call).removesuffix(".forward")
-            trained = model in map(owner, script.named("train"))
-            found = wrong if trained and not script.chosen(loop) else suspicious
-            evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
-            yield found("training-mode/loop", evidence, script.place(loop), model=model)
+        for call in [call for call in runs if not isinstance(script.parents[call], ast.Expr)][:1]:
+            model, over = call.func.value if last(call) == "forward" else call.func, ast.unparse(loop.iter)
+            grad, trains = _gradients(script, call), script.named("backward", within=loop)
+            measures = (grad == "off" and "train" not in over.lower()) or (grad == "on" and EVALUATED.search(over))
+            if not (grad == "by phase" if trains else measures):
+                continue
+            left, name = _left_training(script, call, model), ast.unparse(model)
+            if left or (not EVAL.search(script.text) and (grad == "off" or script.named("backward"))):
+                sure = (left or name in map(owner, script.named("train"))) and not script.chosen(loop)
+                evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
+                yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=name)
 
 
 def training_mode_comes_back(script: Script) -> Findings:
@@ -78,8 +76,7 @@ def training_mode_comes_back(script: Script) -> Findings:
             continue
         inner = {script.scopes[call] for _, call in runs} - {script.scopes[loop]}
         beside = {script.scopes[call] for _, call in runs if last(call) == "backward"}
-        called = [call.func for call in script.calls if script.scopes[call] in beside]
-        trained = {one for function in called for one in _models(script, function, loop, inner)}
+        trained = {m for c in script.calls if script.scopes[c] in beside for m in _models(script, c.func, loop, inner)}
         for site, call in [(site, call) for site, call in runs if last(call) == "eval" and owner(call)]:
             tests = [up for up in script.above(site) if isinstance(up, ast.If) and loop in script.above(up)]
             # What stands before the training may be meant, and so may what is done once.
@@ -102,7 +99,37 @@ def _models(script: Script, model: ast.expr, loop: ast.AST, inner: set[ast.AST])
     made = script.origins(model)
     fresh = any(loop in script.above(one) or script.scopes[one] in inner for one in made if isinstance(one, ast.Call))
     fresh = fresh or script.renewed(loop, ast.unparse(made[0]))
-    return set() if fresh else {one if isinstance(one, ast.Call) else ast.unparse(one) for one in made}
+    return set() if fresh else _built(script, model)
+
+
+def _built(script: Script, model: ast.expr) -> set[ast.AST | str]:
+    """Tell models apart by where they are built, or by their names where the file does not say."""
+    return {one if isinstance(one, ast.Call) else ast.unparse(one) for one in script.origins(model)}
+
+
+def _left_training(script: Script, node: ast.AST, model: ast.expr, depth: int = 3) -> bool:
+    """Whether what comes before a node, or before calls of its function, surely leaves a model in training mode."""
+    before = [call for call in script.inside(script.scopes[node]) if position(call) < position(node)]
+    mode, callers = _last_mode(script, before, node, model), script.callers.get(script.scopes[node], [])
+    if mode or not callers or not depth:
+        return mode == "train"
+    return all(_left_training(script, call, model, depth - 1) for call in callers)
+
+
+def _last_mode(script: Script, calls: list[ast.Call], node: ast.AST, model: ast.expr, depth: int = 3) -> str:
+    """Return the mode in which calls before a node leave a model: "train" only where that is sure, "eval", or ""."""
+    for call in calls[::-1]:
+        function, flag, mode = script.function(call), argument(call, "mode", 0), ""
+        if function is not None and depth:
+            mode = _last_mode(script, script.inside(function), node, model, depth - 1)
+        elif last(call) == "train" and owner(call) and (flag is None or constant(flag) is True):
+            mode = "train" if _built(script, call.func.value) == _built(script, model) else ""
+        elif MEASURES.search(last(call)) or (last(call) == "train" and owner(call)):
+            mode = "eval"
+        sure = not any(isinstance(up, ast.If) for up, _ in script.branches(call) - script.branches(node))
+        if mode == "eval" or (mode and sure):
+            return mode
+    return ""
 
 
 def _calmed(script: Script, call: ast.Call) -> bool:

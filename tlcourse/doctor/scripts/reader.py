@@ -141,8 +141,8 @@ class Script:
         return any("__name__" not in ast.unparse(getattr(up, "test", up)) for up in inner)
 
     def beside(self, node: ast.AST, other: ast.AST) -> bool:
-        """Whether the same loops and conditions decide if two nodes are reached."""
-        return self.branches(node) == self.branches(other)
+        """Whether the same loops and conditions of one function decide if two nodes are reached."""
+        return self.scopes[node] is self.scopes[other] and self.branches(node) == self.branches(other)
 
     def function(self, call: ast.Call) -> Function | None:
         """Return the function or method of this file that a call means."""

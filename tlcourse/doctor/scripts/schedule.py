@@ -45,7 +45,9 @@ def schedulers_step(script: Script) -> Findings:
             continue
         ((kind, scheduler),) = made.items()
         epochs, batches = script.loop(call, "epochs"), script.loop(call, "batches")
-        if kind == "ReduceLROnPlateau":
+        if kind == "ReduceLROnPlateau" and argument(call, "metrics", 0) is None:
+            yield wrong("plateau-constant/no-number", quoted(call), script.place(call))
+        elif kind == "ReduceLROnPlateau":
             yield from _metric(script, call, scheduler, batches)
         elif not call.args and not (batches and script.chosen(call, batches)):
             training = [one for one in script.calls if epochs in script.above(one) and script.trains(one)]
@@ -83,9 +85,11 @@ def _metric(script: Script, call: ast.Call, scheduler: ast.Call, batches: ast.Fo
     if batches and not script.chosen(call, batches):
         yield suspicious("scheduler-interval/plateau", f"{evidence} once per batch", where)
     mode = argument(scheduler, "mode", 1)
-    mode = constant(mode) if mode else "min"
+    mode, name = constant(mode) if mode else "min", ast.unparse(metric)
+    own = [(b.value, b.index) for b in script.bindings.get(name, ()) if script.scopes[b.at] is script.scopes[call]]
+    if all(isinstance(value, ast.Constant) and index is None for value, index in own or [(metric, None)]):
+        yield wrong("plateau-constant", f"{quoted(call)}, with a number that never changes", where)
     if isinstance(metric, ast.Name | ast.Attribute | ast.Subscript):
-        name = ast.unparse(metric)
         lower, higher = bool(LOWER.search(name)), bool(HIGHER.search(name))
         if lower != higher and mode == ("max" if lower else "min"):
             yield wrong("plateau-direction", evidence, where, measurement=name)
