@@ -28,9 +28,9 @@ def calls_are_of_today(script: Script) -> Findings:
         if name == "torch.load" and constant(argument(call, "weights_only")) is False:
             yield note("pickle/load", evidence, where)
         elif name == "torch.load" and argument(call, "weights_only") is None and "safe_globals" not in script.text:
-            uses = [one.func for one in script.calls if isinstance(one.func, ast.Name)]
-            uses += [one.func.value for one in script.named("eval", "parameters") if owner(one)]
-            if any(script.origins(one) == [call] for one in uses):
+            models = [one.func for one in script.calls if isinstance(one.func, ast.Name)]
+            models += [one.func.value for one in script.named("eval", "parameters") if owner(one)]
+            if any(script.origins(model) == [call] for model in models):
                 yield wrong("pickle/refused", evidence, where)
 
 

@@ -12,66 +12,77 @@ ZEROED = re.compile(r"zero_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach
 DETACHED = re.compile(r"item\(|detach|float\(|\.data|numpy|tolist|backward")
 
 
-def gradients(script: Script) -> Findings:
-    """Each step needs a fresh gradient: zero_grad, backward, step."""
+def gradients_are_fresh(script: Script) -> Findings:
+    """Each step needs a fresh gradient."""
     for scope, backward in {script.scopes[call]: call for call in reversed(script.named("backward"))}.items():
-        calls, own = script.reached(scope), script.inside(scope)
-        looped = script.loop(backward, "batches") or script.loop(backward, "epochs")
-        steps = [c for c in calls if last(c) == "step" and is_optimizer(script, c)]
+        batches = script.loop(backward, "batches") or script.loop(backward, "epochs")
+        steps = [c for c in script.reached(scope) if last(c) == "step" and is_optimizer(script, c)]
+        # A function that makes one step of a training that is elsewhere.
+        models = [c for c in script.inside(scope) if MODELS.match(dotted(c).removesuffix(".forward"))]
         built = [one.name for one in script.every if script.scopes[one.at] is scope]
-        models = [c for c in own if MODELS.match(dotted(c).removesuffix(".forward")) and dotted(c) not in built]
-        whole = isinstance(scope, ast.FunctionDef) and models
-        if steps and not ZEROED.search(script.text) and (looped or whole):
-            yield (wrong if looped else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
+        step = isinstance(scope, ast.FunctionDef) and any(dotted(c) not in built for c in models)
+        if steps and not ZEROED.search(script.text) and (batches or step):
+            yield (wrong if batches else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
         inner = next((up for up in script.above(backward) if isinstance(up, ast.For | ast.While)), None)
-        zeroed = [c for c in script.named("zero_grad") if script.scopes[c] is scope and inner not in script.above(c)]
+        outside = [c for c in script.named("zero_grad") if script.scopes[c] is scope and inner not in script.above(c)]
         every = [c for c in steps if inner in script.above(c) and not script.chosen(c, inner)]
-        if looped and every and zeroed and len(ZEROED.findall(script.text)) == len(zeroed):
-            yield wrong("no-zero-grad/outside", quoted(zeroed[-1]), script.place(zeroed[-1]))
-        zero = [owner(c) for c in own if last(c) == "zero_grad" and is_optimizer(script, c)]
-        handed = any("step" in last(c) and not re.search("(?i)sched", owner(c)) for c in calls)
-        others = [c for c in calls if script.kind(c) not in (*SCHEDULERS, "unscale_", "print")]
-        handed = handed or any(ast.unparse(arg) in zero for c in others for arg in c.args)
-        if looped and zero and not handed:
-            yield wrong("no-step", f"{quoted(backward)} in a loop", script.place(backward))
-        events = [c for c in own if last(c) in ("backward", "zero_grad") or (last(c) == "step" and c in steps)]
-        for before, call, after in zip(events, events[1:], events[2:], strict=False):
-            order = [last(c) for c in (before, call, after)] == ["backward", "zero_grad", "step"]
-            stepped = owner(call) in (owner(after), *map(ast.unparse, after.args)) or MODELS.match(owner(call))
-            if order and stepped and script.branches(before) == script.branches(call) == script.branches(after):
-                yield wrong("zeroed-before-step", f"{quoted(call)} is between them", script.place(call))
+        if batches and every and outside and len(ZEROED.findall(script.text)) == len(outside):
+            yield wrong("no-zero-grad/outside", quoted(outside[-1]), script.place(outside[-1]))
 
 
-def graph_is_kept(script: Script) -> Findings:
+def optimizer_steps(script: Script) -> Findings:
+    """A gradient alone changes nothing."""
+    backward = [c for c in script.named("backward") if script.loop(c, "batches") or script.loop(c, "epochs")]
+    zeroed = [owner(c) for c in script.named("zero_grad") if is_optimizer(script, c)]
+    calls = [c for c in script.calls if script.kind(c) not in (*SCHEDULERS, "unscale_", "print")]
+    stepped = any("step" in last(c) and not re.search("(?i)sched", owner(c)) for c in calls)
+    handed = any(ast.unparse(arg) in zeroed for c in calls if not script.function(c) for arg in c.args)
+    if backward and zeroed and not stepped and not handed:
+        yield wrong("no-step", f"{quoted(backward[0])} in a loop", script.place(backward[0]))
+
+
+def gradients_reach_the_step(script: Script) -> Findings:
+    """What is zeroed between `backward()` and `step()` changes nothing."""
+    events = [c for c in script.named("backward", "zero_grad", "step") if last(c) != "step" or is_optimizer(script, c)]
+    for backward, zero, step in zip(events, events[1:], events[2:], strict=False):
+        order = [last(call) for call in (backward, zero, step)] == ["backward", "zero_grad", "step"]
+        own = owner(zero) in (owner(step), *map(ast.unparse, step.args)) or MODELS.match(owner(zero))
+        if order and own and script.beside(backward, zero) and script.beside(zero, step):
+            yield wrong("zeroed-before-step", f"{quoted(zero)} is between them", script.place(zero))
+
+
+def losses_are_summed_as_numbers(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
-    for node in script.nodes(ast.AugAssign):
-        names = {n.id: script.given(n) for n in script.nodes(ast.Name, node.value)}
-        names = {n for n, own in names.items() if not any(DETACHED.search(ast.unparse(one.value)) for one in own)}
-        backward = {owner(c) for c in script.inside(script.scopes[node]) if last(c) == "backward"}
-        kept = names & backward and ast.unparse(node.target) not in backward and script.loop(node, "batches")
-        if kept and isinstance(node.op, ast.Add) and not DETACHED.search(ast.unparse(node.value)):
+    for node in [node for node in script.nodes(ast.AugAssign) if isinstance(node.op, ast.Add)]:
+        losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]}
+        kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses]
+        values = [node.value, *(one.value for name in kept for one in script.given(name))]
+        number = any(DETACHED.search(ast.unparse(value)) for value in values) or ast.unparse(node.target) in losses
+        if kept and not number and script.loop(node, "batches"):
             yield suspicious("graph-kept", quoted(node), script.place(node))
 
 
 def best_is_kept(script: Script) -> Findings:
-    """`state_dict()` gives the weights themselves, which go on changing; and the test set must not choose them."""
+    """`state_dict()` gives the weights themselves, which go on changing."""
     for one in script.every:
         loop = next((up for up in script.above(one.at) if isinstance(up, ast.For | ast.While)), None)
         value = one.value.func.value if last(one.value) == "copy" and owner(one.value) else one.value
-        if last(value) != "state_dict" or not MODELS.match(owner(value)) or loop is None:
+        if loop is None or last(value) != "state_dict" or not MODELS.match(owner(value)):
             continue
-        if any(loop in (b.at, *script.above(b.at)) for b in script.bindings.get(owner(value), ())):
-            continue  # the loop makes a new model each time
         used = [call.args[0] for call in script.named("load_state_dict", "save") if call.args]
         used += [n for node in script.nodes(ast.Return) if node.value for n in script.nodes(ast.Name, node.value)]
-        used = [node for node in used if ast.unparse(node) == one.name and loop not in script.above(node)]
-        if late := [node for node in used if position(node) > position(one.at) and one in script.given(node)]:
+        used = [node for node in used if ast.unparse(node) == one.name and one in script.given(node)]
+        late = [node for node in used if loop not in script.above(node) and position(node) > position(one.at)]
+        if late and not script.renewed(loop, owner(value)):
             evidence = f"{quoted(one.at)}, used at {script.place(late[0])}"
             yield wrong("best-not-copied", evidence, script.place(one.at))
-    for choice in script.nodes(ast.If):
-        sides = [choice.test.left, *choice.test.comparators] if isinstance(choice.test, ast.Compare) else []
+
+
+def test_set_does_not_choose(script: Script) -> Findings:
+    """The test set must not choose the weights."""
+    for choice in [one for one in script.nodes(ast.If) if isinstance(one.test, ast.Compare)]:
         keeps = any(script.named("save", "state_dict", within=part) for part in choice.body)
-        for side in sides if keeps and script.loop(choice, "epochs") else []:
+        for side in [choice.test.left, *choice.test.comparators] if keeps and script.loop(choice, "epochs") else []:
             measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
             words = " ".join([ast.unparse(side), *measured])
             if re.search("test", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):

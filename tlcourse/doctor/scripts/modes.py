@@ -11,6 +11,8 @@ from tlcourse.doctor.scripts.reader import Script
 
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
 BACK = re.compile(r"(^|_)(train(ing)?|fit|(?<!inference_)mode)(_|$)")  # calls that may put a model into training mode
+MEASURES = re.compile(r"eval|valid|^test|predict|infer(?!ence_mode)|(?<!inference_)mode$")  # or into evaluation mode
+EVAL = re.compile(r"\beval\(\)|evaluation_mode|\.train\((?!\)|True)")  # the file knows evaluation mode
 # Where other modes are right.
 FRAMEWORKS = re.compile(r"(import|from) .*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)")
 
@@ -19,95 +21,115 @@ def frozen_bn(script: Script) -> Findings:
     """`model.train()` puts the batch norms of a frozen backbone into training mode."""
     if any([arg.arg for arg in one.args.args] == ["self", "mode"] for one in script.functions.get("train", [])):
         return  # a class of this file decides what its `train()` does
-    frozen = switches(script, False)
-    still = [(one, networks(script, one.model)) for one in frozen or heads_alone(script)]
-    still = [(one, nets) for one, nets in still if nets and all(BATCH_NORM.search(net.name) for net in nets)]
+    frozen, thawed = switches(script, False), switches(script, True)
+    still = {one: networks(script, one.model) for one in frozen or heads_alone(script)}
+    still = {one: nets for one, nets in still.items() if nets and all(BATCH_NORM.search(net.name) for net in nets)}
     for call in script.named("train") if still else []:
-        mode = argument(call, "mode", 0)
+        mode, model = argument(call, "mode", 0), getattr(call.func, "value", None)
         trains = mode is None or constant(mode) is True or isinstance(mode, ast.Compare)
-        if not owner(call) or not trains or not isinstance(script.parents[call], ast.Expr | ast.IfExp):
+        second_phase = any(one.whole and script.follows(call, one.at) and not script.chosen(one.at) for one in thawed)
+        if model is None or not trains or second_phase or not isinstance(script.parents[call], ast.Expr | ast.IfExp):
             continue
-        nets = {net.call for net in networks(script, call.func.value)}
         # What a function builds for several callers may be a teacher and its student.
-        alone = {one for one in nets if len(script.callers.get(script.scopes[one], ())) < 2}
-        same = [one for one, own in still if alone & {net.call for net in own}]
-        scope = script.scopes[call]
-        same = [one for one in same if script.scopes[one.at] is not scope or position(one.at) < position(call)]
-        thawed = [one.at for one in switches(script, True) if one.whole and script.scopes[one.at] is scope]
-        if any(position(at) < position(call) and not script.chosen(at) for at in thawed):
-            continue  # a second phase trains everything
+        built = {net.call for net in networks(script, model)}
+        built = {one for one in built if len(script.callers.get(script.scopes[one], ())) < 2}
+        same = [one for one, nets in still.items() if built & {net.call for net in nets}]
+        same = [one for one in same if not script.follows(one.at, call)]
         # A parameter of a function that nobody calls here.
-        alike = script.origins(call.func.value) == [call.func.value] and MODELS.match(owner(call))
+        alike = script.origins(model) == [model] and MODELS.match(owner(call))
         alike = alike and all(BATCH_NORM.search(net.name) for net in all_networks(script))
         if (same or alike) and not _calmed(script, call):
-            models = {ast.unparse(one.model) for one in same}
-            free = any(one.whole and ast.unparse(one.model) in models for one in switches(script, True))
-            sure = same and frozen and all(one.sure for one in same) and not free
+            sure = same and frozen and all(one.sure for one in same) and not any(one.whole for one in thawed)
             variant = "frozen-statistics-move/train" if frozen else "frozen-statistics-move/head-only"
-            evidence = f"{quoted(call)}; {still[0][1][0].name} has batch norms, and nothing calls their `eval()`"
-            some = switches(script, True) or not (same or [one for one, _ in still])[0].whole
-            part = "Part of the network" if some else "The backbone"
+            first = next(iter(same or still))
+            evidence = f"{quoted(call)}; {still[first][0].name} has batch norms, and nothing calls their `eval()`"
+            part = "The backbone" if first.whole and not thawed else "Part of the network"
             yield (wrong if sure else suspicious)(variant, evidence, script.place(call), part=part)
 
 
 def evaluation_mode(script: Script) -> Findings:
     """Where a loader is run through to measure, the model must be in evaluation mode."""
-    seen = set()
-    for call in [] if FRAMEWORKS.search(script.text) else script.calls:
-        loop, model = script.loop(call, "batches"), dotted(call).removesuffix(".forward")
-        if loop is None or loop in seen or not MODELS.match(model) or isinstance(script.parents[call], ast.Expr):
-            continue
-        backward = bool(script.named("backward", within=loop))
-        over = ast.unparse(loop.iter)
-        grad = _gradients(script, call)
-        off = grad == "off" and "train" not in over.lower()
-        measures = grad == "by phase" if backward else off or (grad == "on" and EVALUATED.search(over))
-        mode = _mode(script, script.scopes[call], call, model) if measures else "eval"
-        if mode == "train" or (mode == "" and (script.named("backward") or grad == "off")):
-            seen.add(loop)
-            sure = mode == "train" and not script.chosen(loop)
-            evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
-            yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=model)
+    for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For):
+        runs = [call for call in script.nodes(ast.Call, loop) if script.loop(call, "batches") is loop]
+        runs = [call for call in runs if MODELS.match(dotted(call).removesuffix(".forward"))]
+        for call in [call for call in runs if not isinstance(script.parents[call], ast.Expr)][:1]:
+            model, over = call.func.value if last(call) == "forward" else call.func, ast.unparse(loop.iter)
+            grad, trains = _gradients(script, call), script.named("backward", within=loop)
+            measures = (grad == "off" and "train" not in over.lower()) or (grad == "on" and EVALUATED.search(over))
+            if not (grad == "by phase" if trains else measures):
+                continue
+            left, name = _left_training(script, call, model), ast.unparse(model)
+            if left or (not EVAL.search(script.text) and (grad == "off" or script.named("backward"))):
+                sure = (left or name in map(owner, script.named("train"))) and not script.chosen(loop)
+                evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
+                yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=name)
 
 
 def training_mode_comes_back(script: Script) -> Findings:
     """A model that is put into evaluation mode in each epoch goes back into training mode."""
     for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For | ast.While):
-        scope, models = script.scopes[loop], set()
-        sites = [call for call in script.nodes(ast.Call, loop) if script.scopes[call] is scope]
-        reached = [(site, call) for site in sites for call in [site, *script.reached(script.function(site))]]
-        scopes = {script.scopes[call] for _, call in reached} - {scope}
-        around = {script.scopes[call] for _, call in reached if last(call) == "backward"}
-        for run in [call.func for inner in around for call in script.inside(inner)]:
-            name = run.value if getattr(run, "attr", "") in ("forward", "training_step") else run
-            models |= _keys(script, name, scopes, loop) - {""}
-        back = [c for _, c in reached if BACK.search(last(c)) and ("mode" in last(c) or script.function(c) is None)]
-        if back:
+        sites = [call for call in script.nodes(ast.Call, loop) if script.scopes[call] is script.scopes[loop]]
+        runs = [(site, call) for site in sites for call in [site, *script.reached(script.function(site))]]
+        training = [site for site, call in runs if last(call) == "backward"]
+        back = [c for _, c in runs if BACK.search(last(c)) and ("mode" in last(c) or script.function(c) is None)]
+        if back or not training:
             continue
-        start = min((position(site) for site, call in reached if last(call) == "backward"), default=(0, 0))
-        for site, call in [(site, call) for site, call in reached if last(call) == "eval" and owner(call)]:
-            inner = [dotted(c).removesuffix(".forward") for c in script.inside(script.scopes[call])]
-            # A function that measures, or what stands after the training; `eval()` in front of it is meant.
-            late = position(site) > start or (call is not site and owner(call) in inner and "backward" not in inner)
+        inner = {script.scopes[call] for _, call in runs} - {script.scopes[loop]}
+        beside = {script.scopes[call] for _, call in runs if last(call) == "backward"}
+        trained = {m for c in script.calls if script.scopes[c] in beside for m in _models(script, c.func, loop, inner)}
+        for site, call in [(site, call) for site, call in runs if last(call) == "eval" and owner(call)]:
             tests = [up for up in script.above(site) if isinstance(up, ast.If) and loop in script.above(up)]
-            ends = any(re.search(r"^if [^%\n]*==[^%\n]*:|\b(break|return|raise)\b", ast.unparse(up)) for up in tests)
-            if late and not ends and _keys(script, call.func.value, scopes, loop) <= models:
-                before = [c for c in script.inside(scope) if last(c) == "train" and position(c) < position(loop)]
-                before = [c for c in before if owner(c) and _keys(script, c.func.value, scopes, loop) & models]
+            # What stands before the training may be meant, and so may what is done once.
+            once = any(re.search(r"^if [^%\n]*==[^%\n]*:|\b(break|return|raise)\b", ast.unparse(up)) for up in tests)
+            late = position(site) > min(map(position, training))
+            models = _models(script, call.func.value, loop, inner)
+            if late and not once and models and models <= trained:
+                before = [c for c in script.named("train") if script.follows(loop, c) and owner(c)]
+                before = [c for c in before if _models(script, c.func.value, loop, inner) & trained]
                 evidence = "".join(f"; {quoted(c)} stands before the loop, at {script.place(c)}" for c in before[-1:])
                 found, where = (wrong if before else suspicious), script.place(call)
                 yield found("training-mode/left", f"{quoted(call)}{evidence}", where, model=owner(call))
                 return
 
 
-def _keys(script: Script, model: ast.expr, scopes: set[ast.AST], loop: ast.AST) -> set[str]:
-    """Tell models apart by where they are built; "" for one that the loop builds, here or there, or that has copies."""
+def _models(script: Script, model: ast.expr, loop: ast.AST, inner: set[ast.AST]) -> set[ast.AST | str]:
+    """Tell models apart by where they are built; none where the loop, or a function that it calls, builds them."""
+    if getattr(model, "attr", "") in ("forward", "training_step"):
+        model = model.value
     made = script.origins(model)
-    built = [one for one in made if isinstance(one, ast.Call)]
-    fresh = any(loop in script.above(one) or script.scopes[one] in scopes for one in built)
-    fresh = fresh or any(loop in script.above(b.at) for b in script.bindings.get(ast.unparse(made[0]), ()))
-    copied = [c for c in script.named("deepcopy") if c.args and set(script.origins(c.args[0])) & {*built}]
-    return {""} if fresh or copied else {str(id(one)) if one in built else ast.unparse(one) for one in made}
+    fresh = any(loop in script.above(one) or script.scopes[one] in inner for one in made if isinstance(one, ast.Call))
+    fresh = fresh or script.renewed(loop, ast.unparse(made[0]))
+    return set() if fresh else _built(script, model)
+
+
+def _built(script: Script, model: ast.expr) -> set[ast.AST | str]:
+    """Tell models apart by where they are built, or by their names where the file does not say."""
+    return {one if isinstance(one, ast.Call) else ast.unparse(one) for one in script.origins(model)}
+
+
+def _left_training(script: Script, node: ast.AST, model: ast.expr, depth: int = 3) -> bool:
+    """Whether what comes before a node, or before calls of its function, surely leaves a model in training mode."""
+    before = [call for call in script.inside(script.scopes[node]) if position(call) < position(node)]
+    mode, callers = _last_mode(script, before, node, model), script.callers.get(script.scopes[node], [])
+    if mode or not callers or not depth:
+        return mode == "train"
+    return all(_left_training(script, call, model, depth - 1) for call in callers)
+
+
+def _last_mode(script: Script, calls: list[ast.Call], node: ast.AST, model: ast.expr, depth: int = 3) -> str:
+    """Return the mode in which calls before a node leave a model: "train" only where that is sure, "eval", or ""."""
+    for call in calls[::-1]:
+        function, flag, mode = script.function(call), argument(call, "mode", 0), ""
+        if function is not None and depth:
+            mode = _last_mode(script, script.inside(function), node, model, depth - 1)
+        elif last(call) == "train" and owner(call) and (flag is None or constant(flag) is True):
+            mode = "train" if _built(script, call.func.value) == _built(script, model) else ""
+        elif MEASURES.search(last(call)) or (last(call) == "train" and owner(call)):
+            mode = "eval"
+        sure = not any(isinstance(up, ast.If) for up, _ in script.branches(call) - script.branches(node))
+        if mode == "eval" or (mode and sure):
+            return mode
+    return ""
 
 
 def _calmed(script: Script, call: ast.Call) -> bool:
@@ -117,12 +139,9 @@ def _calmed(script: Script, call: ast.Call) -> bool:
     if not around and not loops and not re.search("train|fit|epoch", getattr(scope, "name", "")):
         return True  # nothing trains here
     end = getattr(around or min(loops, key=position, default=scope), "end_lineno", len(script.places))
-    between = [c for c in script.inside(scope) if position(c) > position(call) and c.lineno <= end]
-    for other in between:
-        passed = [dotted(arg) for arg in other.args] if last(other) in ("apply", "map") else []
-        called = [f for name in passed for f in script.functions.get(name, [])]
-        called += [script.function(other)] if script.function(other) else []
-        names = [last(other), *(last(c) for f in called for c in script.nodes(ast.Call, f))]
+    for other in [c for c in script.inside(scope) if position(c) > position(call) and c.lineno <= end]:
+        inner = [f for arg in other.args for f in script.functions.get(dotted(arg), [])] + [script.function(other)]
+        names = [last(other), *(last(c) for f in inner if f for c in script.nodes(ast.Call, f))]
         if any(map(CALMING.search, names)) and (names[0] != "eval" or owner(other) != owner(call)):
             return True
     return False
@@ -135,24 +154,3 @@ def _gradients(script: Script, node: ast.AST) -> str:
     enabled = [constant(argument(block, "mode", 0)) for block in blocks if last(block) == "set_grad_enabled"]
     off = any(last(block) in ("no_grad", "inference_mode") for block in blocks) or False in enabled
     return "off" if off else "by phase" if enabled else "on"
-
-
-def _mode(script: Script, scope: ast.AST, before: ast.AST, model: str, depth: int = 3) -> str:
-    """Return the mode that the file last puts the model into before a node: "train", "eval", "unknown", or ""."""
-    mode = ""
-    for call in [c for c in script.inside(scope) if position(c) < position(before)]:
-        function, flag = script.function(call), argument(call, "mode", 0)
-        inner = [last(one) for one in script.reached(function)] if function is not None else []
-        flagged = last(call) == "train" and owner(call) and flag is not None and constant(flag) is not True
-        if last(call) in ("eval", "evaluation_mode") or "eval" in inner or flagged:
-            mode = "eval"
-        elif last(call) == "train" and owner(call) == model:
-            others = {(up, not side) for up, side in script.branches(call) - script.branches(before)}
-            mode = "eval" if any(others & script.branches(one) for one in script.named("eval")) else "train"
-    callers = script.callers.get(scope, []) if not model.startswith("self.") and depth else []
-    if mode or (isinstance(scope, ast.Module) and "eval()" not in script.text):
-        return mode
-    names = [ast.unparse(call.args[0]) if call.args else model for call in callers]
-    modes = {_mode(script, script.scopes[c], c, name, depth - 1) for c, name in zip(callers, names, strict=True)}
-    anywhere = re.search(r"\.eval\(\)|\.train\((?!\)|True)", script.text)
-    return modes.pop() if len(modes) == 1 else "unknown" if modes or anywhere else ""

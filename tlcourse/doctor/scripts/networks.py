@@ -16,11 +16,11 @@ WALKS = ("parameters", "named_parameters", "children", "named_children", "module
 
 
 class Network(NamedTuple):
-    """A call that builds a network: its name, whose it is, and whether weights are loaded, where the file says so."""
+    """A call that builds a network, its name, whether timm has it, and whether it loads weights (None: not known)."""
 
     call: ast.Call
     name: str
-    library: str
+    timm: bool
     pretrained: bool | None
 
 
@@ -35,21 +35,21 @@ class Switch(NamedTuple):
 
 def network(script: Script, call: ast.expr) -> Network | None:
     """Return the network that a call builds, where it is one of torchvision or timm."""
-    full, name, library, first = script.name(call), script.kind(call), "torchvision", 0
     if not isinstance(call, ast.Call):
         return None
-    if name == "create_model" or full == "torch.hub.load":
-        library, first = ("timm", 1) if name == "create_model" else (library, 9)
-        name = str(constant(argument(call, "model_name", 0) if first == 1 else argument(call, "model", 1)))
-    own = first or "models." in full or argument(call, "weights") or argument(call, "pretrained")
-    if not own or name != name.lower() or not (library == "timm" or FAMILIES.search(name)):
+    full, name = script.name(call), script.kind(call)
+    timm, hub = name == "create_model", full == "torch.hub.load"
+    if timm or hub:
+        name = str(constant(argument(call, "model_name", 0) if timm else argument(call, "model", 1)))
+    words = [argument(call, "weights"), argument(call, "pretrained", 1 if timm else None if hub else 0)]
+    known = timm or ((hub or "models." in full or any(words)) and FAMILIES.search(name))
+    if not known or name != name.lower():
         return None
-    words = [argument(call, "weights"), argument(call, "pretrained", first)]
     given = [value for one in words for value in script.origins(one)]
     loaded = any(not isinstance(one, ast.Constant) or one.value for one in given)
     unsure = any(isinstance(one, ast.Name) for one in given)
     unsure = unsure or any(word.arg in (None, "checkpoint_path") for word in call.keywords)
-    return Network(call, name, library, None if unsure else loaded)
+    return Network(call, name, timm, None if unsure else loaded)
 
 
 def networks(script: Script, node: ast.expr | None, depth: int = 4) -> list[Network]:

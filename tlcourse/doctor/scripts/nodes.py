@@ -2,7 +2,9 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from operator import attrgetter
+from typing import NamedTuple
 
 OPTIMIZERS = {"SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Lion", "Muon"}
 SCHEDULERS = {"CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR", "LinearLR"}
@@ -11,8 +13,22 @@ SCHEDULERS |= {"MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau",
 RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "JPEG", "MixUp"}
 RANDOM |= {"RandAugment", "ScaleJitter", "TrivialAugmentWide"}
 LOADER = re.compile(r"loader|\bdl\b|_dl\b|batches|\.(train|val|test)\b", re.IGNORECASE)
+IN_TURN, UNKNOWN = -1, -2  # indices: of a loop's variable, which stands for every item, and where nobody can tell
 position = attrgetter("lineno", "col_offset")  # where a node begins
 MODELS = re.compile(r"^(self\.)?(model|net|network|backbone|classifier|cnn|resnet|student|teacher)\w*$", re.IGNORECASE)
+
+
+class Binding(NamedTuple):
+    """A name that gets a value: that itself, or the item of it at `index`."""
+
+    name: str
+    value: ast.expr
+    at: ast.AST
+    index: int | None = None
+
+    def items(self, values: list[ast.expr]) -> list[ast.expr]:
+        """Return those of a value's items that the name may stand for."""
+        return [value for i, value in enumerate(values) if self.index in (i, IN_TURN)]
 
 
 def dotted(node: ast.AST | None) -> str:
@@ -68,3 +84,26 @@ def runs_over(loop: ast.For) -> str:
         return "epochs"
     labelled = isinstance(loop.target, ast.Tuple) and re.search(r"label|target|\by\b|\byb\b", target)
     return "batches" if not iterated.startswith("range(") and (labelled or LOADER.search(iterated)) else ""
+
+
+def bound(node: ast.AST) -> Iterator[Binding]:
+    """Yield the bindings of an assignment, of a loop, or of a comprehension's loop."""
+    if isinstance(node, ast.For | ast.comprehension):
+        at = node if isinstance(node, ast.For) else node.target
+        yield from _unpacked(node.target, node.iter, at, IN_TURN)
+    for target in getattr(node, "targets", None) or [node.target]:
+        if getattr(node, "value", None) is not None:
+            yield from _unpacked(target, node.value, node, UNKNOWN if isinstance(node, ast.AugAssign) else None)
+
+
+def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST, index: int | None) -> Iterator[Binding]:
+    """Yield each name of a target with its value, or with the value that it is an item of."""
+    if not isinstance(target, ast.Tuple | ast.List):
+        yield Binding(ast.unparse(target), value, at, index)
+        return
+    pairs = index is None and isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts)
+    for i, one in enumerate(target.elts):
+        if pairs:
+            yield from _unpacked(one, value.elts[i], at, None)
+        else:
+            yield from _unpacked(one, value, at, i if index is None else UNKNOWN)

@@ -5,28 +5,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from types import UnionType
-from typing import Any, NamedTuple
+from typing import Any
 
-from tlcourse.doctor.scripts.nodes import MODELS, argument, dotted, last, owner, position, runs_over
+from tlcourse.doctor.scripts.nodes import MODELS, Binding, argument, bound, dotted, last, owner, position, runs_over
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = ast.Module | Function | ast.Lambda
 
 # Methods that give back their object, and functions that give back what they are given, or a wrapper of it.
 SAME = {"to", "cuda", "cpu", "train", "eval", "half", "float", "requires_grad_", "apply", "squeeze", "view", "flatten"}
-WRAPPERS = {"DataParallel", "DistributedDataParallel", "compile", "deepcopy"}
-
-
-class Binding(NamedTuple):
-    """A name that gets a value: that itself (`exact`), or an item of it, perhaps the one at `index`."""
-
-    name: str
-    value: ast.expr
-    at: ast.AST
-    exact: bool = True
-    index: int | None = None
+WRAPPERS = {"DataParallel", "DistributedDataParallel", "compile"}
 
 
 @dataclass(eq=False)
@@ -62,17 +52,14 @@ class Script:
         """Every binding of each name, `self.model` for example, in the order of the lines."""
         by_name: dict[str, list[Binding]] = {}
         for node in sorted(self.nodes(ast.Assign | ast.AnnAssign | ast.AugAssign | ast.For), key=position):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            value = node.iter if isinstance(node, ast.For) else node.value
-            for one in (one for target in targets if value is not None for one in _unpacked(target, value, node)):
-                exact = one.exact and not isinstance(node, ast.For | ast.AugAssign)
-                by_name.setdefault(one.name, []).append(one._replace(exact=exact))
+            for one in bound(node):
+                by_name.setdefault(one.name, []).append(one)
         return by_name
 
     @cached_property
     def every(self) -> list[Binding]:
         """All bindings that have their whole value."""
-        return [one for own in self.bindings.values() for one in own if one.exact]
+        return [one for own in self.bindings.values() for one in own if one.index is None]
 
     @cached_property
     def callers(self) -> dict[ast.AST | None, list[ast.Call]]:
@@ -127,20 +114,35 @@ class Script:
             node = self.parents.get(node)
         return node
 
+    def follows(self, node: ast.AST, other: ast.AST) -> bool:
+        """Whether a node stands after another one in the same function."""
+        return self.scopes[node] is self.scopes[other] and position(node) > position(other)
+
+    def between(self, first: ast.AST, second: ast.AST) -> list[ast.Call]:
+        """Return the calls of a function after one of its nodes and before another."""
+        return [call for call in self.calls if self.follows(call, first) and self.follows(second, call)]
+
+    def rebound(self, name: str, first: ast.AST, second: ast.AST) -> bool:
+        """Whether a name gets another value between two nodes of a function."""
+        return any(self.follows(b.at, first) and self.follows(second, b.at) for b in self.bindings.get(name, ()))
+
+    def renewed(self, loop: ast.AST, *names: str) -> bool:
+        """Whether a loop gives one of these names a value."""
+        return any(loop in (b.at, *self.above(b.at)) for name in names for b in self.bindings.get(name, ()))
+
     def loop(self, node: ast.AST, over: str) -> ast.For | None:
         """Return the loop over "batches" or "epochs" around a node, if there is one."""
         return next((n for n in self.above(node) if isinstance(n, ast.For) and runs_over(n) == over), None)
 
     def chosen(self, node: ast.AST, within: ast.AST | None = None) -> bool:
         """Whether a condition decides if a node is reached, within its function or the node given."""
-        for up in self.above(node):
-            if up is within:
-                return False
-            if isinstance(up, ast.IfExp | ast.Match | ast.Try | ast.While):
-                return True
-            if isinstance(up, ast.If) and "__name__" not in ast.unparse(up.test):
-                return True
-        return False
+        kinds = ast.If | ast.IfExp | ast.Match | ast.Try | ast.While
+        inner = [up for up in takewhile(lambda up: up is not within, self.above(node)) if isinstance(up, kinds)]
+        return any("__name__" not in ast.unparse(getattr(up, "test", up)) for up in inner)
+
+    def beside(self, node: ast.AST, other: ast.AST) -> bool:
+        """Whether the same loops and conditions of one function decide if two nodes are reached."""
+        return self.scopes[node] is self.scopes[other] and self.branches(node) == self.branches(other)
 
     def function(self, call: ast.Call) -> Function | None:
         """Return the function or method of this file that a call means."""
@@ -173,10 +175,11 @@ class Script:
         own = self.bindings.get(text, [])
         if text.startswith("self."):
             return [one for one in own if self.owner_class(one.at) is self.owner_class(node)]
-        found: list[Binding] = []
-        for one in own[::-1]:
-            start = position(one.at.target) if isinstance(one.at, ast.For) else (one.at.end_lineno, 0)
-            if self.scopes[one.at] is scope and start < position(node) and one.at not in self.above(node):
+        loops = [loop for up in self.above(node) for loop in getattr(up, "generators", ())]
+        found = [one for loop in loops for one in bound(loop) if one.name == text]
+        for one in [] if found else own[::-1]:
+            end = one.at.iter if isinstance(one.at, ast.For) else one.at
+            if self.scopes[one.at] is scope and (end.end_lineno, end.end_col_offset) <= position(node):
                 found.append(one)
                 if self.branches(one.at) <= self.branches(node):
                     return found
@@ -206,10 +209,11 @@ class Script:
                 further = self.returned(function)
         elif isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
             for one in self.given(node):
-                function = self.function(one.value) if isinstance(one.value, ast.Call) and not one.exact else None
-                tuples = [v for v in self.returned(function) if isinstance(v, ast.Tuple)] if function else []
-                items = [item for v in tuples for i, item in enumerate(v.elts) if i == one.index]
-                further += [one.value] if one.exact else items
+                rows = [] if one.index is None else self.origins(one.value, depth - 1)
+                rows = [row.elts for row in rows if isinstance(row, ast.Tuple | ast.List)]
+                further += [one.value] if one.index is None else [item for row in rows for item in one.items(row)]
+            if isinstance(node, ast.Subscript) and not further:
+                further = [one.value for one in self.origins(node.value, depth - 1) if isinstance(one, ast.DictComp)]
         return [one for own in further for one in self.origins(own, depth - 1)] or [node]
 
     def returned(self, function: Function) -> list[ast.expr]:
@@ -222,14 +226,3 @@ class Script:
         pairs = pairwise([node, *self.above(node)])
         pairs = [(child, up) for child, up in pairs if isinstance(up, ast.If | ast.For | ast.IfExp)]
         return {(up, child in (up.orelse if isinstance(up.orelse, list) else [up.orelse])) for child, up in pairs}
-
-
-def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST) -> Iterator[Binding]:
-    """Yield each name of a target with its value, where the value shows it."""
-    if not isinstance(target, ast.Tuple | ast.List):
-        yield Binding(ast.unparse(target), value, at)
-        return
-    pairs = isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts)
-    for index, one in enumerate(target.elts):
-        item = [Binding(ast.unparse(one), value, at, False, index)]
-        yield from _unpacked(one, value.elts[index], at) if pairs else item

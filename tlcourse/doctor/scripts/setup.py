@@ -22,118 +22,112 @@ ENDS = {
 
 def outputs_fit_the_loss(script: Script) -> Findings:
     """A loss wants logits or log-probabilities; what a network ends in must not take them away."""
-    traced, used, seen = [], set(), False
+    losses: list[tuple[str, ast.Call]] = []
     for call in script.calls:
-        names = [script.kind(call), *(script.kind(one) for one in script.origins(call.func))]
-        if loss := next((LOSSES[name] for name in names if name in LOSSES and name not in script.classes), None):
-            used.add(loss)
-            values = call.args[:1] if script.kind(call) == names[-1] or not names[0].endswith("Loss") else []
-            seen = seen or bool(values)
-            traced += [(loss, *end) for value in values for end in _ends(script, value)]
-    modules = [one.value for one in script.made("Sequential") if HEADS.match(one.name) or not script.classes]
-    own = [one for one in script.classes.values() if _forward(one)]
-    modules += [ast.Call(ast.Name(one.name), [], []) for one in own if len(own) == 1]
-    # Where nothing shows what goes into the loss, the one network of the file goes into the one loss.
-    guesses = modules if len(used) == 1 and not seen else []
-    guessed = [(*used, *end) for module in guesses for end in _ends_of_module(script, module)]
-    for loss, end, node in dict.fromkeys(traced + guessed):
-        name, found = ENDS.get((loss, end), ("", note))
+        names = [script.kind(one) for one in (call, *script.origins(call.func))]
+        known = [LOSSES[name] for name in names if name in LOSSES and name not in script.classes]
+        losses += [(loss, call) for loss in known[:1]]
+    ends = [(loss, *end, wrong) for loss, call in losses for value in call.args[:1] for end in _ends(script, value)]
+    if len({loss for loss, _ in losses}) == 1 and not any(call.args for _, call in losses):
+        # Nothing shows what goes into the loss: the one network of the file does.
+        own = [one for one in script.classes.values() if _forward(one)]
+        modules = [one.value for one in script.made("Sequential") if HEADS.match(one.name) or not script.classes]
+        modules += [ast.Call(ast.Name(one.name), [], []) for one in own if len(own) == 1]
+        ends = [(losses[0][0], *end, suspicious) for one in modules for end in _ends(script, one)]
+    for loss, end, node, found in dict.fromkeys(ends):
+        name, worst = ENDS.get((loss, end), ("", None))
         if name:
-            found = suspicious if guessed and found is wrong else found
-            yield found(name, f"{quoted(node)}, for {loss}", script.place(node))
+            yield (found if worst is wrong else worst)(name, f"{quoted(node)}, for {loss}", script.place(node))
 
 
-def heads_are_trained(script: Script) -> Findings:
-    """The optimizer holds the new head, which is not frozen with the rest; and what is frozen is pre-trained."""
-    heads = new_heads(script)
-    for model, _, at in heads:
+def optimizer_has_the_head(script: Script) -> Findings:
+    """A new head is there before the optimizer is built."""
+    for model, _, at in new_heads(script):
+        made = [call for call in script.named(*OPTIMIZERS) if script.scopes[call] is script.scopes[at]]
+        made = [call for call in made if any(f"{name}.".startswith(f"{model}.") for name in _held(script, call))]
         new = ast.unparse(getattr(at, "value", at))
-        made = [one for one in script.made(*OPTIMIZERS) if script.scopes[one.at] is script.scopes[at]]
-        own = [one for one in made if any(f"{n}.".startswith(f"{model}.") for n in _held(script, one.value))]
-        own = [] if any(new in _held(script, one.value) for one in own) else own
-        again = [b.at for b in script.bindings.get(model, ()) if own and position(b.at) > position(own[-1].at)]
-        again = [b for b in again if position(b) < position(at) and b not in script.above(at)]
-        again += [c for c in script.named(*OPTIMIZERS) if position(c) > position(at) and f"{model}.p" in ast.unparse(c)]
-        later = own and re.search(rf"{re.escape(own[-1].name)}\.(add_param_group|param_groups)", script.text)
-        if own and position(own[-1].at) < position(at) and not again and not later:
-            evidence = f"`{own[-1].name}` is built at {script.place(own[-1].at)}; then {quoted(at)}"
+        later = any(new in _held(script, call) or not script.follows(at, call) for call in made)
+        later = later or re.search(r"add_param_group|\['params'\]", script.text)
+        if made and not later and not script.rebound(model, made[-1], at):
+            evidence = f"{quoted(made[-1])} stands at {script.place(made[-1])}; then {quoted(at)}"
             yield (suspicious if script.chosen(at) else wrong)("foreign-parameters/head", evidence, script.place(at))
+
+
+def frozen_parts_are_right(script: Script) -> Findings:
+    """A new head is not frozen with the rest, and what is frozen is pre-trained."""
     for switch in switches(script, False):
-        own = [(name, at) for model, name, at in heads if model == ast.unparse(switch.model)]
-        own = [(name, at) for name, at in own if script.scopes[at] is script.scopes[switch.at]]
-        after = [one.at for one in switches(script, True)] + [at for _, at in own]
-        after = "unfreeze" in script.text or any(position(at) > position(switch.at) for at in after)
-        loaded = [c for c in script.named("load_state_dict") if owner(c) == ast.unparse(switch.model)]
-        loaded = [c for c in loaded if own and position(own[-1][1]) < position(c) < position(switch.at)]
-        if switch.whole and own and not after and not loaded:
-            found, where = (wrong if switch.sure else suspicious), script.place(switch.at)
-            evidence = f"`{own[-1][0]}` is set at {script.place(own[-1][1])}, and frozen here with the rest"
-            yield found("head-frozen/with-the-rest", evidence, where, head=own[-1][0])
+        found, where, model = (wrong if switch.sure else suspicious), script.place(switch.at), ast.unparse(switch.model)
+        heads = [(name, at) for own, name, at in new_heads(script) if own == model]
+        before = [(name, at) for name, at in heads if script.follows(switch.at, at)]
+        thawed = any(position(one.at) > position(switch.at) for one in switches(script, True))
+        thawed = thawed or "unfreeze" in script.text or any(script.follows(at, switch.at) for _, at in heads)
+        if switch.whole and before and not thawed:
+            name, at = before[-1]
+            loaded = [call for call in script.between(at, switch.at) if last(call) == "load_state_dict"]
+            if not any(owner(call) == model for call in loaded):
+                evidence = f"`{name}` is set at {script.place(at)}, and frozen here with the rest"
+                yield found("head-frozen/with-the-rest", evidence, where, head=name)
         nets = networks(script, switch.model)
         if nets and all(net.pretrained is False for net in nets) and "load_" not in script.text:
             evidence = f"{quoted(nets[0].call)} at {script.place(nets[0].call)} loads no weights"
-            yield (wrong if switch.sure else suspicious)("frozen-random", evidence, script.place(switch.at))
+            yield found("frozen-random", evidence, where)
 
 
 def optimizer_follows_the_model(script: Script) -> Findings:
-    """What is unfrozen later must get into the optimizer, which must live longer than an epoch."""
+    """What is unfrozen later must get into the optimizer."""
     made = script.made(*OPTIMIZERS)
-    for switch in switches(script, True):
-        model = ast.unparse(switch.model)
-        held = _held(script, made[-1].value) if made else []
-        late = made and position(made[-1].at) < position(switch.at)
-        late = late and script.scopes[made[-1].at] is script.scopes[switch.at]
-        chosen = any("requires_grad" in ast.unparse(one) for one in _given(script, made[-1].value)) if made else False
-        apart = all(HEADS.fullmatch(name) and not f"{model}.".startswith(f"{name}.") for name in held)
-        same = held and all(name.partition(".")[0] == model.partition(".")[0] for name in held)
-        others = [call for call in script.named(*OPTIMIZERS) if made and call is not made[-1].value]
-        others = [call for call in others if script.scopes[call] is not script.scopes[switch.at]]
-        if late and same and (chosen or apart) and not others and not script.named("add_param_group"):
-            evidence = f"`{made[-1].name}` is built at {script.place(made[-1].at)} from what trained then"
+    for switch in switches(script, True) if made else []:
+        optimizer, model = made[-1], ast.unparse(switch.model)
+        held = _held(script, optimizer.value)
+        given = [optimizer.value, *script.origins(argument(optimizer.value, "params", 0))]
+        filtered = any("requires_grad" in ast.unparse(one) for one in given)
+        head_alone = all(HEADS.fullmatch(name) and not f"{model}.".startswith(f"{name}.") for name in held)
+        same = {name.partition(".")[0] for name in held} == {model.partition(".")[0]}
+        elsewhere = any(script.scopes[call] is not script.scopes[switch.at] for call in script.named(*OPTIMIZERS))
+        again = elsewhere or script.named("add_param_group")
+        if script.follows(switch.at, optimizer.at) and same and (filtered or head_alone) and not again:
+            evidence = f"`{optimizer.name}` is built at {script.place(optimizer.at)} from what trained then"
             yield wrong("not-in-optimizer/unfrozen-later", evidence, script.place(switch.at))
-    for one in made:
+
+
+def optimizer_outlives_an_epoch(script: Script) -> Findings:
+    """An optimizer that is built in each epoch forgets its moments."""
+    for one in script.made(*OPTIMIZERS):
         loop = script.loop(one.at, "epochs")
         names = [name.partition(".")[0] for name in _held(script, one.value)]
-        fresh = any(loop in script.above(b.at) for name in names for b in script.bindings.get(name, ()))
         plain = last(one.value) == "SGD" and "momentum" not in ast.unparse(one.value)
-        if loop is not None and names and not fresh and not plain and not script.chosen(one.at, loop):
+        if loop and names and not plain and not script.chosen(one.at, loop) and not script.renewed(loop, *names):
             yield suspicious("moments-forgotten", quoted(one.at), script.place(one.at))
 
 
 def _held(script: Script, value: ast.expr) -> list[str]:
-    """Return the models or parts whose `.parameters()` an optimizer is given."""
-    return [owner(call) for one in _given(script, value) for call in script.named(*WALKS, within=one)]
-
-
-def _given(script: Script, value: ast.expr) -> list[ast.expr]:
-    """Return what an optimizer is given, also where a name stands for it."""
-    return [value, *script.origins(argument(value, "params", 0))]
+    """Return the models or parts whose `.parameters()` an optimizer is given, also where a name stands for them."""
+    given = [value, *script.origins(argument(value, "params", 0))]
+    return [owner(call) for one in given for call in script.named(*WALKS, within=one)]
 
 
 def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
-    """Return what a value ends in ("softmax"), with the place, for each way that it may have been made."""
+    """Return what a value, or a module's answers, end in ("softmax"), with the place, in each way it may be made."""
     found = []
-    for one in script.origins(value):
-        if isinstance(one, ast.Call):
-            kind, text = script.kind(one).replace("_", ""), ast.unparse(one.func)
-            own = [(kind, one)] if any(kind == end for _, end in ENDS) else []
-            ends = [b for b in script.every if b.name.startswith(f"{text.removesuffix('.forward')}.")]
-            ends = [b.value for b in ends if HEADS.fullmatch(re.sub(r"\[\d\]", "", b.name))]
-            modules = script.origins(one.func) + ends
-            found += own or [end for module in modules for end in _ends_of_module(script, module)]
+    for one in [one for one in script.origins(value) if isinstance(one, ast.Call)]:
+        kind, parts = script.kind(one).replace("_", "").lower(), []
+        if any(kind == end for _, end in ENDS):
+            found.append((kind, one))
+        elif forward := _forward(script.classes.get(last(one))):
+            answers = script.returned(forward) if "self.training" not in ast.unparse(forward) else []
+            parts = answers if len(answers) == 1 else []
+        elif kind == "sequential":
+            parts = one.args[-1:]
+            if parts and last(parts[0]) == "OrderedDict":
+                parts = [pair.elts[-1] for pair in getattr(parts[0].args[0], "elts", ())[-1:]]
+        else:  # what is called ends in its head
+            heads = rf"{re.escape(ast.unparse(one.func).removesuffix('.forward'))}\..*"
+            heads = [b for b in script.every if re.fullmatch(heads, b.name)]
+            heads = [b.value for b in heads if HEADS.fullmatch(re.sub(r"\[\d\]", "", b.name))]
+            called = script.origins(one.func)
+            parts = [*heads, *(called if len(called) == 1 else [])]  # each of a list's modules in turn is no end
+        found += [end for part in parts for end in _ends(script, part)]
     return found
-
-
-def _ends_of_module(script: Script, module: ast.expr) -> list[tuple[str, ast.expr]]:
-    """Return what a module's answers end in: that of its class, its last part, or itself."""
-    kind = script.kind(module).lower() if isinstance(module, ast.Call) else ""
-    if forward := _forward(script.classes.get(last(module))):
-        values = script.returned(forward) if "self.training" not in ast.unparse(forward) else []
-        return _ends(script, values[0]) if len(values) == 1 else []
-    if kind == "sequential" and module.args:
-        pairs = getattr(module.args[-1].args[0], "elts", ()) if last(module.args[-1]) == "OrderedDict" else ()
-        return _ends_of_module(script, pairs[-1].elts[-1] if pairs else module.args[-1])
-    return [(kind, module)] if any(kind == own for _, own in ENDS) else []
 
 
 def _forward(own: ast.ClassDef | None) -> ast.FunctionDef | None:
