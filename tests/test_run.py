@@ -15,6 +15,7 @@ from tlcourse import cli
 from tlcourse.lessons import run as notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCE_TREE = notebooks.SOURCE_TREE
 SETUP = "import os, sys\nimport tlcourse as tl\nprint(os.environ['TLCOURSE_PROFILE'], sys.executable)"
 MIXED = [
     SETUP,
@@ -49,6 +50,7 @@ def course(tmp_path_factory: pytest.TempPathFactory, small_package: Path):
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(small_package))
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+        patch.setattr(notebooks, "SOURCE_TREE", folder / "jupyter")
         yield folder
 
 
@@ -156,13 +158,16 @@ def test_wrong_options_are_usage_errors(arguments: list[str]) -> None:
     assert error.value.code == 2
 
 
+def test_the_lessons_are_beside_the_package() -> None:
+    assert SOURCE_TREE == ROOT
+
+
 def test_every_way_to_name_a_section(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = (course / "notebooks" / "3_2_broken.ipynb").resolve()
     for name in ("3.2", "3_2", "3_2_broken", "notebooks/3_2_broken.ipynb", str(wanted)):
         assert notebooks.find(name) == wanted
     # Beside the package's source tree too, from any folder; without notebooks anywhere the message says where to go.
     monkeypatch.chdir(course / "jupyter")
-    assert notebooks.find("3.2") == ROOT / "notebooks" / "3_2_feature_extraction.ipynb"
     monkeypatch.setattr(notebooks, "SOURCE_TREE", course)
     assert notebooks.find("3.2") == wanted
     monkeypatch.setattr(notebooks, "SOURCE_TREE", course / "jupyter")
