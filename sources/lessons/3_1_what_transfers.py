@@ -275,22 +275,22 @@ tl.claim(
 # %% [markdown]
 # A stage's features change with all stages below it, so changes add up on the way. This is one run.
 #
-# ## Where each approach wins
+# ## Where each way wins
 #
-# The two approaches are **feature extraction**, which keeps the backbone frozen (3.2), and **fine-tuning**, which trains
-# it further (3.3). The usual rule: extract with few images, fine-tune with many. Here is a map instead: how far the images are
-# from those of the source, and how many there are. The **domain gap** compares the statistics of each batch norm with those
-# of your images: zero if they agree, one if the mean is off by a standard deviation. It sees statistics, not what is shown.
+# There are three ways: training **from scratch**, **feature extraction**, which keeps the backbone frozen (3.2), and
+# **fine-tuning**, which trains it further (3.3). The usual rule: extract with few images, fine-tune with many. Here is a map instead: how far the images are
+# from those of the source, and how many there are. A batch norm remembers its inputs' mean and deviation on the source. The
+# **domain gap** compares these with your images': zero if they agree, one if the mean is off by a standard deviation. It sees statistics, not what is shown.
 #
 # All accuracies of the map are **stored runs**, which came with the package. What is studied: the way, the task and the
 # number of images. The learning rates were chosen among three for each way that trains and each task, at one number of images and with other seeds.
-# Architecture and passes are fixed: more passes from scratch, and still a short training.
+# The architecture is fixed; scratch gets more passes, and is still short.
 # A cell names the best way. Where a second way is named too, the interval of their difference includes zero. An empty cell
 # was not run, and neither was `surfaces`. `toypets-silhouette` is the toy pets as black shapes.
 
 # %%
 cell_guess = tl.guess(
-    "Is there a cell where training from scratch wins?",
+    "Is there a cell where training from scratch leads alone?",
     ["yes: few images", "yes: far images, many of them", "no"],
 )
 
@@ -316,7 +316,7 @@ print(f"fine-tuning is named in {near} of {len(cells)} cells,", end=" ")
 print("frozen features in", sum("frozen" in ways for ways in cells))
 
 # %% [markdown]
-# On this map, fine-tuning is among the best in every cell, whatever the gap. Still, try frozen features first: a probe takes
+# On this map, fine-tuning is among the best in every cell; scratch shares two, with the larger gaps and the most images run. Still, try frozen features first: a probe takes
 # seconds, and tells you what fine-tuning has to beat. Read the map with care. It holds for one small backbone. The tasks differ in
 # difficulty, too, so it doesn't show what the gap causes. On the toy pets, so short a training from scratch stays
 # near guessing. A shared cell doesn't say that two ways are equal: five runs each can't tell them apart.
@@ -339,9 +339,8 @@ tl.claim(
 
 # %% [markdown]
 # Is the source to blame, or the way its features are read? A backbone ends with an average over all positions. For a pet,
-# it doesn't matter where it is. For a digit, it matters where each stroke is. So fit probes on the same images to: the pixels,
-# the averaged features, and the outputs of `layer2` averaged in a grid of `4 x 4` cells, both also with random weights;
-# and in `2 x 2` cells, as many numbers as the averaged features have.
+# it doesn't matter where it is. For a digit, it matters where each stroke is. So fit probes to: `pixels`; `averaged` features;
+# `grid`, `layer2` averaged in `4 x 4` cells; both with random weights; and `2 x 2` cells, as few numbers as averaged.
 
 # %%
 digits_guess = tl.guess(
@@ -390,8 +389,9 @@ if runtime.profile == "mini":
     )
 
 # %% [markdown]
-# Averaged, pre-trained features are far ahead of random ones. In a grid, even random weights come near the pixels, and
-# pre-trained ones add to that. So averaging does the harm here, not the source.
+# Averaged, pre-trained features are far ahead of random ones. In a grid, even random weights are slightly ahead of the pixels,
+# and pre-trained ones add to that. Averaged, `layer2` was behind `layer4` above, so it is the grid that helps: averaging does at
+# least part of the harm.
 #
 # ### Your turn
 #
@@ -463,7 +463,7 @@ for images in (toys.train.with_transform(raw), toys.train):
 
 # %% [markdown]
 # The **doctor**, `tl.examine`, sees it from the values of a few images, and doesn't find it after the repair. A head that
-# is fitted to raw images gets used to part of the damage. One that was fitted to the right ones doesn't, and that is
+# is fitted to raw images gets used to most of the damage. One that was fitted to the right ones doesn't, and that is
 # the usual accident: training was right, and the program that predicts prepares images in another way.
 #
 # ## Your own images
@@ -499,15 +499,12 @@ answer = tl.predict.predict_files(loaded, about["classes"], [image])[0]
 print(f"{image.name}: {answer.label}, {answer.probability:.2f}")
 
 # %% [markdown]
-# Four tasks are too few to say what a gap means: measure.
-#
 # ## Take-away
 #
 # - First-layer filters look like edges and colours; some units of the last stage respond mostly to one task's images.
 # - Here, fine-tuning changed the features of the last stage more than those of the first.
 # - In the map, fine-tuning is among the best everywhere; a probe takes seconds, so try it first.
-# - Using a source can hurt: with enough digits, averaged features lose to training from scratch. Read in a grid, the same
-#   backbone beats the pixels.
+# - With enough digits, averaged features lose to training from scratch. Read in a grid, the same backbone beats the pixels.
 # - Weights belong with their preprocessing.
 #
 # <details><summary>A colleague has scans of circuit boards. Which layer's features should they use?</summary>

@@ -19,7 +19,7 @@
 # **You will be able to** freeze a network and count what still trains, spot the part of a frozen network that changes
 # all the same, train on a folder of your own, and save time by computing features once.
 #
-# **Time:** about 25 minutes to read, one minute to run. **You need:** tensors, `nn.Module`, a training loop.
+# **Time:** about 25 minutes to read, one minute to run. **Builds on** 0.
 
 # %%
 BACKBONE = {"mini": "tl_resnet", "full": "resnet50"}[runtime.profile]
@@ -378,7 +378,7 @@ tl.claim("in every epoch, both loops agree within one image", agree)
 #
 # ## Compute once, train many times
 #
-# A frozen backbone gives the same features in every epoch, unless images are augmented. So compute them once, and train
+# A frozen backbone in evaluation mode gives the same features in every epoch, unless images are augmented. So compute them once, and train
 # the head on them.
 
 # %%
@@ -430,11 +430,11 @@ tl.claim(
 # %% [markdown]
 # ## How many images does it take?
 #
-# Now compare a head on frozen features with the same architecture trained from scratch. The number of training images is
+# Now compare a head on frozen features with the same architecture trained from scratch (random weights). The number of training images is
 # studied. Tuned: the learning rate from scratch, on the validation set among three, with other seeds, at a size where a new
 # network hardly learns; and the probe's penalty, by cross-validation on the training images. Fixed: the architecture, the
-# drawn images (augmented from scratch, not for the probe) and the passes from scratch. This shows what a short training can
-# do, not what a long one ends with.
+# drawn images (augmented for the new network, not for the probe) and the passes from scratch. This shows what a short training can
+# do.
 #
 # Training from scratch is slow. The dots are **stored runs** that came with the package, except in `full`. Diamonds are
 # runs that your machine makes now, with other draws of the images. The draws overlap and the validation images stay the same, so
@@ -483,15 +483,15 @@ if MINI:
         f"lower end of the smallest lead {least:+.2f}",
     )
     agree = live.agree_with(stored)
-    print("this machine's runs lie where 99 of 100 would:", agree)
+    print("live runs in the range that five runs predict (99 %):", agree)
 
 # %% [markdown]
-# The lead grows at first because the probe improves while the new network stays near chance. It clearly learns only with the
-# most images. So this doesn't show that pre-training helps more with more images.
+# The lead grows at first because the probe improves while the new network stays near chance. It learns only with the most
+# images. A live run may lie outside the dots: five runs predict only a wide range.
 #
 # When is a frozen backbone the right choice? Against a new network that trains this long, on these images: at every size
 # tried here. **Fine-tuning** trains the backbone, too (3.3), and is better in most cells of the map in 3.1. A probe takes
-# seconds, so fit one first. Fine-tune only if that's better on your validation set.
+# seconds, so fit one first. Then fine-tune, and keep that only if it's better on your validation set.
 #
 # ## The test set, once, and something to take home
 #
@@ -513,12 +513,12 @@ sure = f"{answer.probability:.0%} sure"
 print(f"{image.name}: truth {truth}, answer {answer.label}, {sure}")
 
 # %% [markdown]
-# One image proves nothing. The file holds weights, class names and preprocessing. With them, `predict_files` avoids three common
+# The file holds weights, class names and preprocessing. With them, `predict_files` avoids three common
 # mistakes between training and use: a model left in training mode, other preprocessing, classes in another order.
 #
 # ## Take-away
 #
-# - Without augmentation, a frozen backbone gives an image the same features each time: compute them once.
+# - In evaluation mode and without augmentation, a frozen backbone gives an image the same features: compute them once.
 # - Freezing parameters does not freeze batch norm: keep what is frozen in evaluation mode.
 # - Augment the training set only; choose on the validation set; read the test set once.
 # - On these images, a linear probe on frozen features is far ahead of a short training from scratch on the same images.

@@ -116,8 +116,8 @@ tl.slider(draw, "γ", [0.3, 0.5, 0.7, 0.9], start=GAMMA)
 # Move the slider: with a small $\gamma$ the stem hardly trains, and with a large one all stages train at similar rates.
 #
 # Is that better? In the stored runs each way has the best of three rates, so the head's rate differs between ways: it is
-# printed with each. Falling rates, with the same $\gamma$, got the highest of the three; the last stage alone, head first and
-# statistics kept got the lowest. For these, a rate beyond may be better.
+# printed with each. Falling rates, with the same $\gamma$, got the highest of the three; the last three, explained
+# below, the lowest. For these, a rate beyond may be better.
 
 # %% tags=["nbval-ignore-output"]
 if MINI:
@@ -231,7 +231,7 @@ print(f"in phases, the epoch kept: {history.best.val_accuracy:.3f}")
 moved_guess = tl.guess(
     "The optimizer was built for the head. "
     "Which weights change in one more epoch?",
-    ["head and last stage", "the head alone", "the last stage alone"],
+    ["head and last stage", "the head alone", "the last stage, not it"],
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -311,7 +311,7 @@ tl.check("3.3/unfreeze", answer)
 # %% [markdown]
 # ## Does a good head first help?
 #
-# A new head is random. Its first errors are large, and they are said to spoil the backbone. The remedy is to fit a linear
+# A new head is random, and its first errors are said to spoil the backbone. The remedy is to fit a linear
 # probe, put it into the head, and then train all layers ([Kumar and others](https://arxiv.org/abs/2202.10054), who expect most of
 # it on unusual images, see below). Look at both parts of the argument: the first gradient, and what the remedy gains.
 
@@ -359,8 +359,8 @@ steps
 # %% [markdown]
 # The probe was fitted to these images, so its smaller loss in evaluation mode is no surprise. Its gradient need not be smaller:
 # the error is passed down through the head's weights, and the probe's weights are larger. In training mode, batch norm uses
-# the batch's own mean and variance, to which the probe was not fitted. Where the printed ratio is above one, the first step
-# after a probe is larger, not smaller, and the argument doesn't hold for this batch.
+# the batch's own mean and variance, to which the probe was not fitted. Where the printed ratio is above one, the gradient
+# below the head is larger after a probe, not smaller: the argument doesn't hold for this batch.
 #
 # ## Batch norm: keep the statistics, or let them move?
 #
@@ -411,9 +411,9 @@ if MINI:
             print("    unseen: ", away.difference(way, "fine-tuned"))
 
 # %% [markdown]
-# These are stored runs. A difference within its margin may still be there. On unseen styles, falling rates did worse. Their head's rate was three times as high, so the late stages,
-# with most of the parameters, trained faster than in plain fine-tuning. That may be the reason. Among so many differences, one
-# may also stand out by chance. The frozen backbone, which lost at home, is not shown to lose on unseen styles.
+# In these stored runs, keeping statistics, scale and shift, at a lower rate, shows no difference; one within the margin may
+# exist. On unseen styles, falling rates did worse. Their head's rate was three times as high, so the late stages,
+# with most of the parameters, trained faster than in plain fine-tuning. That may be the reason, or chance among so many differences. The frozen backbone, which lost at home, is not shown to lose on unseen styles.
 #
 # ## What the network forgets
 #
@@ -450,7 +450,7 @@ if MINI:
     )
 
 # %% [markdown]
-# This is called **catastrophic forgetting**. Compare the last two lines with the first: what a newly fitted head wins back
+# This is called **catastrophic forgetting**. Compare the three accuracies: what a newly fitted head wins back
 # was only moved, not lost. It needs the old task's images, though. A frozen backbone forgets nothing.
 #
 # ## Your own images

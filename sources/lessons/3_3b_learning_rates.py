@@ -203,13 +203,13 @@ plateau_guess.compare(f"{halved} times")
 # The fine-tuning with falling rates of 3.3, which used one-cycle, now with four schedules. Studied: the schedule. Tuned: the
 # highest rate of each, the constant one too, among five on the validation set, with other seeds. One-cycle got the highest of
 # the five, so a still higher one may be better. Fixed: images, the layers' rates to each other, passes. Dots are stored runs,
-# the diamond is a run that your machine makes now. The ± below covers the choice of training images; all runs share their
-# validation images. With another backbone or other images nothing is tuned yet.
+# the diamond is a run that your machine makes now. The ± below covers the choice of training images, the random head and the order of
+# batches; all runs share their validation images. With another backbone or other images nothing is tuned yet.
 
 # %%
 schedule_guess = tl.guess(
-    "A constant rate that is tuned as well: "
-    "how many of the three schedules do these runs show to be better?",
+    "How many of the three schedules do these runs show to be better "
+    "than a constant rate that was tuned as carefully?",
     ["none", "one", "two or three"],
 )
 
@@ -251,7 +251,7 @@ if MINI:
     agree = live.agree_with(stored)
     tl.claim("this run lies where 99 of 100 such runs would", agree)
     tl.claim(
-        "in the stored runs, no schedule is shown to differ from a constant",
+        "in stored runs, no schedule is shown to differ from a constant",
         not better + worse,
         f"largest margin {max(one.margin for one in gains.values()):.3f}",
     )
@@ -301,7 +301,7 @@ print(f"a place to start: {test.suggestion or float('nan'):.1e}")
 #
 # ## The trap: a schedule that counts something else
 #
-# A scheduler counts the calls of `step()`, nothing else. In a loop there are two places for it:
+# A scheduler counts the calls of `step()`, nothing else. In a loop there are two places for it. Use one:
 #
 # ```python
 # for epoch in range(epochs):
@@ -310,8 +310,8 @@ print(f"a place to start: {test.suggestion or float('nan'):.1e}")
 #         optimizer.zero_grad()
 #         loss.backward()
 #         optimizer.step()
-#         scheduler.step()  # if it was built for all batches
-#     scheduler.step()  # if it was built for all epochs
+#         scheduler.step()  # either here: built for all batches
+#     scheduler.step()  # or here: built for all epochs
 # ```
 #
 # You build `OneCycleLR` for all batches, and step it once per epoch. `tl.train.Schedule` says when `fit` steps a scheduler.
@@ -340,7 +340,7 @@ for interval in ("epoch", "step"):
     losses[interval] = history.column("val_loss")[-1]
     report = tl.examine(model, optimizer, loaders, schedule, epochs=EPOCHS)
     found = [one for one in report.findings if "interval" in one.check]
-    print(f"stepped by {interval}: validation loss {losses[interval]:.2f}")
+    print(f"once per {interval}: validation loss {losses[interval]:.2f}")
     print(*found or ["    the doctor has nothing to say"], sep="\n")
     rates[interval] = bool(found), history.column("lr")[-1]
 
@@ -389,8 +389,8 @@ tl.check("3.3b/length", answer)
 #
 # ## Your own images
 #
-# Set `FOLDER` to a folder with one subfolder per class. The schedule is warm-up and cosine, to practise it. The rate suits
-# the toy pets: look for yours with a range test, then compare a few on your validation set. `fit` keeps the epoch that was best on
+# Set `FOLDER` to a folder with one subfolder per class. The schedule is warm-up and cosine, to practise it. The rate was
+# tuned for the toy pets, in a longer training: look for yours with a range test, then compare a few on your validation set. `fit` keeps the epoch that was best on
 # the validation set. The test set is read once.
 
 # %% tags=["nbval-ignore-output"]

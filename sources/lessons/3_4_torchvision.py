@@ -293,7 +293,7 @@ tl.plots.tradeoff(
 # EfficientNet and MobileNet save multiply-adds with **depthwise convolutions**: each channel is a group of its own. These do
 # little work for each number they fetch. Speed doesn't depend on the values of the weights, so random ones are good enough
 # for measuring. A machine with a GPU or more cores can give another order: measure on the one that will do the work. Networks
-# whose times differ by less than their spread can change places when you run the cell again, and `images/s` comes from few batches.
+# whose times differ by less than their spread, or one network that is measured again, can change places when you run the cell again.
 #
 # ## Memory, when you train
 #
@@ -347,7 +347,7 @@ memory
 
 # %%
 size_guess = tl.guess(
-    "Twice the image size: every detail is there, only larger. Accuracy",
+    "Twice the image size, with more detail than before. Accuracy",
     ["rises", "stays the same", "falls a little", "falls a lot"],
 )
 
@@ -404,7 +404,7 @@ for seed in runtime.seeds(10):
 tl.plots.runs(
     {name: {200: values} for name, values in found.items()},
     chance=1 / len(pets.classes),
-    title="A head meets images prepared in another way than its own",
+    title="A head loses accuracy on images prepared in another way",
 )
 lost, again = {}, {}
 for name in list(mistakes)[1:]:
@@ -420,12 +420,12 @@ if MINI:
     tl.claim("all but swapped colours cost over ten points", least < -0.1)
     refitted = again["twice the image size"]
     fits = refitted.mean - refitted.margin > -0.05
-    tl.claim("a head fitted to enlarged images doesn't lose much", fits)
+    tl.claim("refitted at twice the size, a head doesn't lose much", fits)
 
 # %% [markdown]
 # The head was fitted to features of images prepared in one way, and met features of images prepared in another. That costs
 # accuracy, and no error says so: a network that averages over positions before its head takes images of any size. Refitted, the head
-# wins back what only looked different; what an image has lost, such as detail at half the size, stays lost. So prepare images
+# wins back some or all of that. At half the size and without normalising, a loss stays: the features are worse. So prepare images
 # in use as for fitting; the weights' own way is the safe choice. Where classes differ in colour, swapped colours may cost more.
 #
 # The doctor compares a few images with what the weights say. It sees missing normalisation and wrong sizes, but not swapped
@@ -482,7 +482,7 @@ tl.check("3.4/choose", choose)
 # Use it on `published`: which set of weights would you take for a phone, which for a server? A name there ends with the
 # version: `resnet50_V1` is the network `resnet50` with the weights `IMAGENET1K_V1`, and `vit_b_16_SWAG_E2E_V1` is `vit_b_16` with
 # `IMAGENET1K_SWAG_E2E_V1`. Then measure the candidates where they will run, and compare them by the validation line
-# below: the accuracy on ImageNet is only a hint. The test line counts for the winner alone.
+# below: the accuracy on ImageNet is only a hint. Keep `FINAL = False` until you have a winner.
 #
 # ## Your own images
 #
@@ -496,6 +496,7 @@ from pathlib import Path
 
 FOLDER = None  # or "~/my-images"
 NAME, SET = BACKBONE, WEIGHTS  # or "resnet50", "IMAGENET1K_V1"
+FINAL = True  # False while you compare
 chosen = tl.models.create(NAME, 2, weights=SET)
 place = FOLDER or tl.data.export_folder(
     pets.take(train=100, val=100, test=400),
@@ -504,7 +505,7 @@ place = FOLDER or tl.data.export_folder(
 mine = tl.data.from_folder(place, model=chosen)
 model = tl.models.replace_head(chosen, len(mine.classes))
 result = tl.recipes.linear_probe(model.to(runtime.device), mine)
-print(f"validation: {result.val}\ntest, once: {result.test}")
+print("validation:", result.val, *["\ntest, once:", result.test] * FINAL)
 file = Path("runs") / "my-choice.safetensors"
 tl.predict.save_checkpoint(file, model, mine.classes)
 loaded, about = tl.predict.load_checkpoint(file)

@@ -271,7 +271,7 @@ for order in ("optimizer, then head", "head, then optimizer"):
 # %% tags=["nbval-ignore-output"]
 wrong, repaired = reports.values()
 learns = list(moved.values()) == [False, True]
-tl.claim("only after the repair does the head learn", learns)
+tl.claim("only after the repair does the head change", learns)
 tl.claim(
     "the doctor finds the forgotten head, and nothing after the repair",
     bool(wrong.named("not-in-optimizer")) and not repaired.findings,
@@ -290,7 +290,7 @@ wrong
 # $$y = x + \frac{b}{1 - p} f(x)$$
 #
 # $b$ is zero with probability $p$, and otherwise one. In timm, `drop_path_rate` is the $p$ of the last block; it falls to
-# zero towards the first.
+# zero in the first, which then has no `DropPath` and is missing from the list below.
 
 # %%
 from torch import nn
@@ -322,7 +322,8 @@ print(*[m for m in net.modules() if isinstance(m, timm.layers.DropPath)])
 # %% [markdown]
 # Huang and others introduced it for very deep networks. Here you compare three rates of drop path, in fine-tuning with few images. The
 # learning rate of each was chosen among three on the validation set, with other seeds. It was the highest of the three without drop
-# path and at 0.4, and the lowest at 0.2; beyond these, better rates may exist. So the first and the last differ in drop path alone,
+# path and for the higher rate of drop path, the lowest for the lower one; beyond these, better rates may exist. (3.3 chose the middle one
+# for the same training without drop path, with fewer images and seeds: such choices are noisy.) So the first and the last differ in drop path alone,
 # the middle one also in its learning rate. All dots are stored runs; in `mini`, the diamond is a run that your machine makes now.
 
 # %%
@@ -419,9 +420,10 @@ tl.plots.tradeoff(
 )
 
 # %% [markdown]
-# Three things are still not fair. The weights come from different recipes, which differed by points for one architecture above.
-# Some have seen more than ImageNet's usual training images: read the tags. And networks whose times differ by less than their
-# spread can change places: run the last two cells again.
+# Two things are still not fair. The weights come from different recipes, which differed by points for one architecture above.
+# Some have seen more than ImageNet's usual training images: read the tags. And times are uncertain: networks whose times differ by
+# less than their spread can change places. Those with nearly the same multiply-adds can take quite different times: compare ViT
+# and Swin in your table.
 #
 # ## Your own images
 #

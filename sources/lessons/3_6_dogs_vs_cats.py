@@ -252,7 +252,7 @@ if MINI:
 #
 # $$p_k = \frac{e^{z_k / T}}{\sum_j e^{z_j / T}}$$
 #
-# $z_k$ is the score of class $k$ and $p_k$ its probability. The answers stay the same, and a $T$ above one makes them
+# $z_k$ is the score of class $k$ and $p_k$ its probability; the largest $p_k$ is the **confidence**. The answers stay the same, and a $T$ above one makes them
 # less sure. $T$ is fitted to the images that were set aside. The interval of the accuracy is Wilson's: the range of true accuracies that
 # this result supports. **AUC** is the chance that a random dog gets a higher score for dog than a random cat.
 
@@ -298,15 +298,15 @@ with tl.plots.new_figure(4.4, 3.6, title=title) as ((ax,),):
         print(f"{t:.2f}: {sure.mean():.3f} sure, loss {loss(t, test):.3f}")
     ax.set(xlabel="confidence", ylabel="accuracy on the test set")
     ax.legend(title="temperature")
-sure_guess.compare(title)
+sure_guess.compare(f"{p.amax(1).mean():.3f} sure; {test}")
 if MINI:
     gain = loss(1, test) - loss(T, test)
-    tl.claim("scaling gains little here", abs(gain) < 0.01, f"{gain:+.4f}")
+    tl.claim("the loss hardly changes", abs(gain) < 0.01, f"{gain:+.4f}")
 
 # %% [markdown]
-# Each point is an eighth of the test images. Is the number for "sure" inside the interval of the accuracy? Then this test
-# can't say whether the network is too sure. Above the interval, it is; below, it is too cautious. A temperature that is fitted to a
-# few dozen images is mostly chance: the cell keeps $T = 1$ then.
+# Scaling can bring "sure" near "right" while the loss hardly changes. Is the number for "sure" inside the interval of the accuracy? Then this test
+# can't say whether the network is too sure. Well above the interval, it is; well below, it is too cautious. A temperature that is fitted to
+# few images is mostly chance: the cell keeps $T = 1$ then.
 #
 # ## Answer only when sure
 #
@@ -328,7 +328,7 @@ if MINI:
 # </details>
 
 # %%
-answer = ...  # a function: def surest(probabilities, labels, share): ...
+answer = ...  # a function: def answer(probabilities, labels, share): ...
 tl.check("3.6/surest", answer)
 
 # %% tags=["nbval-ignore-output"]
@@ -346,7 +346,7 @@ if MINI:
 # In use you need a limit for the confidence, found on images set aside. Write a function of probabilities, labels and the
 # accuracy that is wanted. It returns the lowest limit at which the images with at least that confidence reach the accuracy,
 # or a limit above one if there is none. Then run `limit = answer(held_out.probabilities, held_out.labels, 0.98)`, and
-# look at the test images above it: `right[p.amax(1) >= limit].mean()`. It can be lower, as the limit was chosen on other images.
+# look at the test images above it: `right[p.amax(1) >= limit].mean()`. Their accuracy can be lower, as the limit was chosen on others.
 #
 # <details><summary>Solution</summary>
 #
@@ -362,7 +362,7 @@ if MINI:
 # </details>
 
 # %%
-answer = ...  # a function: def limit(probabilities, labels, wanted): ...
+answer = ...  # a function: def answer(probabilities, labels, wanted): ...
 tl.check("3.6/limit", answer)
 
 # %% [markdown]
@@ -407,7 +407,7 @@ with tl.plots.new_figure(6, 3, title=title, **rows) as axes:
 
 # %% [markdown]
 # Five prove nothing, but they suggest what to collect. On real images, some
-# confident mistakes turn out to be wrong labels. The heat shows where, not why.
+# confident mistakes turn out to be wrong labels.
 #
 # ## Tests of behaviour
 #
@@ -448,7 +448,7 @@ if MINI:
 # ## One file to hand over
 #
 # **From the chapter.** It saves in three ways: the state dict, a checkpoint with optimizer and epoch, and the whole model.
-# All three are pickles, and a pickle can run code when it is loaded. Since PyTorch 2.6, `torch.load` reads only the first two.
+# All three are pickles, and a pickle can run code when it is loaded. By default, today's `torch.load` reads only the first two.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -478,12 +478,12 @@ tl.claim("torch.load refuses whole models, and files that hold code", both)
 
 # %% [markdown]
 # One way is enough for use: the state dict, if the names of the classes and the preprocessing come with it. `save_checkpoint`
-# writes them, and the temperature, in a format that holds no code. `predict_files` doesn't scale; scaled probabilities are
-# `(torch.tensor(one.probabilities).log() / T).softmax(0)`. To go on training after a stop, see `tl.train.Checkpoints`.
+# writes them, and the temperature, in a format that holds no code. `predict_files` doesn't scale; for an answer `one`,
+# scaled probabilities are `(torch.tensor(one.probabilities).log() / about["temperature"]).softmax(0)`. To go on training after a stop, see `tl.train.Checkpoints`.
 #
 # The weights load in timm or torchvision alone: the cell makes the network by its name, loads them, and classifies a batch. Classes and
-# preprocessing are JSON in the file's header, which `tl.predict` reads for you. Only `tl_resnet` needs `import tlcourse` as well, so that timm knows it. For one image, or all in a folder, there
-# are `predict_files` and, in a terminal, `tlcourse predict FILE FOLDER`.
+# preprocessing are JSON in the file's header, which `tl.predict` reads for you. Only `tl_resnet` needs `import tlcourse` as well, so that timm knows it. In a terminal,
+# `tlcourse predict FILE FOLDER` classifies images.
 
 # %% tags=["nbval-ignore-output"]
 from safetensors.torch import load_file

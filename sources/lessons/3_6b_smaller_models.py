@@ -137,7 +137,7 @@ if quantization:
 
 # %% [markdown]
 # It replaces `Linear` layers (by a class of the same name) and leaves every `Conv2d` as it is. That suits a transformer, whose
-# weights are mostly in `Linear` layers. In this ResNet the only `Linear` is the head; a VGG, with most weights in `Linear` layers, would shrink.
+# weights are mostly in `Linear` layers. In this ResNet the only `Linear` is the head; torchvision's VGG, with most weights in `Linear` layers, would shrink.
 #
 # ## Fewer bits in the file
 #
@@ -203,7 +203,7 @@ for bits in (8, 6, 5, 4, 3, 2):
     loaded.load_state_dict(to_float(small))
     same[f"{bits} bits"] = [variants.same(variants.logits(loaded))]
 title = "Few bits per weight change many answers"
-tl.plots.bars(same, xlabel="share of the same answers", title=title)
+tl.plots.bars(same, xlabel="share of same answers", title=title, digits=3)
 bits_guess.compare("; ".join(f"{b} {x:.3f}" for b, (x,) in same.items()))
 ratio = variants["original"].megabytes / variants["int8 file"].megabytes
 good = ratio > 3.8 and same["8 bits"][0] >= 0.98
@@ -250,7 +250,7 @@ table
 
 # %%
 zeros_guess = tl.guess(
-    "You set the smaller half of all weights to zero. What does that save?",
+    "Each layer's smaller half becomes zero. What is saved, unzipped?",
     ["space and time", "space", "time", "neither"],
 )
 
@@ -279,7 +279,7 @@ tl.claim("zeros shrink only the zipped file", shrunk)
 table
 
 # %% [markdown]
-# A zero takes as many bytes as any number, and is multiplied like one. Only a format or a processor made for zeros gains.
+# A zero takes as many bytes as any number, and is multiplied like one: a difference in time is noise here. Only a format or a processor made for zeros gains.
 #
 # ### Your turn
 #

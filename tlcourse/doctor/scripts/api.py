@@ -19,7 +19,8 @@ def calls_are_of_today(script: Script) -> Findings:
         yield note("deprecated/pretrained", evidence, script.place(old[0]))
     for call in script.calls:
         name, evidence, where = script.name(call), quoted(call), script.place(call)
-        if script.kind(call) in SCHEDULERS and argument(call, "verbose") is not None:
+        torchs = re.match(r"(torch|lr_scheduler)\.|\w+$", name)  # other libraries have schedulers of these names
+        if torchs and script.kind(call) in SCHEDULERS and argument(call, "verbose") is not None:
             yield wrong("deprecated/verbose", evidence, where)
         if name in ("torch.cuda.amp.autocast", "torch.cuda.amp.GradScaler"):
             yield note("deprecated/amp", evidence, where)

@@ -37,7 +37,8 @@ def optimizer_steps(script: Script) -> Findings:
     calls = [c for c in script.calls if script.kind(c) not in (*SCHEDULERS, "unscale_", "print")]
     stepped = any("step" in last(c) and not re.search("(?i)sched", owner(c)) for c in calls)
     handed = any(ast.unparse(arg) in zeroed for c in calls if not script.function(c) for arg in c.args)
-    if backward and zeroed and not stepped and not handed:
+    read = re.search(r"\.grad\b(?! *=|(\.data)?\.(zero|fill|detach)_)", script.text)  # the gradients are what is wanted
+    if backward and zeroed and not stepped and not handed and not read:
         yield wrong("no-step", f"{quoted(backward[0])} in a loop", script.place(backward[0]))
 
 
@@ -54,7 +55,9 @@ def gradients_reach_the_step(script: Script) -> Findings:
 def losses_are_summed_as_numbers(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
     for node in [node for node in script.nodes(ast.AugAssign) if isinstance(node.op, ast.Add)]:
-        losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]}
+        losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]} - {
+            "self"
+        }
         kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses]
         values = [node.value, *(one.value for name in kept for one in script.given(name))]
         number = any(DETACHED.search(ast.unparse(value)) for value in values) or ast.unparse(node.target) in losses

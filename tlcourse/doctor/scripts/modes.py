@@ -12,7 +12,7 @@ from tlcourse.doctor.scripts.reader import Script
 CALMING = re.compile(r"freeze|set_bn|bn_|train_mode|fix_?bn|^eval$", re.IGNORECASE)
 BACK = re.compile(r"(^|_)(train(ing)?|fit|(?<!inference_)mode)(_|$)")  # calls that may put a model into training mode
 MEASURES = re.compile(r"eval|valid|^test|predict|infer(?!ence_mode)|(?<!inference_)mode$")  # or into evaluation mode
-EVAL = re.compile(r"\beval\(\)|evaluation_mode|\.train\((?!\)|True)")  # the file knows evaluation mode
+EVAL = re.compile(r"\beval\(\)|eval(uation)?_mode|\.train\((?!\)|True)")  # the file knows evaluation mode
 # Where other modes are right.
 FRAMEWORKS = re.compile(r"(import|from) .*(lightning|fastai|ignite|skorch)|(?i:mc_?dropout|monte.?carlo)")
 
@@ -70,18 +70,19 @@ def training_mode_comes_back(script: Script) -> Findings:
     for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For | ast.While):
         sites = [call for call in script.nodes(ast.Call, loop) if script.scopes[call] is script.scopes[loop]]
         runs = [(site, call) for site in sites for call in [site, *script.reached(script.function(site))]]
-        training = [site for site, call in runs if last(call) == "backward"]
+        training = [(site, call) for site, call in runs if last(call) == "backward"]
         back = [c for _, c in runs if BACK.search(last(c)) and ("mode" in last(c) or script.function(c) is None)]
         if back or not training:
             continue
         inner = {script.scopes[call] for _, call in runs} - {script.scopes[loop]}
-        beside = {script.scopes[call] for _, call in runs if last(call) == "backward"}
-        trained = {m for c in script.calls if script.scopes[c] in beside for m in _models(script, c.func, loop, inner)}
+        beside = {(script.scopes[call], script.loop(call, "batches")) for _, call in training}
+        called = [c.func for c in script.calls if (script.scopes[c], script.loop(c, "batches")) in beside]
+        trained = {model for function in called for model in _models(script, function, loop, inner)}
         for site, call in [(site, call) for site, call in runs if last(call) == "eval" and owner(call)]:
             tests = [up for up in script.above(site) if isinstance(up, ast.If) and loop in script.above(up)]
             # What stands before the training may be meant, and so may what is done once.
             once = any(re.search(r"^if [^%\n]*==[^%\n]*:|\b(break|return|raise)\b", ast.unparse(up)) for up in tests)
-            late = position(site) > min(map(position, training))
+            late = position(site) > min(position(first) for first, _ in training)
             models = _models(script, call.func.value, loop, inner)
             if late and not once and models and models <= trained:
                 before = [c for c in script.named("train") if script.follows(loop, c) and owner(c)]
