@@ -151,6 +151,13 @@ def all_batch_norms(model):
             module.eval()
 
 
+def whole_stages(model):
+    model.train()
+    for part in model.children():
+        if not any(p.requires_grad for p in part.parameters()) and any(True for _ in part.parameters()):
+            part.eval()
+
+
 def also_freezes(model):
     by_parameters(model)
     model.requires_grad_(False)
@@ -565,6 +572,7 @@ WRONG = {
         (everything_in_training_mode, "would still update its statistics"),
         (all_batch_norms, "layer4.0.bn1 trains too"),
         (by_their_weights, "bn1 trains too"),
+        (whole_stages, "layer4.0.bn1 is frozen"),
         (nn.Module.eval, "Start with"),
         (also_freezes, "changes what is frozen"),
         (stops, "no_such_thing"),

@@ -431,8 +431,8 @@ tl.claim(
 # ## How many images does it take?
 #
 # Now compare a head on frozen features with the same architecture trained from scratch (random weights). The number of training images is
-# studied. Tuned: the learning rate from scratch, on the validation set among three, with other seeds, at a size where a new
-# network hardly learns; and the probe's penalty, by cross-validation on the training images. Fixed: the architecture, the
+# studied. Tuned: the learning rate from scratch, on the validation set among three, with other seeds, with few toy pets, where it
+# hardly learns (`full` takes this rate); and the probe's penalty, by cross-validation on the training images. Fixed: the architecture, the
 # drawn images (augmented for the new network, not for the probe) and the passes from scratch. This shows what a short training can
 # do.
 #
@@ -490,7 +490,7 @@ if MINI:
 # images. A live run may lie outside the dots: five runs predict only a wide range.
 #
 # When is a frozen backbone the right choice? Against a new network that trains this long, on these images: at every size
-# tried here. **Fine-tuning** trains the backbone, too (3.3), and is better in most cells of the map in 3.1. A probe takes
+# tried. **Fine-tuning** trains the backbone, too (3.3), and is better in most cells of the map in 3.1. A probe takes
 # seconds, so fit one first. Then fine-tune, and keep that only if it's better on your validation set.
 #
 # ## The test set, once, and something to take home

@@ -42,8 +42,8 @@ layers_guess = tl.guess(
 # ## A first result
 #
 # **Fine-tuning** starts from the pre-trained weights and trains them further. What is studied here is whether the whole
-# network trains, or its head alone. The images are the same, and each way was tuned with other seeds: the learning
-# rate of fine-tuning among three, with two seeds on the validation set; the probe's penalty by cross-validation. One thing differs besides: the head alone is
+# network trains, or its head alone. The images are the same, and each way was tuned: the learning rate of
+# fine-tuning among three on the validation set, with two other seeds; the probe's penalty by cross-validation. One thing differs besides: the head alone is
 # a logistic regression on features of unchanged images, while all layers train on augmented ones. Part of a gap may come
 # from that.
 #

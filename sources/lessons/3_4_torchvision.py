@@ -479,10 +479,10 @@ choose = ...
 tl.check("3.4/choose", choose)
 
 # %% [markdown]
-# Use it on `published`: which set of weights would you take for a phone, which for a server? A name there ends with the
+# Use it on `published`: which set of weights would you take for a phone, which for a server? A name ends with the
 # version: `resnet50_V1` is the network `resnet50` with the weights `IMAGENET1K_V1`, and `vit_b_16_SWAG_E2E_V1` is `vit_b_16` with
 # `IMAGENET1K_SWAG_E2E_V1`. Then measure the candidates where they will run, and compare them by the validation line
-# below: the accuracy on ImageNet is only a hint. Keep `FINAL = False` until you have a winner.
+# below: the accuracy on ImageNet is only a hint. Set `FINAL` to `False` until you have a winner.
 #
 # ## Your own images
 #

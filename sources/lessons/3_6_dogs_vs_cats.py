@@ -304,9 +304,9 @@ if MINI:
     tl.claim("the loss hardly changes", abs(gain) < 0.01, f"{gain:+.4f}")
 
 # %% [markdown]
-# Scaling can bring "sure" near "right" while the loss hardly changes. Is the number for "sure" inside the interval of the accuracy? Then this test
-# can't say whether the network is too sure. Well above the interval, it is; well below, it is too cautious. A temperature that is fitted to
-# few images is mostly chance: the cell keeps $T = 1$ then.
+# Scaling can bring "sure" near "right" while the loss hardly changes. Is the number for "sure" inside the interval of the accuracy, or at its edge? Then this test
+# can't say whether the network is too sure. Well above the interval, it is; well below, it is too cautious. From few images, a temperature is mostly chance: the cell
+# keeps $T = 1$ then.
 #
 # ## Answer only when sure
 #

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 3.7 Beyond the chapter
 #
-# The chapter shows two ways: train the head, or train more. This lesson tries well-known others on one task, with the
-# cost beside the gain, and says which gave nothing.
+# The chapter shows two ways: train the head, or train more. This lesson tries others on one task, with the
+# cost beside the gain, and says which gains it could show.
 #
 # **You will be able to** adapt a network to a new style without labels, choose a layer without training, train a
 # small part of a network with adapters, and say how small a gain your runs could have shown.
@@ -238,7 +238,7 @@ tl.plots.depth(profile, chance=chance, title="Not always the last stage")
 
 # %% [markdown]
 # Compare the two means: the rule "take the last stage" needs no computation. LogME is made for choosing among many backbones, where there is no such rule. "Best" was chosen after
-# seeing the accuracies, so part of its lead is luck; where no difference is shown, no stage is the best.
+# seeing the accuracies, so part of its lead is luck; where no difference is shown, none is shown to be best.
 #
 # ## Adapters: train a small part
 #
@@ -374,9 +374,10 @@ tl.claim("here, adapters save less than half of the memory", share > 0.5)
 
 # %% [markdown]
 # The head alone is fast and takes little memory because nothing passes backward through the backbone, not because few
-# parameters train. An adapter's step is slower. It even keeps more activations: the gradient of an early layer passes through
+# parameters train. Adapters spare little time: their passes forward and backward are no faster (the
+# optimizer's update isn't timed). They even keep more activations: the gradient of an early layer passes through
 # all later ones, and the sum $W + BA$ is kept, too. Adapters save gradients and the optimizer's two moments. Activations grow with the
-# batch, gradients and moments don't: with smaller batches, the saving is a larger share. Adapters also save disk space: one small file for each task, beside one backbone.
+# batch, gradients and moments don't: with smaller batches, the saving is a larger share. Adapters also save disk space: one small file per task.
 #
 # ### Your turn
 #

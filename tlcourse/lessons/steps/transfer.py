@@ -133,9 +133,10 @@ def training_mode(function: Callable[[nn.Module], Any]) -> str:
     """A function like `train_mode`, tried on a model whose head trains and on one whose last stage does, too."""
     if not callable(function) or isinstance(function, nn.Module):
         raise NotRightError(f"the answer is a {type(function).__name__}. Give a function that takes a model.")
-    for stage in ("head", "layer4", "one bias"):
+    for stage in ("head", "layer4", "one bias", "all of layer4 but one norm"):
         model = models.create("tl_resnet", 2, weights=None).eval()
-        models.unfreeze_from(model, "layer4" if stage == "layer4" else "head")
+        models.unfreeze_from(model, "layer4" if "layer4" in stage else "head")
+        model.layer4[0].bn1.requires_grad_(stage == "layer4")
         model.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(256, 2)).eval()
         model.bn1.bias.requires_grad_(stage == "one bias")
         gradients = [p.requires_grad for p in model.parameters()]
