@@ -400,8 +400,7 @@ tl.check("3.7/low-rank", answer)
 # ## A backbone that has seen no labels
 #
 # **Self-supervised** training needs no labels: it makes its task from the images. `DINOv2` ([Oquab and
-# others](https://arxiv.org/abs/2304.07193)) learns to give several crops of one image similar features. On top, we fit
-# the probe of 3.2. Its weights are downloaded, so this cell does nothing in `mini`.
+# others](https://arxiv.org/abs/2304.07193)) learns to give several crops of one image similar features. Its weights are downloaded, so this cell does nothing in `mini`.
 
 # %% tags=["nbval-ignore-output"]
 OTHER = "vit_small_patch14_dinov2.lvd142m"
