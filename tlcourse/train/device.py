@@ -43,6 +43,8 @@ class Devices:
         # Precision is ours: the loop shows it. An accelerator made elsewhere keeps its own settings.
         self.accelerator = Accelerator(mixed_precision=None if is_initialized() else "no")
         self.is_main_process = self.accelerator.is_main_process
+        # A bar in a notebook does not look at TQDM_DISABLE, as others do.
+        self.shows_progress = self.is_main_process and "TQDM_DISABLE" not in os.environ
         self.distributed = self.accelerator.num_processes > 1
         self.device = self.accelerator.device if self.distributed else next(model.parameters()).device
         precision = precision or LAUNCHER.get(os.environ.get("ACCELERATE_MIXED_PRECISION", ""))

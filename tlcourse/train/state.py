@@ -101,8 +101,8 @@ class TrainState:
     def progress_bar(self) -> tqdm:
         """Return a bar of optimizer steps, those before a checkpoint included."""
         steps = steps_per_epoch(self.train_loader, self.config.accumulate)
-        quiet = {} if self.devices.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
-        return tqdm(total=steps and self.config.epochs * steps, initial=self.step, desc="steps", leave=False, **quiet)
+        total, hidden = steps and self.config.epochs * steps, not self.devices.shows_progress
+        return tqdm(total=total, initial=self.step, desc="steps", leave=False, disable=hidden)
 
     def start_epoch(self) -> None:
         """Set the sums of an epoch to zero. They stay on the device: reading one would wait for the GPU."""
