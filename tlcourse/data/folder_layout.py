@@ -75,6 +75,10 @@ def scan(root: Path) -> Layout:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         notes.append(f"{others.total()} files that are not images were left out: {listed}.")
     classes = _common_classes(root, homes["train"], found)
+    upper = [path for path in _entries(homes["train"])[0] if not _entries(path)[1]]
+    if len(upper) == len(classes) and (below := sorted({plain(p.name) for path in upper for p in _entries(path)[0]})):
+        inner = f"those inside, {', '.join(below[:5])}, are not"
+        notes.append(f"The classes are the upper folders, {', '.join(classes[:5])}; {inner}.")
     parts = {
         part: [(label, path) for label, name in enumerate(classes) for path in own[name]] for part, own in found.items()
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tlcourse.doctor.report import Report, functions, listed, run_checks, wrong
 from tlcourse.doctor.scripts import RULES as MODULES
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS
 from tlcourse.doctor.scripts.source import read_script
 from tlcourse.table import Table
 
@@ -46,7 +47,7 @@ def diagnose_script(path: Path) -> Report:
     findings.sort(key=lambda finding: [int(number) for number in re.findall(r"\d+", finding.where)])
     table = Table([{"lines": len(script.places), "calls": len(script.calls), "rules": len(RULES)}])
     remarks = ["A script's text does not show everything: `tl.examine(model, optimizer, data)` looks at what is there."]
-    if other or not script.named("backward", "Trainer", "fit", "fine_tune", "create_model", "DataLoader"):
+    if other or not script.named("backward", "Trainer", "fit", "fine_tune", "create_model", "DataLoader", *OPTIMIZERS):
         remarks.insert(0, "I found no PyTorch training here.")
     beside = [f"{module}.py" for module in sorted(modules) if (path.parent / f"{module}.py").is_file()]
     if unread := [*script.skipped, *beside]:

@@ -18,6 +18,8 @@ head-frozen/with-the-rest: Everything is frozen after the head was replaced: the
 softmax-before-cross-entropy/relu: The network ends in ReLU: no logit is below 0. Fix: Take the last ReLU out.
 softmax-before-cross-entropy/sigmoid: This loss applies the sigmoid itself, and here it is applied twice: gradients get
     small and stay so. Fix: Take the sigmoid out of the network, and apply it only where you show probabilities.
+softmax-before-cross-entropy/sigmoid-first: The network ends in a sigmoid: all logits lie between 0 and 1, and the loss
+    stays high. Fix: Take the sigmoid out: cross-entropy wants logits.
 frozen-random: The frozen part has random weights, and frozen they stay: its features mean nothing. Fix: Load weights,
     `weights="DEFAULT"`, or train the whole network.
 not-in-optimizer/unfrozen-later: This unfreezes parameters that the optimizer does not hold: they never move. Fix: Hand
@@ -33,6 +35,8 @@ deprecated/verbose: `verbose` is gone: newer PyTorch raises a TypeError. Fix: Pr
 deprecated/amp: `torch.cuda.amp` is deprecated. Fix: Use `torch.amp`.
 pickle/save: A whole model is saved: a pickle, which needs the same source files. Fix: Save `model.state_dict()`.
 not-called: Without brackets this names the method and does not call it: nothing happens. Fix: Write `{call}`.
+not-called/true: Without brackets this names the function and does not call it: the condition is always true. Fix: Write
+    `torch.cuda.is_available()`.
 pickle/refused: The file holds a whole model, which `torch.load` has refused since PyTorch 2.6. Fix: Save
     `model.state_dict()`, and load that into a new model; for a file that you trust, set weights_only=False.
 pickle/load: This runs whatever code the file holds. Fix: Leave weights_only at True, or use safetensors.
@@ -52,6 +56,7 @@ transform-order: {steps} comes before {conversion}, and works on tensors only. F
 unshuffled-training: Training images are sorted by class: each batch pulls towards one class. Fix: Set shuffle=True.
 frozen-statistics-move/train: {part} is frozen, and `train()` puts its batch norms into training mode: their
     statistics move. Fix: Call `tl.models.train_mode(model)` instead, or `.eval()` on the frozen batch norms afterwards.
+frozen-statistics-move/born: {part} is frozen, and a new network is in training mode: its batch norms' statistics move.
 frozen-statistics-move/head-only: The optimizer has the head alone, and `train()` puts the batch norms below it into
     training mode: their statistics move, and the features with them.
 training-mode/loop: The model is measured without `eval()`: dropout drops, and batch norm uses the batch. Fix: Call
@@ -66,6 +71,8 @@ zeroed-before-step: Gradients are zeroed between `backward()` and `step()`: noth
 graph-kept: The loss is summed with its graph: memory grows with every batch. Fix: Add `loss.item()` or `loss.detach()`.
 best-not-copied: `state_dict()` hands out the weights themselves, and training goes on changing them: what is loaded at
     the end are the last weights, not the best. Fix: Keep a copy, `copy.deepcopy(model.state_dict())`.
+best-not-copied/model: This is the same model under a second name, and training goes on changing it. Fix: Keep a copy,
+    `copy.deepcopy(model)`, or one of its weights, `copy.deepcopy(model.state_dict())`.
 test-selects: The epoch is chosen by its score on the test set, which then says too much. Fix: Choose by validation.
 scheduler-first: The scheduler is stepped before the optimizer: the first learning rate is skipped. Fix: Call
     `scheduler.step()` after it: at the end of the epoch, or of the batch where it counts batches.

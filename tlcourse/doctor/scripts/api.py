@@ -14,7 +14,9 @@ GONE = {"Scale": "Resize", "RandomSizedCrop": "RandomResizedCrop"}
 def calls_are_of_today(script: Script) -> Findings:
     """Arguments and functions that current versions warn about, or refuse."""
     old = [net.call for net in all_networks(script) if constant(argument(net.call, "pretrained")) is True]
-    if old := [call for call in old if last(call) not in ("create_model", "load")]:
+    old = [call for call in old if last(call) not in ("create_model", "load")]
+    # What follows `except` is for older versions.
+    if old := [call for call in old if not any(isinstance(up, ast.ExceptHandler) for up in script.above(call))]:
         evidence = listed(f"{quoted(call)} ({script.place(call)})" for call in old)
         yield note("deprecated/pretrained", evidence, script.place(old[0]))
     for call in script.calls:
@@ -41,7 +43,10 @@ def names_are_of_today(script: Script) -> Findings:
     for call in script.calls:
         if last(call) in GONE and re.search(r"transforms$|^T$|^tf$", script.name(getattr(call.func, "value", None))):
             found.append((call, f"`{GONE[last(call)]}`"))
-        found += [(call, "`torch.no_grad()` around it")] if constant(argument(call, "volatile")) is True else []
+        if last(call) == "RandomAffine" and argument(call, "fillcolor") is not None:
+            found.append((call, "`fill=`"))
+        if last(call) == "Variable" and constant(argument(call, "volatile")) is True:
+            found.append((call, "`torch.no_grad()` around it"))
         if last(call) == "next" and owner(call) and last(script.origins(call.func.value)[0]) == "iter":
             found.append((call, f"`next({owner(call)})`"))
     for node in script.nodes(ast.Subscript):
@@ -56,6 +61,9 @@ def statements_do_something(script: Script) -> Findings:
     for node in script.nodes(ast.Expr):
         if isinstance(node.value, ast.Attribute) and node.value.attr in ("eval", "zero_grad", "step", "backward"):
             yield wrong("not-called", quoted(node.value), script.place(node), call=f"{ast.unparse(node.value)}()")
+    for node in script.nodes(ast.If | ast.IfExp):
+        if script.name(node.test) == "torch.cuda.is_available" and not isinstance(node.test, ast.Call):
+            yield wrong("not-called/true", quoted(node.test), script.place(node))
     for name, own in script.bindings.items():
         groups = script.bindings.get(name.partition("[")[0], []) if name.endswith("['lr']") else []
         texts = [name, *(ast.unparse(one.value) for one in groups)]

@@ -12,7 +12,7 @@ from tlcourse.doctor.scripts.reader import Script
 EVALUATED = re.compile(
     r"(?i)^(?!.*(train|aug|tta))(.*[^a-z])?(val|valid(ation)?|test|eval)(_|\d|\b|loader|set|data|dl)"
 )
-DATASETS = re.compile(r"Folder$|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102|OxfordIIITPet|Food101)$")
+DATASETS = re.compile(r"Folder|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102|OxfordIIITPet|Food101)$")
 TO_TENSOR = {"ToTensor", "ToDtype", "ToTensorV2", "ConvertImageDtype", "ToImage", "PILToTensor"}
 SPLITS = re.compile(r"((torch\.)?(utils\.)?data\.(dataset\.)?)?(random_split|Subset|DataLoader)")
 OTHER_TASKS = re.compile(r"R?CNN|RetinaNet|SSD|FCOS|YOLO|DeepLab|UNet|Segment", re.IGNORECASE)
@@ -106,8 +106,9 @@ def images_fit_together(script: Script) -> Findings:
     nets = {net.name for net in all_networks(script)}
     for one in _pipelines(script):
         turn = next((i for i, name in enumerate(one.names) if name in TO_TENSOR - {"ToTensorV2"}), 0)
-        early = [name for name in one.names[:turn] if name in ("Normalize", "RandomErasing")]
-        if early and not script.name(one.call).startswith("albumentations"):
+        early = [step for step in one.steps[:turn] if last(step) in ("Normalize", "RandomErasing")]
+        early = [last(step) for step in early if not script.name(step).startswith("albumentations")]
+        if early and "ToPILImage" not in one.names[:turn]:  # which takes tensors, too
             words = {"steps": listed(early), "conversion": one.names[turn]}
             yield wrong("transform-order", listed(one.names, 8), script.place(one.call), **words)
         sizes = [constant(argument(step, "size", 0)) for step in one.steps if last(step) == "Resize"]

@@ -5,7 +5,7 @@ import re
 
 from tlcourse.doctor.report import Findings, suspicious, wrong
 from tlcourse.doctor.scripts.networks import is_optimizer
-from tlcourse.doctor.scripts.nodes import MODELS, SCHEDULERS, dotted, last, owner, position, quoted
+from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, SCHEDULERS, dotted, last, owner, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
 ZEROED = re.compile(r"zero_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
@@ -14,18 +14,21 @@ DETACHED = re.compile(r"item\(|detach|float\(|\.data|numpy|tolist|backward")
 
 def gradients_are_fresh(script: Script) -> Findings:
     """Each step needs a fresh gradient."""
-    for scope, backward in {script.scopes[call]: call for call in reversed(script.named("backward"))}.items():
+    # Distributed autograd keeps the gradients of each step apart.
+    passes = [call for call in script.named("backward") if "autograd" not in owner(call)]
+    for scope, backward in {script.scopes[call]: call for call in reversed(passes)}.items():
         batches = script.loop(backward, "batches") or script.loop(backward, "epochs")
         steps = [c for c in script.reached(scope) if last(c) == "step" and is_optimizer(script, c)]
         # A function that makes one step of a training that is elsewhere.
         models = [c for c in script.inside(scope) if MODELS.match(dotted(c).removesuffix(".forward"))]
-        built = [one.name for one in script.every if script.scopes[one.at] is scope]
-        step = isinstance(scope, ast.FunctionDef) and any(dotted(c) not in built for c in models)
+        built = [name for name, given in script.bindings.items() if any(script.scopes[b.at] is scope for b in given)]
+        own = any(script.scopes[one.at] is scope for one in script.made(*OPTIMIZERS))
+        once = own and not any(isinstance(up, ast.For | ast.While) for up in script.above(backward))
+        step = isinstance(scope, ast.FunctionDef) and not once and any(dotted(c) not in built for c in models)
         if steps and not ZEROED.search(script.text) and (batches or step):
             yield (wrong if batches else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
-        inner = next((up for up in script.above(backward) if isinstance(up, ast.For | ast.While)), None)
-        outside = [c for c in script.named("zero_grad") if script.scopes[c] is scope and inner not in script.above(c)]
-        every = [c for c in steps if inner in script.above(c) and not script.chosen(c, inner)]
+        outside = [c for c in script.named("zero_grad") if script.scopes[c] is scope and batches not in script.above(c)]
+        every = [c for c in steps if batches in script.above(c) and not script.chosen(c, batches)]
         if batches and every and outside and len(ZEROED.findall(script.text)) == len(outside):
             yield wrong("no-zero-grad/outside", quoted(outside[-1]), script.place(outside[-1]))
 
@@ -55,13 +58,13 @@ def gradients_reach_the_step(script: Script) -> Findings:
 def losses_are_summed_as_numbers(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
     for node in [node for node in script.nodes(ast.AugAssign) if isinstance(node.op, ast.Add)]:
-        losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]} - {
-            "self"
-        }
-        kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses]
+        losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]}
+        kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses - {"self"}]
         values = [node.value, *(one.value for name in kept for one in script.given(name))]
         number = any(DETACHED.search(ast.unparse(value)) for value in values) or ast.unparse(node.target) in losses
-        if kept and not number and script.loop(node, "batches"):
+        batches, total = script.loop(node, "batches"), script.bindings[ast.unparse(node.target)]
+        anew = any(one.index is None and batches in script.above(one.at) for one in total)  # for each batch
+        if kept and not number and batches and not anew:
             yield suspicious("graph-kept", quoted(node), script.place(node))
 
 
@@ -70,23 +73,38 @@ def best_is_kept(script: Script) -> Findings:
     for one in script.every:
         loop = next((up for up in script.above(one.at) if isinstance(up, ast.For | ast.While)), None)
         value = one.value.func.value if last(one.value) == "copy" and owner(one.value) else one.value
-        if loop is None or last(value) != "state_dict" or not MODELS.match(owner(value)):
+        alias = isinstance(value, ast.Name) and "best" in one.name  # the same model under a second name
+        model = ast.unparse(value) if alias else owner(value)
+        if loop is None or not MODELS.match(model) or not (alias or last(value) == "state_dict"):
             continue
-        used = [call.args[0] for call in script.named("load_state_dict", "save") if call.args]
-        used += [n for node in script.nodes(ast.Return) if node.value for n in script.nodes(ast.Name, node.value)]
+        used = [arg for call in script.named("load_state_dict", "save") for arg in call.args]
+        used += [node.value for node in script.nodes(ast.Return) if node.value]
+        used = [node for own in used for node in script.nodes(ast.Name | ast.Attribute, own)]
         used = [node for node in used if ast.unparse(node) == one.name and one in script.given(node)]
         late = [node for node in used if loop not in script.above(node) and position(node) > position(one.at)]
-        if late and not script.renewed(loop, owner(value)):
+        if late and not script.renewed(loop, model):
             evidence = f"{quoted(one.at)}, used at {script.place(late[0])}"
-            yield wrong("best-not-copied", evidence, script.place(one.at))
+            variant = "best-not-copied/model" if alias else "best-not-copied"
+            yield wrong(variant, evidence, script.place(one.at))
 
 
 def test_set_does_not_choose(script: Script) -> Findings:
     """The test set must not choose the weights."""
     for choice in [one for one in script.nodes(ast.If) if isinstance(one.test, ast.Compare)]:
         keeps = any(script.named("save", "state_dict", within=part) for part in choice.body)
-        for side in [choice.test.left, *choice.test.comparators] if keeps and script.loop(choice, "epochs") else []:
+        sites = [choice, *script.callers.get(script.scopes[choice], [])]
+        keeps = keeps and any(script.loop(site, "epochs") for site in sites)
+        for side in [choice.test.left, *choice.test.comparators] if keeps else []:
             measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
             words = " ".join([ast.unparse(side), *measured])
+            words = words if "test" in words else " ".join([words, *_measured_over(script, side)])
             if re.search("test", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
                 yield suspicious("test-selects", quoted(choice.test), script.place(choice))
+
+
+def _measured_over(script: Script, side: ast.expr) -> list[str]:
+    """Return what the loops run over in which a number, or what it is computed from, is counted."""
+    values = [side, *(one.value for one in script.given(side))] if isinstance(side, ast.Name) else []
+    names = {name.id for value in values for name in script.nodes(ast.Name, value)}
+    counts = [one.at for name in names for one in script.bindings.get(name, ()) if isinstance(one.at, ast.AugAssign)]
+    return [ast.unparse(loop.iter) for at in counts if (loop := script.loop(at, "batches")) is not None]

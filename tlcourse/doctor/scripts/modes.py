@@ -24,11 +24,13 @@ def frozen_bn(script: Script) -> Findings:
     frozen, thawed = switches(script, False), switches(script, True)
     still = {one: networks(script, one.model) for one in frozen or heads_alone(script)}
     still = {one: nets for one, nets in still.items() if nets and all(BATCH_NORM.search(net.name) for net in nets)}
-    for call in script.named("train") if still else []:
-        mode, model = argument(call, "mode", 0), getattr(call.func, "value", None)
+    born = _born_in_training_mode(script) if still else []
+    for call in [*script.named("train"), *born] if still else []:
+        mode, model = argument(call, "mode", 0), call.func if call in born else getattr(call.func, "value", None)
         trains = mode is None or constant(mode) is True or isinstance(mode, ast.Compare)
+        trains = call in born or (trains and isinstance(script.parents[call], ast.Expr | ast.IfExp))
         second_phase = any(one.whole and script.follows(call, one.at) and not script.chosen(one.at) for one in thawed)
-        if model is None or not trains or second_phase or not isinstance(script.parents[call], ast.Expr | ast.IfExp):
+        if model is None or not trains or (frozen and second_phase):
             continue
         # What a function builds for several callers may be a teacher and its student.
         built = {net.call for net in networks(script, model)}
@@ -41,15 +43,29 @@ def frozen_bn(script: Script) -> Findings:
         if (same or alike) and not _calmed(script, call):
             sure = same and frozen and all(one.sure for one in same) and not any(one.whole for one in thawed)
             variant = "frozen-statistics-move/train" if frozen else "frozen-statistics-move/head-only"
+            variant = "frozen-statistics-move/born" if frozen and call in born else variant
             first = next(iter(same or still))
             evidence = f"{quoted(call)}; {still[first][0].name} has batch norms, and nothing calls their `eval()`"
             part = "The backbone" if first.whole and not thawed else "Part of the network"
             yield (wrong if sure else suspicious)(variant, evidence, script.place(call), part=part)
 
 
+def _born_in_training_mode(script: Script) -> list[ast.Call]:
+    """Return a model's call in each loop that trains, where nothing before its end says in which mode."""
+    found, framework = [], FRAMEWORKS.search(script.text)
+    said = [c for c in script.calls if last(c) == "train" or CALMING.search(last(c)) or MEASURES.search(last(c))]
+    loops = [script.loop(backward, "batches") for backward in script.named("backward")]
+    for batches in [loop for loop in loops if loop and not framework]:
+        loop = script.loop(batches, "epochs") or batches
+        passes = [c for c in script.nodes(ast.Call, batches) if MODELS.match(dotted(c))]
+        later = all(script.follows(c, loop) and loop not in script.above(c) for c in said)
+        found += passes[:1] if later else []
+    return found
+
+
 def evaluation_mode(script: Script) -> Findings:
     """Where a loader is run through to measure, the model must be in evaluation mode."""
-    for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For):
+    for loop in script.nodes(ast.For) if _modes_differ(script) else []:
         runs = [call for call in script.nodes(ast.Call, loop) if script.loop(call, "batches") is loop]
         runs = [call for call in runs if MODELS.match(dotted(call).removesuffix(".forward"))]
         for call in [call for call in runs if not isinstance(script.parents[call], ast.Expr)][:1]:
@@ -59,20 +75,33 @@ def evaluation_mode(script: Script) -> Findings:
             if not (grad == "by phase" if trains else measures):
                 continue
             left, name = _left_training(script, call, model), ast.unparse(model)
-            if left or (not EVAL.search(script.text) and (grad == "off" or script.named("backward"))):
+            never = not EVAL.search(script.text) and _is_ours(script, call, model)
+            alone = isinstance(script.scopes[call], ast.FunctionDef) and not script.callers.get(script.scopes[call])
+            if left or (never and (script.named("backward") or (grad == "off" and not alone))):
                 sure = (left or name in map(owner, script.named("train"))) and not script.chosen(loop)
                 evidence = f"{quoted(call)}, over {quoted(loop.iter)}"
                 yield (wrong if sure else suspicious)("training-mode/loop", evidence, script.place(loop), model=name)
 
 
+def _is_ours(script: Script, call: ast.Call, model: ast.expr) -> bool:
+    """Whether a model's mode is this file's business: not where an object was given it, or a base class calls."""
+    bases, name = getattr(script.owner_class(call), "bases", []), ast.unparse(model)
+    foreign = any(last(base) not in (*script.classes, "Module", "object") for base in bases)
+    training = {script.scopes[one] for one in script.named("backward")}
+    trained = any(ast.unparse(c.func) == name for c in script.calls if script.scopes[c] in training)
+    built = any(isinstance(one, ast.Call) for one in script.origins(model))
+    return not foreign and (trained or built or not name.startswith("self."))
+
+
 def training_mode_comes_back(script: Script) -> Findings:
     """A model that is put into evaluation mode in each epoch goes back into training mode."""
-    for loop in [] if FRAMEWORKS.search(script.text) else script.nodes(ast.For | ast.While):
-        sites = [call for call in script.nodes(ast.Call, loop) if script.scopes[call] is script.scopes[loop]]
+    for loop in script.nodes(ast.For | ast.While) if _modes_differ(script) else []:
+        sites = [call for part in loop.body for call in script.nodes(ast.Call, part)]  # `else` comes after the loop
+        sites = [call for call in sites if script.scopes[call] is script.scopes[loop]]
         runs = [(site, call) for site in sites for call in [site, *script.reached(script.function(site))]]
         training = [(site, call) for site, call in runs if last(call) == "backward"]
         back = [c for _, c in runs if BACK.search(last(c)) and ("mode" in last(c) or script.function(c) is None)]
-        if back or not training:
+        if back or not training or not any("step" in last(call) for _, call in runs):
             continue
         inner = {script.scopes[call] for _, call in runs} - {script.scopes[loop]}
         beside = {(script.scopes[call], script.loop(call, "batches")) for _, call in training}
@@ -91,6 +120,13 @@ def training_mode_comes_back(script: Script) -> Findings:
                 found, where = (wrong if before else suspicious), script.place(call)
                 yield found("training-mode/left", f"{quoted(call)}{evidence}", where, model=owner(call))
                 return
+
+
+def _modes_differ(script: Script) -> bool:
+    """Whether the modes may differ, and are this file's business: not for a network of plain layers that it builds."""
+    own = script.named("Sequential") or re.search(r"def forward\(", script.text)
+    known = own and not all_networks(script) and not re.search(r"[Dd]rop|Norm(?!alize)|_pretrained|hub\.", script.text)
+    return not known and not FRAMEWORKS.search(script.text)
 
 
 def _models(script: Script, model: ast.expr, loop: ast.AST, inner: set[ast.AST]) -> set[ast.AST | str]:
@@ -154,4 +190,5 @@ def _gradients(script: Script, node: ast.AST) -> str:
     blocks += [d for n in script.above(node) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
     enabled = [constant(argument(block, "mode", 0)) for block in blocks if last(block) == "set_grad_enabled"]
     off = any(last(block) in ("no_grad", "inference_mode") for block in blocks) or False in enabled
-    return "off" if off else "by phase" if enabled else "on"
+    sides = [block for block in blocks if last(block) == "set_grad_enabled" and ".training" not in ast.unparse(block)]
+    return "off" if off else "by phase" if sides and True not in enabled else "on"

@@ -4,7 +4,7 @@ import ast
 import re
 from typing import NamedTuple
 
-from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, constant, last, owner, position
+from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, argument, constant, last, owner, position
 from tlcourse.doctor.scripts.reader import Script
 
 BATCH_NORM = re.compile(
@@ -12,6 +12,7 @@ BATCH_NORM = re.compile(
 )
 FAMILIES = re.compile(BATCH_NORM.pattern + r"|^(alexnet|vgg\d|squeezenet|vit_|swin|convnext|maxvit)")
 HEADS = re.compile(r"^((?:self\.)?\w+(?:\.\w+)*?)\.(_?fc|classifier|heads?|last_linear)\b")
+WHOLE = re.compile(r"(features|backbone|base|body|trunk|encoder|module)$|" + MODELS.pattern, re.IGNORECASE)
 WALKS = ("parameters", "named_parameters", "children", "named_children", "modules", "named_modules")
 
 
@@ -79,18 +80,27 @@ def switches(script: Script, on: bool) -> list[Switch]:
         walks = [call for call in script.named(*WALKS, within=loop.iter) if isinstance(call.func, ast.Attribute)]
         sets = [node for node in ast.walk(loop) if _sets(node) is on]
         if walks and sets:
+            model = walks[0].func.value
             plain = walks[0] is loop.iter and not any(script.chosen(node, loop) for node in sets)
-            found.append(Switch(walks[0].func.value, loop, plain, not script.chosen(loop)))
+            found.append(Switch(model, loop, plain and _is_whole(model), not script.chosen(loop)))
     for call in script.named("requires_grad_"):
         if _sets(call) is on and not any(isinstance(up, ast.For) for up in script.above(call)):
-            found.append(Switch(call.func.value, call, True, not script.chosen(call)))
+            model = call.func.value
+            found.append(Switch(model, call, _is_whole(model), not script.chosen(call)))
     return sorted(found, key=lambda one: position(one.at))
+
+
+def _is_whole(model: ast.expr) -> bool:
+    """Whether an expression is a network or its whole backbone, as far as its name says: no head, no single stage."""
+    name = ast.unparse(model)
+    return not HEADS.match(name) and (name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model))))
 
 
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
     """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
-    made = [(HEADS.match(one.name), one, script.origins(one.value)[0]) for one in script.every]
-    made = [(match, one, last(new)) for match, one, new in made if match and isinstance(new, ast.Call)]
+    made = [(match, one) for one in script.every if (match := HEADS.match(one.name))]
+    made = [(match, one, script.origins(one.value)[0]) for match, one in made]
+    made = [(match, one, last(new)) for match, one, new in made if isinstance(new, ast.Call)]
     found = [(match[1], b.name, b.at) for match, b, kind in made if kind not in ("", "Identity", "Dropout")]
     new = [call for call in script.named("reset_classifier") if constant(argument(call, "num_classes", 0)) != 0]
     found += [(owner(call), f"{owner(call)}.get_classifier()", call) for call in new]

@@ -9,7 +9,7 @@ from itertools import pairwise, takewhile
 from types import UnionType
 from typing import Any
 
-from tlcourse.doctor.scripts.nodes import MODELS, Binding, argument, bound, dotted, last, owner, position, runs_over
+from tlcourse.doctor.scripts.nodes import Binding, argument, bound, dotted, last, owner, position, runs_over
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = ast.Module | Function | ast.Lambda
@@ -34,7 +34,7 @@ class Script:
         # The function, or the module, that each node is in.
         self.scopes = {node: [node, *self.above(node)][-1] for node in self.all_nodes}
         self.calls: list[ast.Call] = sorted(self.nodes(ast.Call), key=position)
-        self.text = ast.unparse(self.tree)
+        self.text = re.sub(r'(?s)""".*?"""', "", ast.unparse(self.tree))  # without docstrings
         self.classes = {node.name: node for node in self.nodes(ast.ClassDef)}
         # What each imported name stands for: `torch.optim` for `optim`.
         self.imports: dict[str, str] = {}
@@ -150,7 +150,7 @@ class Script:
         if isinstance(call.func, ast.Name):
             return next((one for one, parent in own[::-1] if not isinstance(parent, ast.ClassDef)), None)
         same = last(call) in SAME and owner(call) != "self"
-        if not isinstance(call.func, ast.Attribute) or MODELS.match(owner(call)) or same:
+        if not isinstance(call.func, ast.Attribute) or same:
             return None
         mine = [one for one, parent in own if owner(call) != "self" or parent is self.owner_class(call)]
         return mine[0] if len(mine) == 1 and isinstance(self.parents[mine[0]], ast.ClassDef) else None

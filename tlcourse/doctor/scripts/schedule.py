@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import takewhile
 
 from tlcourse.doctor.report import Findings, suspicious, wrong
 from tlcourse.doctor.scripts.networks import is_optimizer
@@ -26,7 +27,8 @@ def schedulers_reach_their_optimizer(script: Script) -> Findings:
             yield wrong("scheduler-not-stepped", quoted(one.at), script.place(one.at))
         own = argument(one.value, "optimizer", 0)
         new = [b.at for b in script.made(*OPTIMIZERS) if own and b.name == ast.unparse(own) and not script.chosen(b.at)]
-        new = [at for at in new if script.follows(at, one.at)]
+        old = own and any(position(b.at) < position(one.at) for b in script.bindings.get(ast.unparse(own), ()))
+        new = [at for at in new if old and script.follows(at, one.at)]
         late = [c for c in steps if new and owner(c) == one.name and script.follows(c, new[0])]
         if late and not script.rebound(one.name, one.at, late[0]):
             yield wrong("foreign-scheduler", f"{quoted(one.at)}, and later {quoted(new[0])}", script.place(new[0]))
@@ -49,15 +51,27 @@ def schedulers_step(script: Script) -> Findings:
             yield wrong("plateau-constant/no-number", quoted(call), script.place(call))
         elif kind == "ReduceLROnPlateau":
             yield from _metric(script, call, scheduler, batches)
-        elif not call.args and not (batches and script.chosen(call, batches)):
+        elif not call.args and not (batches and _sometimes(script, call, batches)):
             training = [one for one in script.calls if epochs in script.above(one) and script.trains(one)]
             early = training and position(call) < position(training[0]) and all("train" in test for test in tests)
             steps = [c for c in script.named("step", within=batches) if is_optimizer(script, c)] if batches else []
             early = early or (steps and position(call) < position(steps[0]) and script.beside(call, steps[0]))
             if early:
                 yield wrong("scheduler-first", quoted(call), script.place(call))
-            by_batch = batches or (epochs and any(script.beside(one, call) for one in script.named("backward")))
+            inner = next((up for up in script.above(call) if isinstance(up, ast.For | ast.While)), None)
+            # One step in each turn of a loop over epochs counts epochs.
+            within = (
+                epochs and inner is not epochs and any(script.beside(one, call) for one in script.named("backward"))
+            )
+            by_batch = batches or within
             yield from _interval(script, call, scheduler, bool(by_batch))
+
+
+def _sometimes(script: Script, call: ast.Call, batches: ast.For) -> bool:
+    """Whether a condition picks some of the batches, as for accumulated gradients; the phase is no such condition."""
+    inner = takewhile(lambda up: up is not batches, script.above(call))
+    tests = [ast.unparse(up.test) for up in inner if isinstance(up, ast.If | ast.IfExp | ast.While)]
+    return any(not re.search(r"train|phase", test) or "%" in test for test in tests)
 
 
 def _interval(script: Script, call: ast.Call, scheduler: ast.Call, by_batch: bool) -> Findings:

@@ -14,6 +14,7 @@ LOSSES |= dict.fromkeys(("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"
 ENDS = {
     ("cross-entropy", "softmax"): ("softmax-before-cross-entropy", wrong),
     ("cross-entropy", "logsoftmax"): ("softmax-before-cross-entropy/log", note),
+    ("cross-entropy", "sigmoid"): ("softmax-before-cross-entropy/sigmoid-first", suspicious),
     ("cross-entropy", "relu"): ("softmax-before-cross-entropy/relu", suspicious),
     ("BCE with logits", "sigmoid"): ("softmax-before-cross-entropy/sigmoid", wrong),
     ("NLL", "softmax"): ("loss-wants-log-probabilities", wrong),
@@ -24,9 +25,10 @@ def outputs_fit_the_loss(script: Script) -> Findings:
     """A loss wants logits or log-probabilities; what a network ends in must not take them away."""
     losses: list[tuple[str, ast.Call]] = []
     for call in script.calls:
-        names = [script.kind(one) for one in (call, *script.origins(call.func))]
-        known = [LOSSES[name] for name in names if name in LOSSES and name not in script.classes]
-        losses += [(loss, call) for loss in known[:1]]
+        # What a name stands for in each of several cases must be the same loss.
+        names = {script.kind(one) for one in [call, *script.origins(call.func)] if script.kind(one) != last(call.func)}
+        known = {LOSSES.get(name, "") for name in names or {script.kind(call)} if name not in script.classes}
+        losses += [(loss, call) for loss in known if loss and len(known) == 1]
     ends = [(loss, *end, wrong) for loss, call in losses for value in call.args[:1] for end in _ends(script, value)]
     if len({loss for loss, _ in losses}) == 1 and not any(call.args for _, call in losses):
         # Nothing shows what goes into the loss: the one network of the file does.

@@ -43,10 +43,11 @@ def read_script(file: Path) -> Script:
 def _as_python(code: str, cell: str, errors: dict[str, str], skipped: list[str]) -> dict[str, str]:
     """Return a source's lines by their places; IPython's, and those that are no Python, as statements that do nothing.
 
-    What is no Python goes into `errors`, with its place.
+    The first line that is no Python goes into `errors`, with its place; the next ones may follow from it.
     """
     lines = code.split("\n")
     places = [f"{cell}line {number}" for number in range(1, len(lines) + 1)]
+    mended: list[str] = []
     while True:
         try:
             ast.parse("\n".join(lines))
@@ -57,13 +58,19 @@ def _as_python(code: str, cell: str, errors: dict[str, str], skipped: list[str])
                 python = magic[1] or (f"{magic[2]} None" if magic[2] else "pass")
                 while lines[number].endswith("\\") and number + 1 < len(lines):  # it goes on
                     lines[number], number = "", number + 1
-            elif place in errors or len(errors) == MAX_SYNTAX_ERRORS:
+            elif place in mended or len(mended) == MAX_SYNTAX_ERRORS:
                 skipped.append(f"{cell or 'all of it, '}after so many errors")
                 return {}
-            elif sys.version_info < (3, 12) and "f-string" in str(error):
-                skipped.append(f"{place}, which may be right in Python 3.12 and newer")
             else:
-                errors[place] = f"{getattr(error, 'msg', error)}: `{line.strip()}`"
+                if sys.version_info < (3, 12) and "f-string" in str(error):
+                    skipped.append(f"{place}, which may be right in Python 3.12 and newer")
+                elif mended:
+                    skipped.append(f"{place}, which may be right")
+                else:
+                    errors[place] = f"{getattr(error, 'msg', error)}: `{line.strip()}`"
+                mended.append(place)
+                inner = next(filter(str.strip, lines[number + 1 :]), "")
+                python = "" if inner[:1].isspace() and not line[:1].isspace() else "pass"  # of a merge, for example
             lines[number] = line[: len(line) - len(line.lstrip())] + python
         else:
             return dict(zip(places, lines, strict=True))
