@@ -34,3 +34,19 @@ def test_an_error_leaves_the_file_of_before_and_nothing_else(tmp_path):
         write_half()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of Unix")
+def test_others_may_read_what_they_may_read_of_any_file(tmp_path):
+    file, usual = tmp_path / "file.txt", tmp_path / "usual.txt"
+    usual.touch()
+
+    def write():
+        with atomic_write(file) as part:
+            part.touch(0o600)  # as some libraries do
+
+    write()
+    assert file.stat().st_mode == usual.stat().st_mode
+    file.chmod(0o640)
+    write()
+    assert file.stat().st_mode & 0o777 == 0o640

@@ -134,8 +134,10 @@ def test_features_that_are_not_finite(images, tmp_path, capsys):
     state = tl.models.create("tl_resnet", 2).state_dict()
     state["conv1.weight"].fill_(float("nan"))
     torch.save(state, tmp_path / "nan.pth")
-    assert train(images, tmp_path / "m.safetensors", "--weights", str(tmp_path / "nan.pth")) == 1
-    assert "not all finite" in capsys.readouterr().err
+    for recipe in ("linear-probe", "fine-tune"):
+        options = ["--weights", str(tmp_path / "nan.pth"), "--recipe", recipe]
+        assert train(images, tmp_path / "m.safetensors", *options) == 1
+        assert "not all finite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["timm/efficientformer_l1", "torchvision/maxvit_t"])
@@ -177,6 +179,45 @@ def test_ctrl_c_later_keeps_the_best_epoch(images, tmp_path, monkeypatch, capsys
     assert train(images, tmp_path / "m.safetensors", "--recipe", "frozen") == 130
     assert "stopped by Ctrl-C after 1" in capsys.readouterr().out
     assert (tmp_path / "m.safetensors").exists()
+
+
+def test_ctrl_c_while_a_trained_model_is_measured_loses_nothing(images, tmp_path, monkeypatch):
+    measure, calls = tl.recipes.evaluate, []
+
+    def press(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr("tlcourse.recipes.evaluate", press)
+    assert train(images, tmp_path / "m.safetensors", "--recipe", "frozen", "--epochs", "1") == 0
+    assert (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of Unix")
+def test_the_table_is_written_though_nobody_reads_the_lines(images, tmp_path):
+    train(images, tmp_path / "m.safetensors")
+    command = [sys.executable, "-m", "tlcourse.cli", "predict", str(tmp_path / "m.safetensors"), str(images)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*command, "--csv", str(tmp_path / "t.csv")], stdout=writing, check=False, cwd=ROOT)
+    os.close(writing)
+    assert done.returncode in (0, 141)
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 13
+
+
+def test_a_closed_stream_is_no_fault(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert train(images, tmp_path / "m.safetensors", "--recipe", "frozen", "--epochs", "1") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Unix")
+def test_a_folder_whose_name_is_not_utf_8(images, tmp_path, monkeypatch):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    images.rename(folder)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--data", folder]) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices of Unix")

@@ -509,6 +509,14 @@ def test_a_copy_of_all_classes_and_a_part_under_another_name_are_no_classes(root
     refused(root / "semi", "labeled, unlabeled, which are no classes")
 
 
+def test_it_is_said_which_level_are_the_classes(root):
+    fill(root / "2019")
+    fill(root / "2020")
+    (root / "2020" / "dogs").rename(root / "2020" / "birds")
+    notes = data.from_folder(root, model=SMALL).notes
+    assert "The classes are the upper folders, 2019, 2020; those inside, birds, cats, dogs, are not." in notes
+
+
 def test_links_that_lead_up_are_left_out(root):
     fill(root, 5, 5)
     (root / "cats" / "all").symlink_to(root, target_is_directory=True)

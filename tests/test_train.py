@@ -247,6 +247,25 @@ def test_a_plateau_schedule_sees_the_validation_loss(data):
     assert scheduler.best == pytest.approx(history.best.val_loss)
 
 
+def test_schedules_that_would_stop_the_training_unseen_are_refused(data):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    best = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+    with pytest.raises(ValueError, match=r"validation loss here.*mode='min'"):
+        tl.train.fit(model, data, optimizer, epochs=2, scheduler=best)
+    with pytest.raises(ValueError, match=r"has 3 steps.*takes 24.*epochs \* len\(loaders.train\)"):
+        tl.train.fit(model, data, optimizer, epochs=3, scheduler=tl.train.schedules.cosine(optimizer, 3))
+
+
+def test_chained_schedulers(data):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    parts = [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma) for gamma in (0.5, 0.25)]
+    chained = tl.train.Schedule(torch.optim.lr_scheduler.ChainedScheduler(parts), "epoch")
+    tl.train.fit(model, data, optimizer, epochs=2, scheduler=chained)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.125**2)
+
+
 def test_float16_scales_the_loss(data):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -30,7 +30,12 @@ def temporary_path(file: Path) -> Iterator[Path]:
 
 
 def move_into_place(part: Path, file: Path) -> None:
-    """Flush a file to the disk, and rename it: the new name never stands for half a file, even after a power cut."""
+    """Flush a file to the disk, and rename it: the new name never stands for half a file, even after a power cut.
+
+    Its rights are those of the file that it replaces, or of any new file, whatever wrote it.
+    """
+    os.umask(umask := os.umask(0))
+    part.chmod(file.stat().st_mode if file.exists() else 0o666 & ~umask)
     with part.open("rb+") as opened:
         os.fsync(opened.fileno())  # a rename may reach the disk before the content does
     os.replace(part, file)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:  # What a subcommand needs is imported when it runs, so that `
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return 0 success, 1 bad result or fault outside, 2 wrong usage, 130 Ctrl-C, 141 no reader."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a service, or a shell's `2>&-`, closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         # A character that the terminal's encoding lacks becomes a question mark instead of an error.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
     parser = argparse.ArgumentParser(prog="tlcourse", description="Transfer learning and fine-tuning, measured.")
     subcommands = parser.add_subparsers(title="subcommands", required=True)
     for add in (_add_run, add_train, add_predict, _add_doctor, add_check):

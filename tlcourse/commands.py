@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _output(arguments: argparse.Namespace, recipes: list[str]) -> Path:
     """Return the file to write, after checking what can be checked before anything is read."""
     name = Path(arguments.data).resolve().name if Path(arguments.data).exists() else arguments.data
+    name = os.fsencode(name).decode(errors="replace")  # of an old archive, perhaps
     plain_model = arguments.model.replace("/", "-")
     out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.recipe}.safetensors"
     if arguments.recipe not in recipes:
@@ -143,7 +145,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         answers += predict.predict_files(model, about["classes"], [file])
         answer = answers[-1]
         said = f"not read: {answer.error}" if answer.error else f"{answer.label}  {answer.probability:.3f}"
-        print(f"{file!s:<{width}}  {said}", flush=True)
+        with suppress(BrokenPipeError) if arguments.csv else nullcontext():  # `| head` ends the reading, not the table
+            print(f"{file!s:<{width}}  {said}", flush=True)
     if arguments.csv:
         predict.write_csv(arguments.csv, about["classes"], answers)
         print(f"Written to {arguments.csv}.", file=sys.stderr)

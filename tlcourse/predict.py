@@ -90,6 +90,7 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
     file = user_path(file)
     if not file.is_file():
         raise ValueError(f"There is no checkpoint {file}.")
+    file.open("rb").close()  # raises where it may not be read, and safetensors says that it is not there
     try:
         with safe_open(file, "pt") as opened:
             about = json.loads((opened.metadata() or {}).get("tlcourse", "null"))

@@ -41,8 +41,7 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
         raise ValueError(f"A linear probe needs one head with a bias, not {names}. Take frozen or fine-tune.")
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
-    if not all(part.x.isfinite().all() for part in (train, val, test)):
-        raise FloatingPointError("The features are not all finite: the weights are damaged, or not those of the model.")
+    _check_finite(train, val, test)
     val_result = features.fit_probe(train, seed=seed).evaluate(val)
     both = Features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
     probe = features.fit_probe(both, seed=seed)
@@ -74,7 +73,9 @@ def fine_tune(
     loaders = splits.loaders(batch_size, seed=seed)
     if not _takes_probe(model):  # parallel heads (distilled DeiT) start from random weights
         return _measured(model, loaders, *_train(unfreeze(model), loaders, epochs, lr))
-    put_into_head(model, features.fit_probe(extract(model, splits.plain().train), seed=seed))
+    train = extract(model, splits.plain().train)
+    _check_finite(train)
+    put_into_head(model, features.fit_probe(train, seed=seed))
     start, weights = evaluate(model, loaders.val), copy.deepcopy(model.state_dict())
     history, note = _train(unfreeze(model), loaders, epochs, lr, weights)
     best, before = history.best, (start.accuracy, -start.loss)
@@ -86,6 +87,11 @@ def fine_tune(
 
 def _takes_probe(model: nn.Module) -> bool:
     return len(head_names(model)) == 1 and head(model).bias is not None
+
+
+def _check_finite(*parts: Features) -> None:
+    if not all(part.x.isfinite().all() for part in parts):
+        raise FloatingPointError("The features are not all finite: the weights are damaged, or not those of the model.")
 
 
 def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: Any = None) -> tuple[History, str]:
@@ -103,7 +109,10 @@ def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: An
 
 
 def _measured(model: nn.Module, loaders: Loaders, history: History, note: str) -> RecipeResult:
-    return RecipeResult(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
+    try:
+        return RecipeResult(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
+    except KeyboardInterrupt:  # once: what was learned is not lost while it is measured
+        return RecipeResult(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
 
 
 RECIPES = {"linear-probe": linear_probe, "frozen": frozen, "fine-tune": fine_tune}

@@ -70,9 +70,14 @@ def check_schedule(
             f"The scheduler was made for {groups} groups, and the optimizer has {len(optimizer.param_groups)} now, "
             "some of them new: make the scheduler anew after `extend_optimizer` or `add_param_group`."
         )
-    length, done = total_steps(scheduler), 0 if saved else scheduler.last_epoch  # a checkpoint sets it
+    if getattr(scheduler, "mode", "min") == "max":
+        raise ValueError("The plateau scheduler gets the validation loss here: make it with mode='min', the default.")
+    # A checkpoint sets it; several schedulers in one may have none.
+    length, done = total_steps(scheduler), 0 if saved else getattr(scheduler, "last_epoch", 0)
     needed = epochs * (steps or 1) if made.interval == "step" else epochs
-    if (length and done >= length) or (isinstance(scheduler, OneCycleLR) and scheduler.total_steps - done < needed):
+    by_epoch = made.interval == "step" and (length or needed) <= epochs < needed  # steps=epochs: soon at its end
+    short = isinstance(scheduler, OneCycleLR) and scheduler.total_steps - done < needed
+    if (length and done >= length) or by_epoch or short:
         raise ValueError(
             f"The schedule has {length or scheduler.total_steps} steps, and {done} are done; training takes {needed}: "
             "make a new one for each call of `fit`, with steps=epochs * len(loaders.train)."
