@@ -60,6 +60,10 @@ def losses_are_summed_as_numbers(script: Script) -> Findings:
     for node in [node for node in script.nodes(ast.AugAssign) if isinstance(node.op, ast.Add)]:
         losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]}
         kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses - {"self"}]
+        # What another function makes of it may be a number, and without gradients there is no graph.
+        handed = [name for call in script.nodes(ast.Call, node.value) for arg in call.args for name in ast.walk(arg)]
+        blocks = [ast.unparse(item) for up in script.above(node) if isinstance(up, ast.With) for item in up.items]
+        kept = [] if any("no_grad" in block for block in blocks) else [name for name in kept if name not in handed]
         values = [node.value, *(one.value for name in kept for one in script.given(name))]
         number = any(DETACHED.search(ast.unparse(value)) for value in values) or ast.unparse(node.target) in losses
         batches, total = script.loop(node, "batches"), script.bindings[ast.unparse(node.target)]
@@ -98,7 +102,7 @@ def test_set_does_not_choose(script: Script) -> Findings:
             measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
             words = " ".join([ast.unparse(side), *measured])
             words = words if "test" in words else " ".join([words, *_measured_over(script, side)])
-            if re.search("test", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
+            if re.search("test(?!_?env)", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
                 yield suspicious("test-selects", quoted(choice.test), script.place(choice))
 
 

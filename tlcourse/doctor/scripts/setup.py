@@ -5,7 +5,7 @@ import re
 
 from tlcourse.doctor.report import Findings, note, suspicious, wrong
 from tlcourse.doctor.scripts.networks import HEADS, WALKS, networks, new_heads, switches
-from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, last, owner, position, quoted
+from tlcourse.doctor.scripts.nodes import OPTIMIZERS, argument, last, owner, position, quoted, runs_over
 from tlcourse.doctor.scripts.reader import Script
 
 LOSSES = {"CrossEntropyLoss": "cross-entropy", "cross_entropy": "cross-entropy", "NLLLoss": "NLL", "nll_loss": "NLL"}
@@ -98,7 +98,17 @@ def optimizer_outlives_an_epoch(script: Script) -> Findings:
         loop = script.loop(one.at, "epochs")
         names = [name.partition(".")[0] for name in _held(script, one.value)]
         plain = last(one.value) == "SGD" and "momentum" not in ast.unparse(one.value)
-        if loop and names and not plain and not script.chosen(one.at, loop) and not script.renewed(loop, *names):
+        phases = loop and any(
+            runs_over(inner) == "epochs" for inner in script.nodes(ast.For, loop) if inner is not loop
+        )
+        if (
+            loop
+            and names
+            and not plain
+            and not phases
+            and not script.chosen(one.at, loop)
+            and not script.renewed(loop, *names)
+        ):
             yield suspicious("moments-forgotten", quoted(one.at), script.place(one.at))
 
 
@@ -110,11 +120,11 @@ def _held(script: Script, value: ast.expr) -> list[str]:
 
 def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
     """Return what a value, or a module's answers, end in ("softmax"), with the place, in each way it may be made."""
-    found = []
-    for one in [one for one in script.origins(value) if isinstance(one, ast.Call)]:
+    found, origins = [], script.origins(value)
+    for one in [one for one in origins if isinstance(one, ast.Call)]:
         kind, parts = script.kind(one).replace("_", "").lower(), []
         if any(kind == end for _, end in ENDS):
-            found.append((kind, one))
+            found += [(kind, one)] if kind != "relu" or len(origins) == 1 else []  # one of a loop's is not the last
         elif forward := _forward(script.classes.get(last(one))):
             answers = script.returned(forward) if "self.training" not in ast.unparse(forward) else []
             parts = answers if len(answers) == 1 else []
