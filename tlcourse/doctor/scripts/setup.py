@@ -98,17 +98,10 @@ def optimizer_outlives_an_epoch(script: Script) -> Findings:
         loop = script.loop(one.at, "epochs")
         names = [name.partition(".")[0] for name in _held(script, one.value)]
         plain = last(one.value) == "SGD" and "momentum" not in ast.unparse(one.value)
-        phases = loop and any(
-            runs_over(inner) == "epochs" for inner in script.nodes(ast.For, loop) if inner is not loop
-        )
-        if (
-            loop
-            and names
-            and not plain
-            and not phases
-            and not script.chosen(one.at, loop)
-            and not script.renewed(loop, *names)
-        ):
+        inner = script.nodes(ast.For, loop) if loop else []
+        phases = any(runs_over(other) == "epochs" and other is not loop for other in inner)
+        meant = plain or phases or script.chosen(one.at, loop)
+        if loop and names and not meant and not script.renewed(loop, *names):
             yield suspicious("moments-forgotten", quoted(one.at), script.place(one.at))
 
 
