@@ -50,3 +50,6 @@ def test_others_may_read_what_they_may_read_of_any_file(tmp_path):
     file.chmod(0o640)
     write()
     assert file.stat().st_mode & 0o777 == 0o640
+    file.chmod(0o444)  # the folder's rights decide
+    write()
+    assert file.stat().st_mode & 0o777 == 0o444

@@ -239,7 +239,15 @@ def test_another_rate_or_weight_decay_is_another_run(schedule, tmp_path):
     for options in ({"lr": 0.2}, {"weight_decay": 0.1}):
         with pytest.raises(ValueError, match="another learning rate or weight decay"):
             run(2, **options)
+    with pytest.raises(ValueError, match="another momentum or other setting"):
+        run(2, nesterov=True, momentum=0.9)
     assert len(run(2).epochs) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot be written.*Give another folder"):
+        Checkpoints(tmp_path / "file" / "run")
 
 
 # Files.

@@ -216,8 +216,10 @@ def test_a_closed_stream_is_no_fault(images, tmp_path, monkeypatch):
 def test_a_folder_whose_name_is_not_utf_8(images, tmp_path, monkeypatch):
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     images.rename(folder)
+    next(Path(folder, "a").iterdir()).rename(os.fsdecode(os.fsencode(folder) + b"/a/\xe9.png"))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "--data", folder]) == 0
+    assert cli.main(["train", "--data", folder, "--out", os.fsdecode(b"\xe9.safetensors")]) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices of Unix")

@@ -148,12 +148,19 @@ def test_current_after_setup_is_that_one(monkeypatch, capsys):
     assert runtime.get_runtime() is chosen
 
 
-def test_full_has_up_to_eight_workers_but_none_in_a_notebook_without_fork(monkeypatch):
+def test_full_has_up_to_eight_workers_but_none_in_a_notebook_without_fork(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime, "cores", lambda: 32)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: None)
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert runtime._workers("full") == 0
     monkeypatch.delitem(sys.modules, "ipykernel")
+    assert runtime._workers("full") == 8
+    script = tmp_path / "script.py"
+    script.write_text("import tlcourse\n")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    assert runtime._workers("full") == 0  # without a main guard it would run again in each of them
+    script.write_text("if __name__ == '__main__':\n    pass\n")
     assert runtime._workers("full") == 8
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert runtime._workers("full") == 0

@@ -255,6 +255,10 @@ def test_schedules_that_would_stop_the_training_unseen_are_refused(data):
         tl.train.fit(model, data, optimizer, epochs=2, scheduler=best)
     with pytest.raises(ValueError, match=r"has 3 steps.*takes 24.*epochs \* len\(loaders.train\)"):
         tl.train.fit(model, data, optimizer, epochs=3, scheduler=tl.train.schedules.cosine(optimizer, 3))
+    with pytest.raises(ValueError, match=r"has 16 steps.*takes 24"):
+        tl.train.fit(model, data, optimizer, epochs=3, scheduler=tl.train.schedules.cosine(optimizer, 16))
+    kept = tl.train.schedules.cosine(optimizer, 16, min_factor=0.1)  # the last epoch at a tenth
+    assert len(tl.train.fit(model, data, optimizer, epochs=3, scheduler=kept).epochs) == 3
 
 
 def test_chained_schedulers(data):

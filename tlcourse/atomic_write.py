@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -34,10 +34,11 @@ def move_into_place(part: Path, file: Path) -> None:
 
     Its rights are those of the file that it replaces, or of any new file, whatever wrote it.
     """
-    os.umask(umask := os.umask(0))
-    part.chmod(file.stat().st_mode if file.exists() else 0o666 & ~umask)
     with part.open("rb+") as opened:
         os.fsync(opened.fileno())  # a rename may reach the disk before the content does
+    os.umask(umask := os.umask(0))
+    with suppress(OSError):  # of a disk that knows no rights
+        part.chmod(file.stat().st_mode if file.exists() else 0o666 & ~umask)
     os.replace(part, file)
     if os.name != "nt":  # the rename must reach the disk too; Windows neither needs nor allows this
         folder = os.open(file.parent, os.O_RDONLY)

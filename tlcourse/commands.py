@@ -85,8 +85,8 @@ def _output(arguments: argparse.Namespace, recipes: list[str]) -> Path:
     out = arguments.out or Path("runs") / f"{name}-{plain_model}-{arguments.recipe}.safetensors"
     if arguments.recipe not in recipes:
         raise ValueError(f"There is no recipe {arguments.recipe!r}: choose among {', '.join(recipes)}.")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out is {out}: name a file that ends in .safetensors.")
+    if out.suffix != ".safetensors" or any("\ud800" <= sign <= "\udfff" for sign in str(out)):
+        raise ValueError(f"--out is {out}: name a file that ends in .safetensors, in UTF-8.")
     if Path(arguments.data).resolve() in out.resolve().parents[1:]:
         raise ValueError(f"{out} would lie among the images of {arguments.data}. Give another --out.")
     refuse_unwritable(out, "Give another --out.")

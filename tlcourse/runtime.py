@@ -159,10 +159,13 @@ def _device(device: str | torch.device | None, profile: str) -> torch.device:
 def _workers(profile: str) -> int:
     if profile == "mini":
         return 0
-    # Where processes are not forked, they import the main module again, and a notebook's own classes are lost.
-    forks = multiprocessing.get_all_start_methods()[0] == "fork"
+    # Where processes are not forked, they import the main module again: a notebook's own classes are lost, and a script
+    # without a main guard would start them over and over.
+    forks = (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"
     interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-    return 0 if interactive and not forks else min(MAX_WORKERS, cores())
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    guarded = not script or not Path(script).is_file() or b"__main__" in Path(script).read_bytes()
+    return min(MAX_WORKERS, cores()) if forks or (guarded and not interactive) else 0
 
 
 def _bf16(device: torch.device) -> bool:

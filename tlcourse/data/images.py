@@ -108,7 +108,8 @@ class ImageSet(Dataset):
         if isinstance(source, str | Path):
             name = Path(source) if self.root is None else Path(source).relative_to(self.root)
             status = os.stat(source)  # reading every byte of 25,000 files would take longer than computing features
-            return f"{name.as_posix()} {status.st_size} {status.st_mtime_ns}\n".encode()
+            facts = f"{name.as_posix()} {status.st_size} {status.st_mtime_ns}\n"
+            return facts.encode(errors="surrogateescape")  # a name of an old archive may be no UTF-8
         if isinstance(source, Generated):
             source = source.make(source.label, source.seed)  # its pixels: another version may draw it differently
         array = np.ascontiguousarray(source)

@@ -9,7 +9,7 @@ from tlcourse.data.images import ImageSet
 
 
 def _hash(*values: Any) -> bytes:
-    return hashlib.sha256("/".join(map(str, values)).encode()).digest()
+    return hashlib.sha256("/".join(map(str, values)).encode(errors="surrogateescape")).digest()
 
 
 def shuffled(keys: Iterable[Any], seed: int | str) -> list[int]:

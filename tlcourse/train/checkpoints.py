@@ -10,7 +10,7 @@ from typing import Any
 import pooch
 import torch
 
-from tlcourse.atomic_write import move_into_place, temporary_path
+from tlcourse.atomic_write import move_into_place, refuse_unwritable, temporary_path
 
 NAME = re.compile(r"step-(\d{9})-([0-9a-f]{64})\.pt")
 
@@ -29,7 +29,7 @@ class Checkpoints:
         keep: number of files that stay. With 2, one damaged file does no harm.
 
     Raises:
-        ValueError: `every` or `keep` is less than 1.
+        ValueError: `every` or `keep` is less than 1, or the folder cannot be written.
     """
 
     folder: str | Path
@@ -40,6 +40,7 @@ class Checkpoints:
         if (self.every is not None and self.every < 1) or self.keep < 1:
             raise ValueError(f"every={self.every} and keep={self.keep}: give 1 or more of each.")
         object.__setattr__(self, "folder", Path(self.folder).expanduser())
+        refuse_unwritable(self.folder / "step", "Give another folder for the checkpoints.")
 
     def files(self) -> list[Path]:
         """Return the checkpoints that are there, the newest first."""

@@ -14,6 +14,7 @@ from tlcourse.train.schedules import Schedule, as_schedule, total_steps
 
 # What changes in the state of torch's schedulers from step to step; all else is how they were made.
 CHANGING = {"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "base_lrs"}
+MIN_FACTOR = 1e-3  # of the base rate: less trains next to nothing
 CHANGING |= {"T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter", "mode_worse", "lr_lambdas", "_schedulers"}
 
 
@@ -75,9 +76,11 @@ def check_schedule(
     # A checkpoint sets it; several schedulers in one may have none.
     length, done = total_steps(scheduler), 0 if saved else getattr(scheduler, "last_epoch", 0)
     needed = epochs * (steps or 1) if made.interval == "step" else epochs
-    by_epoch = made.interval == "step" and (length or needed) <= epochs < needed  # steps=epochs: soon at its end
+    # A rate of almost nothing for whole epochs: `epochs *` was forgotten.
+    early = length and made.interval == "step" and length - done <= needed - (steps or 1)
+    early = early and max(factor(length) for factor in scheduler.lr_lambdas) < MIN_FACTOR
     short = isinstance(scheduler, OneCycleLR) and scheduler.total_steps - done < needed
-    if (length and done >= length) or by_epoch or short:
+    if (length and done >= length) or early or short:
         raise ValueError(
             f"The schedule has {length or scheduler.total_steps} steps, and {done} are done; training takes {needed}: "
             "make a new one for each call of `fit`, with steps=epochs * len(loaders.train)."
@@ -112,6 +115,10 @@ def steps_per_epoch(loader: Any, accumulate: int) -> int | None:
 def fingerprint(state: dict[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint and this run must have in common."""
     groups = state["optimizer"]["param_groups"]
+    changing = {"params", "lr", "initial_lr", "name", "weight_decay"}
+    if state["schedule"]:  # torch's one-cycle and cyclic schedules
+        changing |= {"momentum", "betas", "max_lr", "min_lr", "max_momentum", "base_momentum"}
+    settings = [{k: v for k, v in g.items() if k not in changing} for g in groups]
     return {
         "format": state["format"],
         "model": {name: tuple(value.shape) for name, value in state["model"].items()},
@@ -119,6 +126,7 @@ def fingerprint(state: dict[str, Any]) -> dict[str, Any]:
         "learning rate or weight decay": [
             (g.get("initial_lr", None if state["schedule"] else g["lr"]), g.get("weight_decay")) for g in groups
         ],
+        "momentum or other setting of the optimizer": settings,
         "schedule": state["schedule"] and {k: v for k, v in state["schedule"].items() if k not in CHANGING},
         "weight average": state.get("ema") is not None,
         "batches": state["batches"],
