@@ -181,18 +181,15 @@ def test_ctrl_c_later_keeps_the_best_epoch(images, tmp_path, monkeypatch, capsys
     assert (tmp_path / "m.safetensors").exists()
 
 
-def test_ctrl_c_while_a_trained_model_is_measured_loses_nothing(images, tmp_path, monkeypatch):
-    measure, calls = tl.recipes.evaluate, []
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError("the image is gone"), 1)])
+def test_a_trained_model_that_cannot_be_measured_is_kept(images, tmp_path, monkeypatch, capsys, error, status):
+    def fail(*_):
+        raise error
 
-    def press(*args):
-        calls.append(1)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return measure(*args)
-
-    monkeypatch.setattr("tlcourse.recipes.evaluate", press)
-    assert train(images, tmp_path / "m.safetensors", "--recipe", "frozen", "--epochs", "1") == 0
-    assert (tmp_path / "m.safetensors").exists()
+    monkeypatch.setattr("tlcourse.recipes.evaluate", fail)
+    assert train(images, tmp_path / "m.safetensors", "--recipe", "frozen", "--epochs", "1") == status
+    assert "trained, not measured, and written to" in capsys.readouterr().err
+    assert tl.predict.load_checkpoint(tmp_path / "m.safetensors")[1]["classes"] == ["a", "b"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of Unix")

@@ -64,9 +64,16 @@ def _train(arguments: argparse.Namespace) -> int:
     options = {"seed": arguments.seed}
     if arguments.recipe != "linear-probe":
         options |= {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": arguments.batch_size}
-    result = recipes.RECIPES[arguments.recipe](model, splits, **options)
+    about = {"recipe": arguments.recipe, "seed": arguments.seed}
+    try:
+        result = recipes.RECIPES[arguments.recipe](model, splits, **options)
+    except BaseException as error:
+        if getattr(error, "trained", False):
+            predict.save_checkpoint(out, model, splits.classes, **about)
+            print(f"tlcourse: the model is trained, not measured, and written to {out}.", file=sys.stderr)
+        raise
     facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
-    predict.save_checkpoint(out, model, splits.classes, recipe=arguments.recipe, seed=arguments.seed, **facts)
+    predict.save_checkpoint(out, model, splits.classes, **about, **facts)
     if result.history and result.history.epochs:
         print(result.history.table())
     print(f"{arguments.recipe}: {result.note}")

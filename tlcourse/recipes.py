@@ -111,8 +111,9 @@ def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: An
 def _measured(model: nn.Module, loaders: Loaders, history: History, note: str) -> RecipeResult:
     try:
         return RecipeResult(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
-    except KeyboardInterrupt:  # once: what was learned is not lost while it is measured
-        return RecipeResult(evaluate(model, loaders.val), evaluate(model, loaders.test), history, note)
+    except BaseException as error:  # Ctrl-C, an image that is gone: what was learned need not be lost
+        error.trained = True
+        raise
 
 
 RECIPES = {"linear-probe": linear_probe, "frozen": frozen, "fine-tune": fine_tune}
