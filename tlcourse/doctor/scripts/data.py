@@ -53,7 +53,8 @@ def parts_of_a_split_are_not_augmented(script: Script) -> Findings:
         found = wrong if any(map(EVALUATED.search, names)) else suspicious
         unnamed = last(call) == "random_split" and not re.search(r"\b_\b", " ".join(names))
         if data in augmented and (found is wrong or unnamed):
-            evidence, name = f"{quoted(call)}; {augmented[data].random}", augmented[data].name or "Compose"
+            evidence, made = f"{quoted(call)}; {augmented[data].random}", augmented[data].call
+            name = augmented[data].name if any(one.value is made for one in script.every) else "Compose"
             yield found("augmented-evaluation/split", evidence, script.place(call), transform=name)
 
 
@@ -160,6 +161,9 @@ def _pipelines(script: Script) -> list[Pipeline]:
 def _is_drawn(script: Script, step: ast.AST) -> bool:
     """Whether a step draws random numbers, and its probability cannot be 0."""
     given = argument(step, "p", 0 if last(step).endswith("Flip") else None)
+    low, high = argument(step, "min_size"), argument(step, "max_size")
+    if last(step) in script.classes or (low and high and ast.unparse(low) == ast.unparse(high)):
+        return False
     return is_random(last(step)) and all(map(constant, script.origins(given)))
 
 

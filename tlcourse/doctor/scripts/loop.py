@@ -8,7 +8,8 @@ from tlcourse.doctor.scripts.networks import is_optimizer
 from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, SCHEDULERS, dotted, last, owner, position, quoted
 from tlcourse.doctor.scripts.reader import Script
 
-ZEROED = re.compile(r"zero_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
+ZEROED = re.compile(r"zero_grad|clear_grad|grad = None|\.grad(\.data)?\.(zero_|fill_|detach_)")
+TESTED = re.compile(r"(?i)(^|[^a-z])test(?!_?env)")
 DETACHED = re.compile(r"item\(|detach|float\(|\.data|numpy|tolist|backward")
 
 
@@ -101,8 +102,8 @@ def test_set_does_not_choose(script: Script) -> Findings:
         for side in [choice.test.left, *choice.test.comparators] if keeps else []:
             measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
             words = " ".join([ast.unparse(side), *measured])
-            words = words if "test" in words else " ".join([words, *_measured_over(script, side)])
-            if re.search("test(?!_?env)", words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
+            words = words if TESTED.search(words) else " ".join([words, *_measured_over(script, side)])
+            if TESTED.search(words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
                 yield suspicious("test-selects", quoted(choice.test), script.place(choice))
 
 

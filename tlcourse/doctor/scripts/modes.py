@@ -72,11 +72,16 @@ def evaluation_mode(script: Script) -> Findings:
             model, over = call.func.value if last(call) == "forward" else call.func, ast.unparse(loop.iter)
             grad, trains = _gradients(script, call), script.named("backward", within=loop)
             measures = (grad == "off" and "train" not in over.lower()) or (grad == "on" and EVALUATED.search(over))
-            if not (grad == "by phase" if trains else measures):
+            # What the loop sums may be trained on after it.
+            after = [b for b in script.named("backward") if script.follows(b, loop) and loop not in script.above(b)]
+            if not (grad == "by phase" if trains else measures) or any(script.renewed(loop, owner(b)) for b in after):
                 continue
             left, name = _left_training(script, call, model), ast.unparse(model)
             never = not EVAL.search(script.text) and _is_ours(script, call, model)
-            alone = isinstance(script.scopes[call], ast.FunctionDef) and not script.callers.get(script.scopes[call])
+            alone = isinstance(
+                script.scopes[call], ast.FunctionDef
+            )  # where a model is handed to it, and nothing trains
+            alone = alone and not any(isinstance(one, ast.Call) for one in script.origins(model))
             if left or (never and (script.named("backward") or (grad == "off" and not alone))):
                 sure = (left or name in map(owner, script.named("train"))) and not script.chosen(loop)
                 evidence = f"{quoted(call)}, over {quoted(loop.iter)}"

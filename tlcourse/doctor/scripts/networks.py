@@ -4,7 +4,7 @@ import ast
 import re
 from typing import NamedTuple
 
-from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, argument, constant, last, owner, position
+from tlcourse.doctor.scripts.nodes import MODELS, OPTIMIZERS, argument, constant, dotted, last, owner, position
 from tlcourse.doctor.scripts.reader import Script
 
 BATCH_NORM = re.compile(
@@ -39,6 +39,9 @@ def network(script: Script, call: ast.expr) -> Network | None:
     if not isinstance(call, ast.Call):
         return None
     full, name = script.name(call), script.kind(call)
+    first = dotted(call).partition(".")[0]
+    if not re.match(r"torch|timm|models\b", script.imports.get(first, "timm")) or name in script.functions:
+        return None  # of another file, or of this one
     timm, hub = name == "create_model", full == "torch.hub.load"
     if timm or hub:
         name = str(constant(argument(call, "model_name", 0) if timm else argument(call, "model", 1)))
@@ -79,15 +82,23 @@ def switches(script: Script, on: bool) -> list[Switch]:
     for loop in script.nodes(ast.For):
         walks = [call for call in script.named(*WALKS, within=loop.iter) if isinstance(call.func, ast.Attribute)]
         sets = [node for node in ast.walk(loop) if _sets(node) is on]
-        if walks and sets:
+        if walks and sets and not _is_never(script, loop):
             model = walks[0].func.value
             plain = walks[0] is loop.iter and not any(script.chosen(node, loop) for node in sets)
             found.append(Switch(model, loop, plain and _is_whole(model), not script.chosen(loop)))
     for call in script.named("requires_grad_"):
-        if _sets(call) is on and not any(isinstance(up, ast.For) for up in script.above(call)):
+        loops = any(isinstance(up, ast.For) for up in script.above(call))
+        if _sets(call) is on and not loops and not _is_never(script, call):
             model = call.func.value
             found.append(Switch(model, call, _is_whole(model), not script.chosen(call)))
     return sorted(found, key=lambda one: position(one.at))
+
+
+def _is_never(script: Script, node: ast.AST) -> bool:
+    """Whether a condition around a node is a name that only ever stands for False."""
+    tests = [up.test for up, other in script.branches(node) if isinstance(up, ast.If) and not other]
+    values = [script.origins(test) for test in tests if isinstance(test, ast.Name | ast.Attribute)]
+    return any(all(isinstance(one, ast.Constant) and not one.value for one in own) for own in values)
 
 
 def _is_whole(model: ast.expr) -> bool:
@@ -96,11 +107,19 @@ def _is_whole(model: ast.expr) -> bool:
     return not HEADS.match(name) and (name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model))))
 
 
+def _is_rebuilt(head: ast.Call) -> bool:
+    """Whether a head consists of layers that were there, and of such without parameters."""
+    inner = [last(node) for node in ast.walk(head) if isinstance(node, ast.Call) and node is not head]
+    plain = re.compile(r"\w*(ReLU|Dropout|GELU|Flatten|Identity|Pool)\w*|[a-z]\w*")
+    starred = any(isinstance(arg, ast.Starred) for arg in head.args)
+    return last(head) == "Sequential" and starred and all(map(plain.fullmatch, inner))
+
+
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
     """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
     made = [(match, one) for one in script.every if (match := HEADS.match(one.name))]
     made = [(match, one, script.origins(one.value)[0]) for match, one in made]
-    made = [(match, one, last(new)) for match, one, new in made if isinstance(new, ast.Call)]
+    made = [(match, one, last(new)) for match, one, new in made if isinstance(new, ast.Call) and not _is_rebuilt(new)]
     found = [(match[1], b.name, b.at) for match, b, kind in made if kind not in ("", "Identity", "Dropout")]
     new = [call for call in script.named("reset_classifier") if constant(argument(call, "num_classes", 0)) != 0]
     found += [(owner(call), f"{owner(call)}.get_classifier()", call) for call in new]

@@ -187,7 +187,9 @@ class Script:
             names = [arg.arg for arg in self.nodes(ast.arg, scope.args)]
             if text in names and text != "self":
                 at = names.index(text) - (names[0] == "self")
-                values = [(argument(call, text, at), call) for call in self.callers.get(scope, [])]
+                late = names[len(names) - len(scope.args.defaults) :] if not scope.args.kwonlyargs else []
+                default = dict(zip(late, scope.args.defaults, strict=False)).get(text)
+                values = [(argument(call, text, at) or default, call) for call in self.callers.get(scope, [])]
                 return [Binding(text, value, call) for value, call in values if value is not None]
             scope = self.scopes[self.parents[scope]]
             found = [one for one in own if self.scopes[one.at] is scope]

@@ -43,7 +43,9 @@ def schedulers_step(script: Script) -> Findings:
         if origins == [call.func.value] and re.search("sched", owner(call), re.IGNORECASE):
             made = built  # the one that there is
         tests = [ast.unparse(up.test) for up in script.above(call) if isinstance(up, ast.If)]
-        if len(made) != 1 or any("isinstance" in test for test in tests):
+        other = any(isinstance(one, ast.Call) and script.kind(one) not in SCHEDULERS for one in origins)
+        other = other or any(isinstance(up, ast.ExceptHandler) for up in script.above(call))
+        if len(made) != 1 or other or any("isinstance" in test for test in tests):
             continue
         ((kind, scheduler),) = made.items()
         epochs, batches = script.loop(call, "epochs"), script.loop(call, "batches")

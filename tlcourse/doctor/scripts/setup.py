@@ -70,7 +70,8 @@ def frozen_parts_are_right(script: Script) -> Findings:
                 evidence = f"`{name}` is set at {script.place(at)}, and frozen here with the rest"
                 yield found("head-frozen/with-the-rest", evidence, where, head=name)
         nets = networks(script, switch.model)
-        if nets and all(net.pretrained is False for net in nets) and "load_" not in script.text:
+        part = isinstance(script.owner_class(switch.at), ast.ClassDef) and not script.named("backward", "fit")
+        if nets and all(net.pretrained is False for net in nets) and "load_" not in script.text and not part:
             evidence = f"{quoted(nets[0].call)} at {script.place(nets[0].call)} loads no weights"
             yield found("frozen-random", evidence, where)
 
