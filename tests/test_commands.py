@@ -204,6 +204,11 @@ def test_the_table_is_written_though_nobody_reads_the_lines(images, tmp_path):
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 13
 
 
+def test_what_a_recipe_does_not_use_is_said(images, tmp_path, capsys):
+    assert train(images, tmp_path / "m.safetensors", "--epochs", "3", "--lr", "0.1") == 0
+    assert "no training loop: epochs, lr are not used" in capsys.readouterr().out
+
+
 def test_a_closed_stream_is_no_fault(images, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert train(images, tmp_path / "m.safetensors", "--recipe", "frozen", "--epochs", "1") == 0

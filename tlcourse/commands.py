@@ -33,9 +33,9 @@ def add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--model", default="tl_resnet", help="from torchvision or timm, or tl_resnet (default)")
     parser.add_argument("--weights", default="default", type=path, help="a file of weights, or `none`: random ones")
     parser.add_argument("--recipe", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
-    parser.add_argument("--epochs", type=int, default=5, help="for frozen and fine-tune (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (default: 0.001)")
+    parser.add_argument("--epochs", type=int, help="for frozen and fine-tune, as the next two (default: 5)")
+    parser.add_argument("--batch-size", type=int, help="images of a step (default: 32)")
+    parser.add_argument("--lr", type=float, help="highest learning rate (default: 0.001)")
     parser.add_argument("--seed", type=int, default=0, help="for splits, head and order (default: 0)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged images out instead of stopping")
     parser.add_argument("--out", type=user_path, help="checkpoint (default: runs/DATA-MODEL-RECIPE.safetensors)")
@@ -61,9 +61,11 @@ def _train(arguments: argparse.Namespace) -> int:
     refuse_unwritable(out, "Give another --out.", size=size)
     splits = splits.for_model(model)
     print(splits)
-    options = {"seed": arguments.seed}
+    options, loop = {"seed": arguments.seed}, _loop_options(arguments)
     if arguments.recipe != "linear-probe":
-        options |= {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": arguments.batch_size}
+        options |= loop
+    elif loop:
+        print(f"linear-probe has no training loop: {', '.join(loop)} are not used.")
     about = {"recipe": arguments.recipe, "seed": arguments.seed}
     try:
         result = recipes.RECIPES[arguments.recipe](model, splits, **options)
@@ -99,13 +101,17 @@ def _output(arguments: argparse.Namespace, recipes: list[str]) -> Path:
     refuse_unwritable(out, "Give another --out.")
     if out.exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists. Give another --out, or --overwrite to replace it.")
-    if arguments.epochs < 1 or arguments.batch_size < 2:
-        raise ValueError(
-            f"epochs={arguments.epochs} must be at least 1, and batch_size={arguments.batch_size} at least 2."
-        )
-    if not 0 < arguments.lr < float("inf"):
-        raise ValueError(f"lr={arguments.lr} must be positive and finite.")
+    given = _loop_options(arguments)
+    if given.get("epochs", 1) < 1 or given.get("batch_size", 2) < 2 or not 0 < given.get("lr", 1) < float("inf"):
+        text = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(f"{text}: epochs must be at least 1, batch_size at least 2, and lr positive and finite.")
     return out
+
+
+def _loop_options(arguments: argparse.Namespace) -> dict[str, int | float]:
+    """Return what was given for a training loop."""
+    values = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "lr": arguments.lr}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _by_class(test: Evaluation, classes: list[str]) -> str:
