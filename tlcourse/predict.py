@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tlcourse.atomic_write import atomic_write, user_path
-from tlcourse.data import images_below, read_image
-from tlcourse.evaluation import evaluation_mode, run
-from tlcourse.models import create, head, unwrap_model
+from tlcourse.data import class_list, images_below, read_image
+from tlcourse.evaluation import check_outputs, evaluation_mode, run
+from tlcourse.models import create, head, load_state, unwrap_model
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 from tlcourse.side_effects import no_side_effects
 
@@ -41,24 +41,34 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
 
     Raises:
         ValueError: the model has no architecture name, or another number of outputs than there are classes; its weights
-            are not finite; or the file would not give this model again, because parts of it were replaced.
+            are not finite; a fact is not plain; or the file would not give this model again, because parts of it were
+            replaced.
     """
-    file, model = user_path(file), unwrap_model(model)
-    if not hasattr(model, "architecture"):
+    file, model, classes = user_path(file), unwrap_model(model), class_list(classes)
+    if not (hasattr(model, "architecture") and hasattr(model, "preprocessing")):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
     outputs = len(head(model).weight)
-    if not len({*classes}) == len(classes) == outputs:
-        raise ValueError(f"There are {len({*classes})} different classes for {outputs} outputs.")
+    if len(classes) != outputs:
+        raise ValueError(f"There are {len(classes)} different classes for {outputs} outputs.")
     # A copy of each: safetensors refuses tensors that share their memory, as tied weights do.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ValueError(f"The weights are not finite ({broken[0]}): training has diverged, use a lower rate.")
-    about = {"architecture": model.architecture, "classes": list(classes), **facts}
-    about["preprocessing"] = asdict(model.preprocessing)
+    about = {"architecture": model.architecture, "classes": classes}
+    about |= {"own_head": getattr(model, "own_classes", None) == outputs, "preprocessing": asdict(model.preprocessing)}
+    if taken := about.keys() & facts.keys():
+        raise ValueError(f"The file has its own {', '.join(sorted(taken))}: give that fact another name.")
     with atomic_write(file) as part:
-        save_file(state, part, metadata={"tlcourse": json.dumps(about, default=lambda number: number.tolist())})
+        save_file(state, part, metadata={"tlcourse": json.dumps(about | facts, default=_plain)})
         _check_saved(model, part)
     return file
+
+
+def _plain(value: object) -> object:
+    """Return a number, or a list of numbers, of NumPy or torch as Python's own."""
+    if not hasattr(value, "tolist"):
+        raise ValueError(f"A fact is a {type(value).__name__}, {value!r}: give a number, a text, or a list of these.")
+    return value.tolist()
 
 
 def _check_saved(model: nn.Module, file: Path) -> None:
@@ -68,16 +78,23 @@ def _check_saved(model: nn.Module, file: Path) -> None:
         "parametrized. Nothing was written. Keep the weights with torch.save(model.state_dict(), FILE), and make the "
         "model again with the code that made it."
     )
-    size, device = model.preprocessing.size, next(model.parameters()).device
-    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    size, first = model.preprocessing.size, next(model.parameters())
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))  # the range of normalised images
     try:
         loaded = load_checkpoint(file)[0]
     except ValueError as error:
         raise ValueError(advice) from error
-    same = model if next(model.parameters()).dtype == torch.float32 else copy.deepcopy(model).float()
+    same = model if first.dtype == torch.float32 else copy.deepcopy(model).float()
     with no_side_effects(same):
-        ours, theirs = run(same, images.to(device)).float().cpu(), run(loaded, images)
-    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * ours.abs().max().item()):
+        try:
+            ours = run(same, images.to(first.device)).float().cpu()
+        except Exception as error:
+            raise ValueError(
+                f"The model does not take images of {size} pixels, as in its preprocessing: {error}"
+            ) from error
+        theirs = run(loaded, images)
+    tolerance = 1e-4 if first.device.type == "cpu" else 1e-2  # a GPU may compute in TF32
+    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * ours.abs().max().item()):
         raise ValueError(advice)
 
 
@@ -96,9 +113,10 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
         if about is None:
             raise ValueError("it holds weights only, and a checkpoint also names model and classes")
-        model = create(about["architecture"], len(about["classes"]), weights=None)
+        outputs = None if about.get("own_head") else len(about["classes"])
+        model = create(about["architecture"], outputs, weights=None)
         model.preprocessing = Preprocessing(**about["preprocessing"])
-        model.load_state_dict(state)
+        load_state(model, state, "it")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{file} is no checkpoint of `tlcourse train`, or is damaged: {error}.") from error
     return model.eval(), about
@@ -121,8 +139,13 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 @torch.no_grad()
 def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str | Path]) -> list[Answer]:
-    """Classify image files one by one; a file that cannot be read gives an answer with the reason."""
+    """Classify image files one by one; a file that cannot be read gives an answer with the reason.
+
+    Raises:
+        ValueError: the model does not give one output for each class.
+    """
     transform, device, answers = get_preprocessing(model).evaluation(), next(model.parameters()).device, []
+    classes = class_list(classes)
     with evaluation_mode(model):
         for file in files:
             try:
@@ -130,7 +153,11 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
             except (ValueError, OSError) as error:
                 answers.append(Answer(str(file), None, None, str(error)))
                 continue
-            probabilities = tuple(run(model, image[None].to(device)).softmax(1)[0].tolist())
+            outputs = run(model, image[None].to(device))
+            check_outputs(outputs, torch.zeros(1, dtype=torch.long))
+            probabilities = tuple(outputs.softmax(1)[0].tolist())
+            if len(probabilities) != len(classes):
+                raise ValueError(f"There are {len(classes)} classes for {len(probabilities)} outputs.")
             if not math.isfinite(sum(probabilities)):
                 answers.append(Answer(str(file), None, None, "the model's outputs are not finite: train it anew"))
                 continue

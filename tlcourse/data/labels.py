@@ -19,7 +19,7 @@ NAME_WORDS = {"id", "image", "img", "file", "filename", "name", "path", "filepat
 def class_list(classes: Iterable[str]) -> list[str]:
     """Return the classes as a list; raise a ValueError where they have no order, or one is there twice."""
     listed = list(classes)
-    if isinstance(classes, set | frozenset | str) or len(set(listed)) < len(listed):
+    if isinstance(classes, set | frozenset | str | Mapping) or len(set(listed)) < len(listed):
         raise ValueError(f"The classes are {classes!r}: give a list with each class once, whose order numbers them.")
     return listed
 

@@ -40,7 +40,8 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise ValueError(f"There is no weights file {file}.")
     try:
-        content = load_file(file) if file.suffix == ".safetensors" else load_inert(file)
+        with file.open("rb") as opened:  # the content decides, not the name: safetensors have a length, and JSON
+            content = load_file(file) if opened.read(9)[8:] == b"{" else load_inert(file)
     except Exception as error:
         raise ValueError(
             f"{file} could not be read as weights ({type(error).__name__}). Either it is damaged, or it is a pickle "
