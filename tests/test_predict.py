@@ -87,7 +87,7 @@ def test_networks_with_versions_and_with_their_own_classes(tmp_path, name, class
     assert torch.equal(load_checkpoint(file)[0](x), model(x))
 
 
-@pytest.mark.parametrize("classes", [{"a", "b"}, {0: "a", 1: "b"}, ["a", "a"]])
+@pytest.mark.parametrize("classes", [{"a", "b"}, {0: "a", 1: "b"}, ["a", "a", "b"]])
 def test_classes_need_an_order(model, image_file, tmp_path, classes):
     with pytest.raises(ValueError, match="give a list with each class once"):
         save_checkpoint(tmp_path / "m.safetensors", model, classes)

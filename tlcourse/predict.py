@@ -44,17 +44,17 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
             are not finite; a fact is not plain; or the file would not give this model again, because parts of it were
             replaced.
     """
-    file, model, classes = user_path(file), unwrap_model(model), class_list(classes)
+    file, model = user_path(file), unwrap_model(model)
     if not (hasattr(model, "architecture") and hasattr(model, "preprocessing")):
         raise ValueError("The model carries no architecture name: create it with `tl.models.create`.")
     outputs = len(head(model).weight)
-    if len(classes) != outputs:
-        raise ValueError(f"There are {len(classes)} different classes for {outputs} outputs.")
+    if len({*classes}) != outputs:
+        raise ValueError(f"There are {len({*classes})} different classes for {outputs} outputs.")
     # A copy of each: safetensors refuses tensors that share their memory, as tied weights do.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ValueError(f"The weights are not finite ({broken[0]}): training has diverged, use a lower rate.")
-    about = {"architecture": model.architecture, "classes": classes}
+    about = {"architecture": model.architecture, "classes": class_list(classes)}
     about |= {"own_head": getattr(model, "own_classes", None) == outputs, "preprocessing": asdict(model.preprocessing)}
     if taken := about.keys() & facts.keys():
         raise ValueError(f"The file has its own {', '.join(sorted(taken))}: give that fact another name.")
