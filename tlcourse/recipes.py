@@ -38,7 +38,8 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
     """
     if not _takes_probe(model):
         names = ", ".join(head_names(model))
-        raise ValueError(f"A linear probe needs one head with a bias, not {names}. Take frozen or fine-tune.")
+        advice = "Take frozen or fine-tune."
+        raise ValueError(f"A linear probe needs one head with a bias, not {names}, and no weight norm. {advice}")
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
     if not all(part.x.isfinite().all() for part in (train, val, test)):
@@ -85,7 +86,8 @@ def fine_tune(
 
 
 def _takes_probe(model: nn.Module) -> bool:
-    return len(head_names(model)) == 1 and head(model).bias is not None
+    own = dict(head(model).named_parameters(recurse=False))  # weight norm, for one, computes the weight from others
+    return len(head_names(model)) == 1 and {"weight", "bias"} <= own.keys()
 
 
 def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: Any = None) -> tuple[History, str]:
