@@ -354,6 +354,16 @@ def test_odd_values(trained, tmp_path, check, severity, suffix, value):
     assert [f.severity for f in report.named(check)] == [severity], report
 
 
+@pytest.mark.parametrize("kind", [lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to_sparse(), lambda t: t.to("meta")])
+def test_tensors_of_other_kinds(trained, tmp_path, kind):
+    def change(state):
+        state["conv1.0.weight"] = kind(state["conv1.0.weight"])
+
+    report = saved(tmp_path, trained[1], change)
+    assert [f.check for f in report.findings] in (["weights-only"], ["unreadable"])
+    assert report or "names and shapes alone" in report.findings[0].evidence
+
+
 def test_statistics_of_a_network_that_never_ran(tmp_path):
     model = tl.models.create("test_resnet", 2, weights=None)
     report = saved(tmp_path, model, lambda state: None, ".safetensors")

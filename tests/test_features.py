@@ -182,7 +182,7 @@ def test_a_probe_does_not_fit_a_weight_that_is_computed(change):
     change(model.fc)
     with pytest.raises(ValueError, match="no weight norm: the head fc differs"):
         put_into_head(model, Probe(nn.Linear(256, 2), 1.0, ""))
-    with pytest.raises(ValueError, match="not fc, and no weight norm"):
+    with pytest.raises(ValueError, match="not fc; no weight norm"):
         tl.recipes.linear_probe(model, None)
 
 

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 from tlcourse.atomic_write import atomic_write, user_path
 from tlcourse.data import class_list, images_below, read_image
 from tlcourse.evaluation import check_outputs, evaluation_mode, run
-from tlcourse.models import create, head, load_state, unwrap_model
+from tlcourse.models import create, head, unwrap_model
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 from tlcourse.side_effects import no_side_effects
 
@@ -35,14 +36,13 @@ class Answer:
 def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], **facts: object) -> Path:
     """Write a model from `tl.models.create` with everything that is needed to use it again.
 
-    The file is safetensors: weights, and a header in JSON with architecture, classes, preprocessing and `facts`. It is
-    loaded again and has to give the model's outputs before it takes its place. Wrappers (`torch.compile`,
-    `DataParallel`) are left out.
+    The file is safetensors: weights, and a header in JSON with architecture, classes, preprocessing and `facts`, as
+    text where they are neither numbers nor lists. It is loaded again and has to give the model's outputs before it
+    takes its place. Wrappers (`torch.compile`, `DataParallel`) are left out.
 
     Raises:
         ValueError: the model has no architecture name, or another number of outputs than there are classes; its weights
-            are not finite; a fact is not plain; or the file would not give this model again, because parts of it were
-            replaced.
+            are not finite; or the file would not give this model again, because parts of it were replaced.
     """
     file, model = user_path(file), unwrap_model(model)
     if not (hasattr(model, "architecture") and hasattr(model, "preprocessing")):
@@ -59,16 +59,12 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     if taken := about.keys() & facts.keys():
         raise ValueError(f"The file has its own {', '.join(sorted(taken))}: give that fact another name.")
     with atomic_write(file) as part:
-        save_file(state, part, metadata={"tlcourse": json.dumps(about | facts, default=_plain)})
+        plain = json.dumps(
+            about | facts, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
+        )
+        save_file(state, part, metadata={"tlcourse": plain})
         _check_saved(model, part)
     return file
-
-
-def _plain(value: object) -> object:
-    """Return a number, or a list of numbers, of NumPy or torch as Python's own."""
-    if not hasattr(value, "tolist"):
-        raise ValueError(f"A fact is a {type(value).__name__}, {value!r}: give a number, a text, or a list of these.")
-    return value.tolist()
 
 
 def _check_saved(model: nn.Module, file: Path) -> None:
@@ -80,19 +76,13 @@ def _check_saved(model: nn.Module, file: Path) -> None:
     )
     size, first = model.preprocessing.size, next(model.parameters())
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))  # the range of normalised images
+    same = model if first.dtype == torch.float32 else copy.deepcopy(model).float()
     try:
         loaded = load_checkpoint(file)[0]
-    except ValueError as error:
-        raise ValueError(advice) from error
-    same = model if first.dtype == torch.float32 else copy.deepcopy(model).float()
-    with no_side_effects(same):
-        try:
-            ours = run(same, images.to(first.device)).float().cpu()
-        except Exception as error:
-            raise ValueError(
-                f"The model does not take images of {size} pixels, as in its preprocessing: {error}"
-            ) from error
-        theirs = run(loaded, images)
+        with no_side_effects(same):
+            ours, theirs = run(same, images.to(first.device)).float().cpu(), run(loaded, images)
+    except (ValueError, AssertionError) as error:  # the second: a transformer for images of another size
+        raise ValueError(f"{advice} ({error})") from error
     tolerance = 1e-4 if first.device.type == "cpu" else 1e-2  # a GPU may compute in TF32
     if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * ours.abs().max().item()):
         raise ValueError(advice)
@@ -110,13 +100,13 @@ def load_checkpoint(file: str | Path) -> tuple[nn.Module, dict]:
     try:
         with safe_open(file, "pt") as opened:
             about = json.loads((opened.metadata() or {}).get("tlcourse", "null"))
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+            state = OrderedDict((name, opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118 (no mapping)
         if about is None:
             raise ValueError("it holds weights only, and a checkpoint also names model and classes")
-        outputs = None if about.get("own_head") else len(about["classes"])
-        model = create(about["architecture"], outputs, weights=None)
+        model = create(about["architecture"], None if about.get("own_head") else len(about["classes"]), weights=None)
         model.preprocessing = Preprocessing(**about["preprocessing"])
-        load_state(model, state, "it")
+        state._metadata = model.state_dict()._metadata  # which version of its layers: MNASNet asks for it
+        model.load_state_dict(state)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{file} is no checkpoint of `tlcourse train`, or is damaged: {error}.") from error
     return model.eval(), about
@@ -145,7 +135,6 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
         ValueError: the model does not give one output for each class.
     """
     transform, device, answers = get_preprocessing(model).evaluation(), next(model.parameters()).device, []
-    classes = class_list(classes)
     with evaluation_mode(model):
         for file in files:
             try:

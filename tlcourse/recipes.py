@@ -38,8 +38,7 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
     """
     if not _takes_probe(model):
         names = ", ".join(head_names(model))
-        advice = "Take frozen or fine-tune."
-        raise ValueError(f"A linear probe needs one head with a bias, not {names}, and no weight norm. {advice}")
+        raise ValueError(f"A probe needs one head with a bias, not {names}; no weight norm. Take frozen or fine-tune.")
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
     if not all(part.x.isfinite().all() for part in (train, val, test)):

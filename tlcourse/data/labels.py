@@ -12,8 +12,7 @@ import torch
 from tlcourse.data.folder_layout import Layout, images_below, part_of, plain
 
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")  # of the column, where a file has more than two
-# Words in the head of the column of names.
-NAME_WORDS = {"id", "image", "img", "file", "filename", "name", "path", "filepath"}
+NAMED = re.compile(r"ids?$|ima?g|file|name|path")  # the column of images' names
 
 
 def class_list(classes: Iterable[str]) -> list[str]:
@@ -78,10 +77,8 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
     others = [i for i in others if i != split]
     called = [i for i in others if len(others) == 1 or header[i].lower() in LABEL_NAMES]
     marked = [[header[i] for i in others if row[i] in ("1", "1.0")] for row in rows]
-    cells = (
-        {row[i] for row in rows for i in others} if any(header) and all(len(names) == 1 for names in marked) else {""}
-    )
-    if len(called) != 1 and cells <= {"0", "1", "0.0", "1.0"}:  # a column for each class
+    single = any(header) and all(len(names) == 1 for names in marked)  # a column for each class
+    if len(called) != 1 and single and {row[i] for row in rows for i in others} <= {"0", "1", "0.0", "1.0"}:
         called, rows = [len(header)], [[*row, *names] for row, names in zip(rows, marked, strict=True)]
     if len(called) != 1:
         raise ValueError(f"Which column of {file} is the label? Call it `label`, or take others out: {header}.")
@@ -115,7 +112,7 @@ def _column_of_names(root: Path, file: Path, rows: list[list[str]], named: Mappi
     for column in zip(*rows, strict=True):
         cells = named.keys() & {*column}
         whole = sum(cell.endswith(named[cell][0].suffix) for cell in cells)
-        called = not NAME_WORDS.isdisjoint(re.findall("[a-z]+", column[0].lower()))
+        called = bool(NAMED.search(column[0].lower().removeprefix("unnamed")))
         ranks.append((2 * whole > len(cells), called, len(cells), len({*column})))
     if not (most := max(fitting for _, _, fitting, _ in ranks)):
         example = f"An image is {next(iter(named.values()))[0].name}, a row {rows[-1]}." if named else "It has none."

@@ -18,9 +18,9 @@ from tlcourse.models.stage import (
     unfreeze_order,
 )
 from tlcourse.models.stage_rules import infer_stages
-from tlcourse.models.weights import load_state, load_weights, read_weights
+from tlcourse.models.weights import load_weights, read_weights
 
-__all__ = ["create", "load_state", "load_weights", "read_weights"]
+__all__ = ["create", "load_weights", "read_weights"]
 __all__ += ["PARALLEL", "head", "head_name", "head_names", "replace_head", "unwrap_model"]
 __all__ += ["NORMS", "Stage", "count", "freeze", "infer_stages", "keep_frozen", "stages", "summary"]
 __all__ += ["train_mode", "unfreeze", "unfreeze_from", "unfreeze_order"]

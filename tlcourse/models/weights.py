@@ -50,6 +50,8 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     if (state := _find_state(content)) is None:
         found = f", but {', '.join(map(str, [*content][:6]))}" if isinstance(content, dict) and content else ""
         raise ValueError(f"{file} holds no state dict (names with tensors){found}. Store `model.state_dict()`.")
+    if empty := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise ValueError(f"{file} holds names and shapes alone ({empty[0]} is on the meta device): save the values.")
     state.pop("n_averaged", None)
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in state.items()}
 
