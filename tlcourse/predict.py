@@ -56,12 +56,10 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
         raise ValueError(f"The weights are not finite ({broken[0]}): training has diverged, use a lower rate.")
     about = {"architecture": model.architecture, "classes": class_list(classes)}
     about |= {"own_head": getattr(model, "own_classes", None) == outputs, "preprocessing": asdict(model.preprocessing)}
-    if taken := about.keys() & facts.keys():
-        raise ValueError(f"The file has its own {', '.join(sorted(taken))}: give that fact another name.")
+    if taken := [name for name in facts if name in about]:
+        raise ValueError(f"The file says itself what is its {taken[0]}: give that fact another name.")
     with atomic_write(file) as part:
-        plain = json.dumps(
-            about | facts, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
-        )
+        plain = json.dumps(about | facts, default=lambda value: getattr(value, "tolist", lambda: str(value))())
         save_file(state, part, metadata={"tlcourse": plain})
         _check_saved(model, part)
     return file
@@ -129,11 +127,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 @torch.no_grad()
 def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str | Path]) -> list[Answer]:
-    """Classify image files one by one; a file that cannot be read gives an answer with the reason.
-
-    Raises:
-        ValueError: the model does not give one output for each class.
-    """
+    """Classify image files one by one; a file that cannot be read gives an answer with the reason."""
     transform, device, answers = get_preprocessing(model).evaluation(), next(model.parameters()).device, []
     with evaluation_mode(model):
         for file in files:

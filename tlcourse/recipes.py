@@ -85,8 +85,7 @@ def fine_tune(
 
 
 def _takes_probe(model: nn.Module) -> bool:
-    own = dict(head(model).named_parameters(recurse=False))  # weight norm, for one, computes the weight from others
-    return len(head_names(model)) == 1 and {"weight", "bias"} <= own.keys()
+    return len(head_names(model)) == 1 and {"weight", "bias"} <= {*dict(head(model).named_parameters(recurse=False))}
 
 
 def _train(model: nn.Module, loaders: Loaders, epochs: int, lr: float, start: Any = None) -> tuple[History, str]:

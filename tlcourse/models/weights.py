@@ -50,8 +50,6 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     if (state := _find_state(content)) is None:
         found = f", but {', '.join(map(str, [*content][:6]))}" if isinstance(content, dict) and content else ""
         raise ValueError(f"{file} holds no state dict (names with tensors){found}. Store `model.state_dict()`.")
-    if empty := [name for name, tensor in state.items() if tensor.is_meta]:
-        raise ValueError(f"{file} holds names and shapes alone ({empty[0]} is on the meta device): save the values.")
     state.pop("n_averaged", None)
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in state.items()}
 
@@ -60,7 +58,7 @@ def _find_state(content: object) -> dict[str, torch.Tensor] | None:
     """Return the weights in a checkpoint: the only names with tensors, or those under the most usual key."""
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return None
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor) and not value.is_meta}
     if tensors and (len(tensors) == len(content) or any("." in name for name in tensors)):
         return tensors
     inner = {key: state for key, value in content.items() if (state := _find_state(value))}
