@@ -261,6 +261,25 @@ def test_an_empty_class(root):
     refused(root, "birds has no images")
 
 
+@pytest.mark.parametrize("beside", ["meta", "annotations"])
+def test_classes_beside_a_folder_without_images(root, beside):
+    fill(root / "images")
+    (root / beside).mkdir()
+    (root / beside / "train.txt").touch()
+    refused(root, f"{beside} has no images.*delete it. Did you mean .*images")
+
+
+def test_classes_that_differ_in_capitals_only_are_noted(root):
+    fill(root)
+    fill(root / "more")
+    for name in ("cats", "dogs"):
+        (root / "more" / name).rename(root / name.title().replace("Dogs", "birds"))
+    (root / "more").rmdir()
+    if len(list(root.iterdir())) == 4:  # some systems know one of the two only
+        note = "Are these classes the same? They differ in capital letters only: Cats, cats."
+        assert note in data.from_folder(root, model=SMALL).notes
+
+
 def test_class_folders_that_differ(root):
     fill(root / "train")
     fill(root / "test")

@@ -104,8 +104,8 @@ def _train_at(
         raise ValueError("Every group's rate is 0: give them the ratio that the test shall keep.")
     losses, running, lowest = [], None, torch.inf
     train_mode(model)
-    usable = without_singles(map(read_batch, _endless(batches)), model)
-    for rate, (images, labels) in zip(rates, usable, strict=False):
+    batches = without_singles(map(read_batch, _endless(batches)), model)
+    for rate, (images, labels) in zip(rates, batches, strict=False):
         for group, own in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * own / max(base)
         logits = main_output(model(images.to(device)))
