@@ -292,6 +292,16 @@ def test_few_tiny_and_long_images(image_folder):
     assert "val/dogs/9.png (300 x 40)" in report.named("long-images")[0].evidence
 
 
+@pytest.mark.parametrize(("brightest", "dark"), [(200, True), (1000, True), (4000, False), (60000, False)])
+def test_images_of_sixteen_bits_that_come_out_dark(image_folder, brightest, dark):
+    for i, file in enumerate(sorted(image_folder.rglob("*.png"))):
+        values = np.random.default_rng(i).integers(0, brightest, (48, 48)).astype(np.uint16)
+        Image.fromarray(values).save(file)
+    report, splits = doctor.diagnose(image_folder), tl.data.from_folder(image_folder)
+    assert any("16 or 32 bits are dark" in remark for remark in report.remarks) == dark
+    assert any("16 or 32 bits are dark" in remark for remark in splits.notes) == dark
+
+
 def test_a_folder_that_is_laid_out_wrongly(image_folder):
     shutil.rmtree(image_folder / "val" / "dogs")
     (finding,) = doctor.diagnose(image_folder).findings
@@ -352,6 +362,17 @@ def test_odd_values(trained, tmp_path, check, severity, suffix, value):
 
     report = saved(tmp_path, trained[1], change)
     assert [f.severity for f in report.named(check)] == [severity], report
+
+
+@pytest.mark.parametrize("kind", [lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to_sparse(), lambda t: t.to("meta")])
+def test_tensors_of_other_kinds(trained, tmp_path, kind):
+    def change(state):
+        state["conv1.0.weight"] = kind(state["conv1.0.weight"])
+
+    report = saved(tmp_path, trained[1], change)
+    assert [f.check for f in report.findings] == ["weights-only"]
+    with_value = kind(torch.ones(1, 1)).device.type == "cpu"  # or there is a name and a shape alone
+    assert report.table[0]["tensors"] == len(trained[1].state_dict()) - (not with_value)
 
 
 def test_statistics_of_a_network_that_never_ran(tmp_path):

@@ -5,11 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import tlcourse as tl
 from tlcourse.data import ImageSet
-from tlcourse.features import Features, extract, fit_probe, put_into_head
+from tlcourse.features import Features, Probe, extract, fit_probe, put_into_head
 from tlcourse.features.probe import CS
 from tlcourse.preprocessing import Preprocessing
 
@@ -172,6 +173,17 @@ def test_a_probe_in_the_head_answers_from_images(name):
     with torch.no_grad():
         logits = model.eval()(data.tensors[0])
     torch.testing.assert_close(logits, probe.evaluate(features).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_probe_does_not_fit_a_weight_that_is_computed(change):
+    model = tl.models.create("tl_resnet", 2, weights=None)
+    change(model.fc)
+    with pytest.raises(ValueError, match="no weight norm: the head fc differs"):
+        put_into_head(model, Probe(nn.Linear(256, 2), 1.0, ""))
+    with pytest.raises(ValueError, match="not fc; no weight norm"):
+        tl.recipes.linear_probe(model, None)
 
 
 def test_a_confident_mistake_in_a_fold_is_a_finite_loss():

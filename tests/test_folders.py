@@ -261,6 +261,25 @@ def test_an_empty_class(root):
     refused(root, "birds has no images")
 
 
+@pytest.mark.parametrize("beside", ["meta", "annotations"])
+def test_classes_beside_a_folder_without_images(root, beside):
+    fill(root / "images")
+    (root / beside).mkdir()
+    (root / beside / "train.txt").touch()
+    refused(root, f"{beside} has no images.*delete it. Did you mean .*images")
+
+
+def test_classes_that_differ_in_capitals_only_are_noted(root):
+    fill(root)
+    fill(root / "more")
+    for name in ("cats", "dogs"):
+        (root / "more" / name).rename(root / name.title().replace("Dogs", "birds"))
+    (root / "more").rmdir()
+    if len(list(root.iterdir())) == 4:  # some systems know one of the two only
+        note = "Are these classes the same? They differ in capital letters only: Cats, cats."
+        assert note in data.from_folder(root, model=SMALL).notes
+
+
 def test_class_folders_that_differ(root):
     fill(root / "train")
     fill(root / "test")
@@ -568,12 +587,17 @@ def unsorted(root):
         ("id,label", '"{i}.jpg","{c}"', "\r"),
         ("path,labels,split", "images/images/{i}.jpg,{c},train", ""),
         ("path,label", ".\\images\\{i}.jpg,{c}", ""),
+        (",id,label", "{back},{i},{c}", ""),  # pandas writes its index in front
+        ("row,file,label", "{back},{i}.jpg,{c}", ""),
+        ("row,scan,label", "{back},{i}.jpg,{c}", ""),
+        ("Unnamed: 0,id,cat,dog", "{back},{i},{odd},{even}", ""),
         ("id,cat,dog", "{i},{odd},{even}", ""),
         ("id,cat,dog", "{i},{odd}.0,{even}.0", ""),
     ],
 )
 def test_labels_from_a_csv_file(unsorted, header, form, suffix):
-    rows = [form.format(i=i, c="cat" if i % 2 else "dog", odd=i % 2, even=1 - i % 2) + suffix for i in range(12)]
+    cells = [{"i": i, "back": 11 - i, "c": ("dog", "cat")[i % 2], "odd": i % 2, "even": 1 - i % 2} for i in range(12)]
+    rows = [form.format(**cell) + suffix for cell in cells]
     file = table(unsorted, *([header + suffix] if header else []), *rows)
     splits = data.from_folder(unsorted, labels=file, model=SMALL)
     assert splits.classes == ["cat", "dog"]
@@ -587,6 +611,14 @@ def test_numbers_as_names_and_as_labels(unsorted):
     file = table(unsorted, "label,id", *(f"{i % 2},{i}" for i in range(12)))
     splits = data.from_folder(unsorted, labels=file, model=SMALL)
     assert (splits.classes, sum(sizes(splits))) == (["0", "1"], 12)
+
+
+def test_a_column_that_says_train_or_test_gives_the_parts(unsorted):
+    file = table(unsorted, "id,label,split", *(f"{i},{i % 2},{'Train' if i < 8 else 'test'}" for i in range(12)))
+    splits = data.from_folder(unsorted, labels=file, model=SMALL)
+    assert {int(path.stem) for path in splits.test.sources} == {8, 9, 10, 11}
+    assert (splits.classes, sizes(splits)) == (["0", "1"], [6, 2, 4])
+    assert splits.notes[0] == "The column 'split' of train.csv says which part an image is in."
 
 
 def test_rows_without_image_and_images_without_row_are_noted(unsorted):
@@ -611,6 +643,10 @@ def test_rows_without_image_and_images_without_row_are_noted(unsorted):
         (["id,label", "0,cat", "1,nan"], "has no label for 1"),
         (["id,label", "0,cat", "0,dog"], "two labels for 0: cat and dog"),
         (["id,label", "0,cat", "1,cat"], "one class only, cat"),
+        (
+            [",x,label", "0,1,cat", "1,0,dog"],
+            r"names images, column 1 \(''\) or column 2 \('x'\)\? Call it `file`",
+        ),
         (["id,x,y1", "0,cat,2", "1,dog,2"], r"Which column .*Call it `label`"),
         (["id", "0", "1"], "is no table"),
         ([""], "is no table"),

@@ -275,6 +275,18 @@ def test_bad_arguments(options, message):
         lr_range_test(model, given.pop("loader"), given.pop("optimizer"), **given)
 
 
+def test_outputs_and_labels_are_those_of_training():
+    model, loader = nn.Linear(3, 1), [(x, y[:, None].float()) for x, y in separable()]
+    with pytest.raises(ValueError, match="one output each"):
+        lr_range_test(model, loader, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_last_batch_of_one_image_is_left_out_where_there_is_batch_norm():
+    model, (x, y) = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), separable()[0]
+    result = lr_range_test(model, [(x, y), (x[:1], y[:1])], torch.optim.SGD(model.parameters(), lr=0.1), steps=10)
+    assert len(result.losses) == 10
+
+
 def test_rates_of_zero_have_no_ratio():
     model = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="Every group's rate is 0"):

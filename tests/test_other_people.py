@@ -50,6 +50,7 @@ GOOD = loader(X[:32], Y[:32])
     [
         {"train": GOOD, "val": GOOD},
         {"train": loader(X, Y), "val": loader(X, Y)},  # a last batch of one image
+        {"train": list(loader(X, Y)), "val": list(loader(X, Y))},
         {"train": loader(X[:32], torch.eye(2)[Y[:32]]), "val": GOOD},  # labels as MixUp makes them
         {"train": loader(X[:32], Y[:32], Y[:32]), "val": loader(X, Y, Y)},  # more in a batch
         {"train": loader(X[:32], Y[:32].int()), "val": loader(X, Y.to(torch.uint8))},
@@ -67,6 +68,14 @@ def test_soft_labels_train_as_cross_entropy_with_probabilities():
     fit({"train": GOOD, "val": GOOD}, hard)
     fit({"train": loader(X[:32], torch.eye(2)[Y[:32]]), "val": GOOD}, soft)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(hard.parameters(), soft.parameters(), strict=True))
+
+
+def test_batches_of_one_are_trained_on_where_there_are_no_others():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 2))  # it averages over the pixels
+    sampler = torch.utils.data.BatchSampler(range(5), 1, drop_last=False)
+    single = DataLoader(TensorDataset(X, Y), batch_sampler=sampler)
+    assert fit({"train": single, "val": GOOD}, model).epochs[0].images == 5
+    assert fit({"train": loader(X[:1], Y[:1]), "val": GOOD}, model).epochs[0].images == 1
 
 
 def test_without_batch_norm_a_single_last_image_is_trained_on():
@@ -180,7 +189,12 @@ def test_a_first_validation_that_is_not_finite_is_an_error():
 
 
 def test_outputs_that_are_not_finite_are_no_right_answers():
-    logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0]])
+    logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]])
+    assert Evaluation(torch.tensor([0, 0, 0, 0]), logits).accuracy == 0.25
+
+
+def test_a_class_that_is_masked_is_no_fault_of_the_others():
+    logits = torch.tensor([[2.0, 1.0, -torch.inf], [0.0, 1.0, -torch.inf]])
     assert Evaluation(torch.tensor([0, 0]), logits).accuracy == 0.5
 
 

@@ -1,5 +1,7 @@
 """Checkpoints that carry all they need, and predictions that survive bad files."""
 
+import copy
+import datetime
 import json
 
 import pytest
@@ -76,6 +78,53 @@ def test_models_and_classes_that_do_not_fit(model, tmp_path):
         save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"tl\.models\.create"):
         save_checkpoint(tmp_path / "m.safetensors", torch.nn.Linear(2, 2), ["a", "b"])
+
+
+@pytest.mark.parametrize(("name", "classes"), [("mnasnet0_5", 2), ("squeezenet1_1", None), ("squeezenet1_1", 1000)])
+def test_networks_with_versions_and_with_their_own_classes(tmp_path, name, classes):
+    torch.manual_seed(0)
+    model, x = tl.models.create(name, classes, weights=None).eval(), torch.randn(1, 3, 64, 64)
+    file = save_checkpoint(tmp_path / "m.safetensors", model, [f"c{i}" for i in range(len(model(x)[0]))])
+    assert torch.equal(load_checkpoint(file)[0](x), model(x))
+
+
+@pytest.mark.parametrize("classes", [{"a", "b"}, {0: "a", 1: "b"}, ["a", "a", "b"]])
+def test_classes_need_an_order(model, tmp_path, classes):
+    with pytest.raises(ValueError, match="give a list with each class once"):
+        save_checkpoint(tmp_path / "m.safetensors", model, classes)
+
+
+def test_each_class_has_an_output(model, image_file):
+    with pytest.raises(ValueError, match="3 classes for 2 outputs"):
+        predict_files(model, ["a", "b", "c"], [image_file])
+    with pytest.raises(ValueError, match="classes need one output each"):
+        predict_files(tl.models.create("tl_resnet", 1), ["a"], [image_file])
+
+
+def test_a_model_that_answers_differently_is_not_saved(model, tmp_path):
+    changed = copy.deepcopy(model)
+    changed.register_forward_pre_hook(lambda _, inputs: (inputs[0].clamp_min(0),))
+    with pytest.raises(ValueError, match="would not give this model again"):
+        save_checkpoint(tmp_path / "m.safetensors", changed, ["a", "b"])
+    vit = tl.models.create("vit_b_32", 2, weights=None)
+    vit.preprocessing = model.preprocessing
+    with pytest.raises(ValueError, match=r"would not give this model again.*Wrong image height"):
+        save_checkpoint(tmp_path / "m.safetensors", vit, ["a", "b"])
+
+
+def test_facts_are_numbers_or_text(model, tmp_path):
+    facts = {"rates": torch.tensor([1.0, 2.0]), "data": tmp_path, "day": datetime.date(2026, 1, 2)}
+    file = save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b"], **facts)
+    assert load_checkpoint(file)[1].items() >= {"rates": [1, 2], "data": str(tmp_path), "day": "2026-01-02"}.items()
+    with pytest.raises(ValueError, match="its architecture: give that fact another name"):
+        save_checkpoint(file, model, ["a", "b"], architecture="mine")
+
+
+def test_the_content_of_a_file_decides_not_its_name(model, tmp_path):
+    file = save_checkpoint(tmp_path / "m.pth", model, ["a", "b"])
+    again = tl.models.create("tl_resnet", weights=file, num_classes=2)
+    assert torch.equal(again.conv1.weight, model.conv1.weight)
+    assert tl.doctor.diagnose(file).findings == []
 
 
 def test_files_that_are_no_checkpoints(model, tmp_path):

@@ -40,7 +40,7 @@ class Evaluation:
     @cached_property
     def correct(self) -> int:
         """Number of images that are classified correctly; outputs that are not finite are no answer."""
-        return int((self.logits.isfinite().all(1) & (self.predicted == self.labels)).sum())
+        return int((self.logits.amax(1).isfinite() & (self.predicted == self.labels)).sum())
 
     @property
     def accuracy(self) -> float:

@@ -38,7 +38,7 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
     """
     if not _takes_probe(model):
         names = ", ".join(head_names(model))
-        raise ValueError(f"A linear probe needs one head with a bias, not {names}. Take frozen or fine-tune.")
+        raise ValueError(f"A probe needs one head with a bias, not {names}; no weight norm. Take frozen or fine-tune.")
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
     _check_finite(train, val, test)
@@ -86,7 +86,7 @@ def fine_tune(
 
 
 def _takes_probe(model: nn.Module) -> bool:
-    return len(head_names(model)) == 1 and head(model).bias is not None
+    return len(head_names(model)) == 1 and {"weight", "bias"} <= {*dict(head(model).named_parameters(recurse=False))}
 
 
 def _check_finite(*parts: Features) -> None:

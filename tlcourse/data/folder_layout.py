@@ -24,7 +24,7 @@ KAGGLE = re.compile(r"[A-Za-z_]+\.\d+\.\w+")  # cat.0.jpg: the class is in the f
 
 ADVICE = (
     "Put each class's images into a folder of its own: {root}/cats/1.jpg, {root}/dogs/1.jpg. If a CSV file has the "
-    "labels, name it: labels=FILE, on the command line --labels FILE."
+    "labels, name it: labels=FILE, or tlcourse train --labels FILE."
 )
 KAGGLE_ADVICE = (
     "The names look like Kaggle's (cat.0.jpg): the class is the word before the first dot. Make one folder for each "
@@ -79,9 +79,10 @@ def scan(root: Path) -> Layout:
     if len(upper) == len(classes) and (below := sorted({plain(p.name) for path in upper for p in _entries(path)[0]})):
         inner = f"those inside, {', '.join(below[:5])}, are not"
         notes.append(f"The classes are the upper folders, {', '.join(classes[:5])}; {inner}.")
-    parts = {
-        part: [(label, path) for label, name in enumerate(classes) for path in own[name]] for part, own in found.items()
-    }
+    lower = Counter(map(str.lower, classes))
+    if alike := [name for name in classes if lower[name.lower()] > 1]:
+        notes.append(f"Are these classes the same? They differ in capital letters only: {', '.join(alike)}.")
+    parts = {part: [(i, path) for i, name in enumerate(classes) for path in own[name]] for part, own in found.items()}
     return Layout(root, classes, parts, flat=not part_folders, notes=notes)
 
 
@@ -140,9 +141,7 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     for folder in folders:
         part = part_of(folder.name, common)
         if part in parts:
-            raise ValueError(
-                f"{root} has two {part} folders, {parts[part].name} and {folder.name}. Keep one, or merge them."
-            )
+            raise ValueError(f"{root} has two {part} folders, {parts[part].name} and {folder.name}. Merge them.")
         if part is not None:
             parts[part] = folder
     inside = {folder: _entries(folder) for folder in parts.values()}
@@ -156,9 +155,7 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
             home = parts.get("train") if parts.get("train") in flat else next(iter(flat))
             raise ValueError(_no_class_folders(home, flat[home]))
         names = ", ".join(folder.name for folder in parts.values())
-        raise ValueError(
-            f"{root} has {names} but no train folder. Add it, or give a folder whose subfolders are classes."
-        )
+        raise ValueError(f"{root} has {names} but no train folder. Add it, or give a folder of class folders.")
     return parts
 
 
@@ -205,7 +202,9 @@ def _images_by_class(folder: Path, others: Counter[str], *, flat: bool) -> dict[
         images, name = images_below(class_folder), plain(class_folder.name)
         others.update(path.suffix.lower() or path.name for path in _walk(class_folder) if not _is_image(path))
         if not images:
-            raise ValueError(f"{class_folder} has no images. Add some (.jpg, .png and so on), or delete it.")
+            full = [path for path in folders if images_below(path)]
+            hint = f" Did you mean {full[0]}?" if len(full) == 1 and _entries(full[0])[0] else ""
+            raise ValueError(f"{class_folder} has no images. Add some (.jpg, .png and so on), or delete it.{hint}")
         if name in classes:
             raise ValueError(f"{folder} has two folders {name!r}, which only look the same. Merge them.")
         classes[name] = images
@@ -245,6 +244,6 @@ def _common_classes(root: Path, home: Path, found: dict[str, dict[str, list[Path
         names = ", ".join(path.name for path in below[:5])
         hint = f" Did you mean {inner}, which has {names}?" if below else ""
         tables = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv"]
-        hint += f" Are the labels in {tables[0]}? Give it as labels, or --labels." if tables else ""
+        hint += f" Are the labels in {tables[0]}? Give it: labels=FILE, tlcourse train --labels FILE." if tables else ""
         raise ValueError(f"{root} has one class only, {classes[0]}; there must be at least two class folders.{hint}")
     return classes

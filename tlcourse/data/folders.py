@@ -13,7 +13,7 @@ from tlcourse.atomic_write import atomic_write, user_path
 from tlcourse.data.folder_layout import Layout, plain, scan
 from tlcourse.data.images import ImageSet
 from tlcourse.data.labels import layout_from_csv
-from tlcourse.data.reading import find_unreadable
+from tlcourse.data.reading import dark_notes, find_unreadable
 from tlcourse.data.sampling import stratify
 from tlcourse.data.splits import Splits
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
@@ -57,6 +57,7 @@ def from_folder(
     root = user_path(folder).absolute()
     layout = scan(root) if labels is None else layout_from_csv(root, user_path(labels))
     layout.parts = _readable(layout, skip_unreadable)
+    layout.notes += dark_notes([path for part in layout.parts.values() for _, path in part])
     sets = {
         part: ImageSet([path for _, path in files], [label for label, _ in files], layout.classes, root=root)
         for part, files in _complete(layout, val, test, seed).items()

@@ -1,8 +1,9 @@
 """Labels: what `ImageSet` takes as numbers of classes, and the labels of a folder's images in a CSV file."""
 
 import csv
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from tlcourse.data.folder_layout import Layout, images_below, part_of, plain
 
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")  # of the column, where a file has more than two
+NAMED = re.compile(r"ids?$|ima?g|file|name|path")  # the column of images' names
 
 
 def class_list(classes: Iterable[str]) -> list[str]:
     """Return the classes as a list; raise a ValueError where they have no order, or one is there twice."""
     listed = list(classes)
-    if isinstance(classes, set | frozenset | str) or len(set(listed)) < len(listed):
+    if isinstance(classes, set | frozenset | str | Mapping) or len(set(listed)) < len(listed):
         raise ValueError(f"The classes are {classes!r}: give a list with each class once, whose order numbers them.")
     return listed
 
@@ -49,7 +51,8 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
     """Return the images below a folder with their labels from a CSV file: an image's name or id, and its label.
 
     The column of names is the one that fits most images, with or without folder and suffix. The other one holds the
-    labels; of several others, the one that is called so, or all of them, with a single 1 in each row.
+    labels; of several others, the one that is called so, or all of them, with a single 1 in each row. A column that
+    says train, val or test for each image gives the parts.
     """
     rows, named = _rows(file), defaultdict(list)
     for path in images_below(root):
@@ -65,40 +68,61 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
         return next((path.removeprefix(top) for top in around if path.removeprefix(top) in named), cell)
 
     rows = [[known(cell) for cell in row] for row in rows]
-    fits = [(len(named.keys() & {*column}), len({*column})) for column in zip(*rows, strict=True)]
-    key = fits.index(max(fits))
-    if not fits[key][0]:
-        example = f"An image is {next(iter(named.values()))[0].name}, a row {rows[-1]}." if named else "It has none."
-        raise ValueError(f"No row of {file} names an image in {root}. {example} Check both paths, and the suffixes.")
-    header = [""] * len(fits) if rows[0][key] in named else rows.pop(0)
+    key = _column_of_names(root, file, rows, named)
+    header = [""] * len(rows[0]) if rows[0][key] in named else rows.pop(0)
     others = [i for i in range(len(header)) if i != key]
+    others = [i for i in others if not any(header) or header[i] not in ("", "Unnamed: 0")] or others  # pandas' index
+    said = {i: {part_of(row[i]) for row in rows} for i in others if len(others) > 1}
+    split = next((i for i in said if {"train"} < said[i] and None not in said[i]), None)
+    others = [i for i in others if i != split]
     called = [i for i in others if len(others) == 1 or header[i].lower() in LABEL_NAMES]
     marked = [[header[i] for i in others if row[i] in ("1", "1.0")] for row in rows]
-    cells = (
-        {row[i] for row in rows for i in others} if any(header) and all(len(names) == 1 for names in marked) else {""}
-    )
-    if len(called) != 1 and cells <= {"0", "1", "0.0", "1.0"}:  # a column for each class
+    single = any(header) and all(len(names) == 1 for names in marked)  # a column for each class
+    if len(called) != 1 and single and {row[i] for row in rows for i in others} <= {"0", "1", "0.0", "1.0"}:
         called, rows = [len(header)], [[*row, *names] for row, names in zip(rows, marked, strict=True)]
     if len(called) != 1:
         raise ValueError(f"Which column of {file} is the label? Call it `label`, or take others out: {header}.")
-    found: dict[Path, str] = {}
-    for name, label in ((row[key], row[called[0]]) for row in rows):
+    found: dict[Path, tuple[str, str]] = {}
+    for row in rows:
+        name, label, part = row[key], row[called[0]], "train" if split is None else part_of(row[split])
         # Kaggle counts the images of train and test from 0 each.
-        paths = [path for path in named[name] if part_of(path.relative_to(root).parts[0]) == "train"] or named[name]
+        paths = [path for path in named[name] if part_of(path.relative_to(root).parts[0]) == part] or named[name]
         if label.lower() in ("", "nan"):
             raise ValueError(f"{file} has no label for {name}. Take out the rows that have none.")
         if len(paths) > 1:
             raise ValueError(f"{name} is {paths[0]} or {paths[1]}: give the folder of one of them as data.")
-        if paths and found.setdefault(paths[0], label) != label:
-            raise ValueError(f"{file} has two labels for {name}: {found[paths[0]]} and {label}.")
-    if len(classes := sorted(set(found.values()))) < 2:
+        if paths and (before := found.setdefault(paths[0], (label, part))[0]) != label:
+            raise ValueError(f"{file} has two labels for {name}: {before} and {label}.")
+    if len(classes := sorted({label for label, _ in found.values()})) < 2:
         raise ValueError(f"{file} has one class only, {classes[0]}; there must be at least two.")
     unlabelled, absent = len(set().union(*named.values())) - len(found), sum(not named[row[key]] for row in rows)
     advice = "`tlcourse predict MODEL FOLDER --csv FILE` answers them."
     notes = [f"{unlabelled} images have no label in {file.name} and were left out. {advice}"] * bool(unlabelled)
     notes += [f"{absent} rows of {file.name} name no image in {root.name}, and were left out."] * bool(absent)
-    files = [(classes.index(found[path]), path) for path in sorted(found)]
-    return Layout(root, classes, {"train": files}, flat=True, notes=notes)
+    notes += [f"The column {header[i]!r} of {file.name} says which part an image is in." for i in said if i == split]
+    parts: dict[str, list[tuple[int, Path]]] = {"train": []}
+    for path, (label, part) in sorted(found.items()):
+        parts.setdefault(part, []).append((classes.index(label), path))
+    return Layout(root, classes, parts, flat=True, notes=notes)
+
+
+def _column_of_names(root: Path, file: Path, rows: list[list[str]], named: Mapping[str, list[Path]]) -> int:
+    """Return the column that names images: of two that fit, one of file names, else one that is called so."""
+    ranks = []
+    for column in zip(*rows, strict=True):
+        cells = named.keys() & {*column}
+        whole = sum(cell.endswith(named[cell][0].suffix) for cell in cells)
+        called = bool(NAMED.search(column[0].lower().removeprefix("unnamed")))
+        ranks.append((2 * whole > len(cells), called, len(cells), len({*column})))
+    if not (most := max(fitting for _, _, fitting, _ in ranks)):
+        example = f"An image is {next(iter(named.values()))[0].name}, a row {rows[-1]}." if named else "It has none."
+        raise ValueError(f"No row of {file} names an image in {root}. {example} Check both paths, and the suffixes.")
+    best = max(rank for rank in ranks if rank[2] >= 0.9 * most)  # an index may fit a few more by chance
+    keys = [i for i, rank in enumerate(ranks) if rank == best]
+    if any(row[i] != row[keys[0]] for row in rows[1:] for i in keys):
+        names = " or ".join(f"column {i + 1} ({rows[0][i]!r})" for i in keys)
+        raise ValueError(f"Which column of {file} names images, {names}? Call it `file`, or take others out.")
+    return keys[0]
 
 
 def _rows(file: Path) -> list[list[str]]:

@@ -74,6 +74,18 @@ def find_unreadable(paths: Sequence[Path]) -> dict[Path, str]:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for thousands of files
 
 
+def dark_notes(paths: Sequence[Path]) -> list[str]:
+    """Return a note where images of 16 or 32 bits come out dark: a file does not say which of its values is white."""
+    brightest = []
+    for path in paths[:: len(paths) // 20 + 1]:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                brightest.append(np.asarray(to_rgb(image)).max())
+    highest = int(max(brightest, default=255))  # below 128 where values of 8, 10 or 14 bits lie in 16
+    note = f"Images of 16 or 32 bits are dark, {highest} of 255 at most. If they should not be, save them with 8 bits."
+    return [note] * (highest < 128)
+
+
 def _read(source: Source, min_side: int | None) -> Image.Image:
     if isinstance(source, ZipMember):
         with open_archive(source.archive).open(source.member) as file, Image.open(file) as image:

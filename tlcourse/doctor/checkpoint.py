@@ -24,7 +24,9 @@ def diagnose_checkpoint(path: Path) -> Report:
 
 
 def _odd_values(state: dict[str, torch.Tensor]) -> Findings:
-    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    # Torch compares neither sparse tensors nor numbers of 8 bits.
+    dense = {name: tensor.to_dense() for name, tensor in state.items() if tensor.is_floating_point()}
+    floats = {name: tensor.float() if tensor.element_size() == 1 else tensor for name, tensor in dense.items()}
     weights = {name: tensor for name, tensor in floats.items() if tensor.ndim > 1 and tensor.numel() > 1}
     variances = {name: tensor for name, tensor in floats.items() if name.endswith("running_var")}
     means = {name: state.get(name.replace("running_var", "running_mean"), torch.zeros(1)) for name in variances}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tlcourse.data import find_duplicates, find_unreadable, folder_layout
+from tlcourse.data import dark_notes, find_duplicates, find_unreadable, folder_layout
 from tlcourse.doctor.checks.data import MAJORITY
 from tlcourse.doctor.report import Findings, Report, listed, note, suspicious, wrong
 from tlcourse.table import Table
@@ -35,7 +35,7 @@ def diagnose_folder(path: Path) -> Report:
     good = {part: [item for item in items if item[1] not in faults] for part, items in layout.parts.items()}
     readable = [file for file in files if file not in faults]
     findings += [*_sizes(root, readable), *_balance(layout), *_copies(root, layout.classes, good)]
-    return Report(str(path), table, findings, layout.notes)
+    return Report(str(path), table, findings, layout.notes + dark_notes(readable))
 
 
 def _sizes(root: Path, files: list[Path]) -> Findings:

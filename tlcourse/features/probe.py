@@ -85,13 +85,13 @@ def put_into_head(model: nn.Module, probe: Probe) -> nn.Module:
     """Copy a probe into the head of its model, which then gives the probe's answers for images.
 
     Raises:
-        ValueError: the model has several heads, or its head has no bias.
+        ValueError: the model has several heads, or its head has no weight and bias of its own.
     """
     if len(names := head_names(model)) > 1:
         raise ValueError(f"A probe fits one head, and this model has {', '.join(names)}. Train them: 'frozen'.")
     classifier = head(model)
-    if classifier.bias is None:
-        raise ValueError(f"A probe has a bias, and the head {names[0]} has none. Train it: 'frozen'.")
+    if not {"weight", "bias"} <= dict(classifier.named_parameters(recurse=False)).keys():  # or they are computed anew
+        raise ValueError(f"A probe needs a bias and no weight norm: the head {names[0]} differs. Train it: 'frozen'.")
     with torch.no_grad():
         classifier.weight.copy_(probe.linear.weight.view_as(classifier.weight))
         classifier.bias.copy_(probe.linear.bias)

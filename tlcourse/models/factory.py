@@ -10,7 +10,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
 from tlcourse.atomic_write import user_path
-from tlcourse.models.heads import head_names, replace_head
+from tlcourse.models.heads import head, head_names, replace_head
 from tlcourse.models.weights import SUFFIXES, hub_or_cache, load_state, load_weights, local_file, torchvision_state
 from tlcourse.preprocessing import Preprocessing, get_preprocessing
 from tlcourse.runtime import OfflineError
@@ -48,6 +48,7 @@ def create(name: str, num_classes: int | None = None, *, weights: str | Path | N
     build = partial(_create_torchvision, file=file.name if file else "") if library == "torchvision" else _create_timm
     model = build(name, num_classes, None if file else weights)
     model.architecture = f"{library}/{name}"
+    model.own_classes = len(head(model).weight) if num_classes is None else None
     if file:
         load_weights(model, file, head=num_classes is None)
     return model

@@ -40,7 +40,8 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise ValueError(f"There is no weights file {file}.")
     try:
-        content = load_file(file) if file.suffix == ".safetensors" else load_inert(file)
+        with file.open("rb") as opened:  # the content decides, not the name: safetensors have a length, and JSON
+            content = load_file(file) if opened.read(9)[8:] == b"{" else load_inert(file)
     except Exception as error:
         raise ValueError(
             f"{file} could not be read as weights ({type(error).__name__}). Either it is damaged, or it is a pickle "
@@ -57,7 +58,7 @@ def _find_state(content: object) -> dict[str, torch.Tensor] | None:
     """Return the weights in a checkpoint: the only names with tensors, or those under the most usual key."""
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return None
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor) and not value.is_meta}
     if tensors and (len(tensors) == len(content) or any("." in name for name in tensors)):
         return tensors
     inner = {key: state for key, value in content.items() if (state := _find_state(value))}

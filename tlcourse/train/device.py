@@ -13,7 +13,7 @@ from torch import nn
 
 from tlcourse.data import shard_loader
 from tlcourse.evaluation import USUAL_FORMAT, Evaluation, autocast, evaluate
-from tlcourse.models import PARALLEL
+from tlcourse.models import NORMS, PARALLEL
 from tlcourse.runtime import best_precision
 from tlcourse.side_effects import no_side_effects
 
@@ -27,6 +27,15 @@ class HasLoaders(Protocol):
 
     train: Iterable[Batch]
     val: Iterable[Batch]
+
+
+def without_singles(batches: Iterable[Batch], model: nn.Module) -> Iterator[Batch]:
+    """Leave out batches of one image behind larger ones: batch norm has nothing to average in them."""
+    norms, larger = any(isinstance(module, NORMS) for module in model.modules()), False
+    for batch in batches:
+        larger |= len(batch[1]) > 1
+        if len(batch[1]) > 1 or not (norms and larger):
+            yield batch
 
 
 class Devices:

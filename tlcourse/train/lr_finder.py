@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tlcourse.evaluation import main_output, read_batch
+from tlcourse.evaluation import check_outputs, main_output, read_batch
 from tlcourse.models import check_optimizer, train_mode, unwrap_model
 from tlcourse.side_effects import preserve_loader_state, preserve_rng_state
-from tlcourse.train.device import Batch
+from tlcourse.train.device import Batch, without_singles
 
 MIN_STEPS = 10  # with fewer, a slope is noise
 DIVERGED = 4.0  # times the lowest running mean of the loss, and above the first loss
@@ -63,8 +63,8 @@ def lr_range_test(
         steps: at least 10.
 
     Raises:
-        ValueError: rates or steps are out of range, the loader is empty or can be read only once, or the optimizer
-            holds nothing of this model that trains.
+        ValueError: rates or steps are out of range, the loader is empty or can be read only once, the optimizer
+            holds nothing of this model that trains, or as `evaluation.check_outputs`.
         FloatingPointError: the first loss is infinite or not a number.
     """
     if not 0 < min_lr < max_lr:
@@ -104,10 +104,13 @@ def _train_at(
         raise ValueError("Every group's rate is 0: give them the ratio that the test shall keep.")
     losses, running, lowest = [], None, torch.inf
     train_mode(model)
-    for rate, (images, labels) in zip(rates, map(read_batch, _endless(batches)), strict=False):
+    batches = without_singles(map(read_batch, _endless(batches)), model)
+    for rate, (images, labels) in zip(rates, batches, strict=False):
         for group, own in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * own / max(base)
-        loss = F.cross_entropy(main_output(model(images.to(device))), labels.to(device))
+        logits = main_output(model(images.to(device)))
+        check_outputs(logits, labels)
+        loss = F.cross_entropy(logits, labels.to(device))
         value = loss.item()
         if not math.isfinite(value):
             break

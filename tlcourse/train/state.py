@@ -14,12 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tlcourse.evaluation import Evaluation, class_numbers, read_batch
-from tlcourse.models import NORMS, unwrap_model
+from tlcourse.models import unwrap_model
 from tlcourse.runtime import shorten
 from tlcourse.side_effects import get_rng_state, set_rng_state
 from tlcourse.train.checkpoints import Checkpoints
 from tlcourse.train.checks import fingerprint, steps_per_epoch
-from tlcourse.train.device import Batch, Devices, HasLoaders, Loss
+from tlcourse.train.device import Batch, Devices, HasLoaders, Loss, without_singles
 from tlcourse.train.history import Epoch, History
 from tlcourse.train.schedules import Schedule
 
@@ -82,9 +82,6 @@ class TrainState:
         self.val_loader = self.devices.shard_loader(self.data.val, training=False)
         self.rng_at_epoch_start: dict[str, Any] = {}  # the order of the epoch's images follows from it
         self.rng_at_save: dict[str, Any] = {}
-        # Batch norm has nothing to average in a batch of one, unless these are all batches that there are.
-        norms = any(isinstance(module, NORMS) for module in self.model.modules())
-        self.skips_single = norms and not self.devices.distributed and getattr(self.data.train, "batch_size", 1) != 1
         self.start_epoch()
 
     @property
@@ -117,8 +114,8 @@ class TrainState:
             if self.devices.distributed:  # all processes take the images in the order of the first
                 set_rng_state(self.rng_at_epoch_start, loaders)
         batches = map(read_batch, self.train_loader)
-        if self.skips_single:
-            batches = (batch for batch in batches if len(batch[1]) > 1)
+        if not self.devices.distributed:
+            batches = without_singles(batches, self.model)
         if self.steps_in_epoch:  # resumed within this epoch: skip the batches before the checkpoint
             deque(islice(batches, self.steps_in_epoch * self.config.accumulate), maxlen=0)
             set_rng_state(self.rng_at_save)
