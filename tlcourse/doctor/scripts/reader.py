@@ -29,12 +29,15 @@ class Script:
     skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for node in ast.walk(self.tree):  # what a docstring says is no code
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value = ast.copy_location(ast.Constant(...), node.value)
         self.all_nodes = list(ast.walk(self.tree))
         self.parents = {child: parent for parent in self.all_nodes for child in ast.iter_child_nodes(parent)}
         # The function, or the module, that each node is in.
         self.scopes = {node: [node, *self.above(node)][-1] for node in self.all_nodes}
         self.calls: list[ast.Call] = sorted(self.nodes(ast.Call), key=position)
-        self.text = re.sub(r'(?s)""".*?"""', "", ast.unparse(self.tree))  # without docstrings
+        self.text = ast.unparse(self.tree)
         self.classes = {node.name: node for node in self.nodes(ast.ClassDef)}
         # What each imported name stands for: `torch.optim` for `optim`.
         self.imports: dict[str, str] = {}
