@@ -64,6 +64,8 @@ class Setup:
         rates = {id(p): rate for group, rate in zip(self.groups, known, strict=True) for p in group["params"]}
         self.rates_by_optimizer = any(group.get("lr") is None for group in self.groups)
         self.rates = {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
+        # What was frozen at the last look had no chance to move since.
+        self.unfrozen = {name for name, change in (self.changes or {}).items() if change.unfrozen}
         # Whether the optimizer scales each step by the gradients' size, as Adam does: its rates are small.
         self.adaptive = not all(type(own).__name__ in ("SGD", "ASGD", "Rprop") for own in self.optimizers)
         # The loss function's name, or that of its class; empty where it was not given.
