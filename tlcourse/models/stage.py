@@ -7,8 +7,8 @@ its running statistics follow the batches. `train_mode` puts it into evaluation 
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, takewhile
-from types import MethodType
 
 import torch
 from torch import nn
@@ -95,7 +95,7 @@ def keep_frozen(model: nn.Module) -> nn.Module:
     `torch.compile` and `DistributedDataParallel`, and overrides `frozen_bn="train"`. `del model.train` ends it.
     """
     inner = unwrap_model(model)
-    inner.train = MethodType(_train, inner)
+    inner.train = partial(_train, inner)
     return model.train(model.training)
 
 
