@@ -61,6 +61,20 @@ def test_usual_loaders_train(data):
     assert 0 <= history.best.val_accuracy <= 1
 
 
+class Rows(nn.Module):
+    """A learner's own part."""
+
+    def forward(self, x):
+        return x.view(x.size(0), -1)
+
+
+def test_an_own_part_with_view_in_a_known_network_trains():
+    model = torchvision.models.resnet18(num_classes=2)
+    model.avgpool, model.fc = nn.Sequential(nn.AdaptiveAvgPool2d(2), Rows()), nn.Linear(2048, 2)
+    data = loader(torch.randn(4, 3, 64, 64), Y[:4], size=4)
+    assert fit({"train": data, "val": data}, model).epochs[0].images == 4
+
+
 def test_soft_labels_train_as_cross_entropy_with_probabilities():
     hard, soft = Net(), Net()
     soft.load_state_dict(hard.state_dict())

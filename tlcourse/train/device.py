@@ -75,10 +75,11 @@ class Devices:
     def choose_format(self, model: nn.Module, images: torch.Tensor) -> None:
         """Go back to torch's usual memory format for a network with a `.view` that needs it, tried on two images.
 
-        The networks of torchvision and timm need no trial.
+        Networks of modules of torchvision and timm alone need no trial.
         """
         self.usual_format = False
-        if type(model).__module__.startswith(("torchvision.", "timm.", "tlcourse.models.")):
+        kinds = {type(module).__module__ for module in model.modules()}  # a learner may have put in one of their own
+        if all(kind.startswith(("torch.nn.", "torchvision.", "timm.", "tlcourse.models.")) for kind in kinds):
             return
         try:
             with no_side_effects(model), self.autocast():
