@@ -114,6 +114,7 @@ def fingerprint(state: dict[str, Any]) -> dict[str, Any]:
         "learning rate or weight decay": [
             (g.get("initial_lr", None if state["schedule"] else g["lr"]), g.get("weight_decay")) for g in groups
         ],
+        "number of parameters beside the model's": [tuple(p.shape) for p in state.get("beside", [])],
         "schedule": state["schedule"] and {k: v for k, v in state["schedule"].items() if k not in CHANGING},
         "weight average": state.get("ema") is not None,
         "batches": state["batches"],

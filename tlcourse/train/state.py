@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tlcourse.evaluation import Evaluation, class_numbers, read_batch
-from tlcourse.models import NORMS, unwrap_model
+from tlcourse.models import NORMS, groups_beside, unwrap_model
 from tlcourse.runtime import shorten
 from tlcourse.side_effects import get_rng_state, set_rng_state
 from tlcourse.train.checkpoints import Checkpoints
@@ -80,6 +80,8 @@ class TrainState:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.train_loader = self.devices.shard_loader(self.data.train, training=True)
         self.val_loader = self.devices.shard_loader(self.data.val, training=False)
+        # What the optimizer trains beside the model, such as the parameters of a loss.
+        self.beside = [p.detach() for group in groups_beside(self.model, self.optimizer) for p in group["params"]]
         self.rng_at_epoch_start: dict[str, Any] = {}  # the order of the epoch's images follows from it
         self.rng_at_save: dict[str, Any] = {}
         # Batch norm has nothing to average in a batch of one, unless these are all batches that there are.
@@ -208,6 +210,7 @@ class TrainState:
             "scaler": self.devices.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "best_weights": self.best_weights,
+            "beside": self.beside,
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
             "progress": {name: getattr(self, name) for name in ("step", "steps_in_epoch", "seconds", "rates")},
             "sums": [self.loss_sum, self.correct, self.images],
@@ -230,6 +233,8 @@ class TrainState:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for ours, saved in zip(self.beside, state.get("beside", []), strict=True):
+            ours.copy_(saved)
         if self.schedule:
             self.schedule.scheduler.load_state_dict(state["schedule"])
         self.devices.scaler.load_state_dict(state["scaler"])
