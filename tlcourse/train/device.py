@@ -94,16 +94,16 @@ class Devices:
         """Return a context in which processes average gradients only after the last micro-batch of a step."""
         return nullcontext() if last or not self.distributed else self.accelerator.no_sync(net)
 
-    def loss_weight(self, labels: torch.Tensor, micro_batches: list[Batch]) -> torch.Tensor | float:
+    def loss_weight(self, loss: Loss, labels: torch.Tensor, micro_batches: list[Batch]) -> torch.Tensor | float:
         """Return the factor for a micro-batch's mean loss.
 
         With it, the step's gradient is that of the mean over all its images, across all processes.
         """
-        count = sum(len(y) for _, y in micro_batches)
+        own, count = _counted(loss, labels), sum(_counted(loss, y) for _, y in micro_batches)
         if not self.distributed:
-            return len(labels) / count
+            return own / count
         total = self.accelerator.reduce(torch.tensor(float(count), device=self.device))
-        return len(labels) * self.accelerator.num_processes / total  # gradients are averaged over processes
+        return own * self.accelerator.num_processes / total  # gradients are averaged over processes
 
     def all_reduce_sum(self, *values: torch.Tensor) -> list[float]:
         """Return numbers, each summed over all processes."""
@@ -132,6 +132,12 @@ class Devices:
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.accelerator.wait_for_everyone()
+
+
+def _counted(loss: Loss, labels: torch.Tensor) -> torch.Tensor | int:
+    """Return by what a mean loss divides: the number of images, or the sum of their classes' weights."""
+    weight = loss.weight if isinstance(loss, nn.CrossEntropyLoss) and not labels.is_floating_point() else None
+    return len(labels) if weight is None else weight[labels.to(weight.device)].sum()
 
 
 @contextmanager

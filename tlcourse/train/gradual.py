@@ -177,5 +177,4 @@ def _enter(phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         rates[name] = rate = phase.rates.get(name, rate)
     extend_optimizer(optimizer, model, 1.0)
     for group in optimizer.param_groups:
-        name = str(group.get("name")).removesuffix(NO_DECAY)
-        group["lr"] = rates.get(name, group["lr"])  # a loss's parameters have a rate of their own
+        group["lr"] = rates.get(str(group.get("name")).removesuffix(NO_DECAY), group["lr"])  # a loss has its own

@@ -39,20 +39,16 @@ class FitConfig:
     frozen_bn: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss, type) or getattr(self.loss, "reduction", "mean") in ("sum", "none"):
+        reduction = getattr(self.loss, "reduction", getattr(self.loss, "keywords", {}).get("reduction"))
+        if isinstance(self.loss, type) or not callable(self.loss) or reduction in ("sum", "none"):
             raise ValueError(f"loss is {self.loss!r}: give a function or an instance that returns the mean of a batch.")
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}: train for at least one.")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate is {self.accumulate}: a step takes at least one batch.")
+        for name in ("epochs", "accumulate", "patience"):
+            if (number := getattr(self, name)) is not None and (number < 1 or number % 1):
+                raise ValueError(f"{name} is {number}: give a whole number, 1 or more.")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: the largest gradient norm must be positive.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is {self.patience}: wait for at least one epoch.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must lie between 0 and 1, such as 0.999.")
-        if self.frozen_bn not in ("eval", "train"):
-            raise ValueError(f"frozen_bn is {self.frozen_bn!r}: choose 'eval' (keep the statistics) or 'train'.")
 
 
 @dataclass
@@ -134,7 +130,7 @@ class TrainState:
 
     def update_metrics(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Add a micro-batch to the sums of its epoch."""
-        self.loss_sum += loss.detach() * len(labels)
+        self.loss_sum += loss.detach().squeeze() * len(labels)
         self.correct += (logits.detach().argmax(1) == class_numbers(labels)).sum()
         self.images += len(labels)
 
@@ -159,7 +155,7 @@ class TrainState:
             raise ValueError("There is no image to train on: the training loader is empty.")
         if not math.isfinite(loss_sum):
             folder = " and a new folder for its checkpoints" if self.config.checkpoints else ""
-            advice = f"Use a lower learning rate{folder}."
+            advice = f"Use a lower learning rate{folder}, and look for images whose values are not finite."
             raise FloatingPointError(f"The training loss of epoch {number} is {loss_sum}. {advice}")
         train = (loss_sum / images, correct / images)  # each image counts as much as any other
         epoch = Epoch(number, *train, val.loss, val.accuracy, max(rates), self.seconds, int(images), rates)
