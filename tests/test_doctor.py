@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import LBFGS, SGD, Adam, AdamW
 from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -236,6 +236,12 @@ def one_output_with_its_loss():
     return {"model": Small(1), "data": pets(), "loss": nn.BCEWithLogitsLoss()}
 
 
+@quiet("head-size")
+def one_output_with_a_loss_of_ones_own():
+    loss = nn.functional.binary_cross_entropy_with_logits
+    return {"model": Small(1), "data": pets(), "loss": lambda y, n: loss(y[:, 0], n.float())}
+
+
 @fires("frozen-statistics-move", "suspicious")
 def plain_train():
     model, optimizer, _ = ready()
@@ -436,6 +442,12 @@ def rate_that_is_no_number():
     optimizer = SGD(model.parameters(), lr=0.1)
     optimizer.param_groups[0]["lr"] = float("nan")
     return model, optimizer
+
+
+@quiet("rate")
+def lbfgs_at_its_default():
+    model = trained_backbone()
+    return model, LBFGS(model.parameters())
 
 
 @quiet("rate")
@@ -1142,6 +1154,11 @@ def test_an_image_that_is_not_finite_is_named_and_no_augmentation():
     report = run(broken_image)
     assert "1 of 8 images looked at, such as item 3" in report.named("not-finite")[0].evidence
     assert not report.named("augmented-evaluation")
+
+
+def test_data_that_cannot_be_looked_at_is_remarked():
+    pairs = [{"image": torch.randn(3, 32, 32), "label": i % 2} for i in range(8)]
+    assert "The train part gives no tensors" in "".join(tl.examine(Small(), data=DataLoader(pairs, 4)).remarks)
 
 
 def test_a_history_of_another_kind_is_refused():

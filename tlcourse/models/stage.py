@@ -24,8 +24,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def freeze(model: nn.Module) -> nn.Module:
     """Freeze every stage but the head: the model becomes a feature extractor with a trainable classifier.
 
-    A head of several layers that you put in the classifier's place is trained as a whole; of a library's own (VGG,
-    MobileNetV3), whose lower layers are pre-trained, the last layer. `summary` shows what trains.
+    A head that you put in the classifier's place is trained as a whole, norms and scales too; of a library's own layers
+    (VGG, MobileNetV3), whose lower ones are pre-trained, the last. `summary` shows what trains.
     """
     return unfreeze_from(model, "head")
 

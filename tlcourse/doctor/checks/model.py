@@ -41,15 +41,13 @@ def something_trains(setup: Setup) -> Findings:
 
 def what_is_frozen_has_learnt(setup: Setup) -> Findings:
     """Random weights that are frozen stay random: those of a whole network, or of single layers."""
-    names = setup.parameters.keys() - setup.trainable.keys() - setup.head_parameters
-    frozen = {name: p.detach().float() for name, p in setup.parameters.items() if name in names}
+    frozen = {name: p for name, p in setup.parameters.items() if not (p.requires_grad or name in setup.head_parameters)}
     vectors = [p for p in frozen.values() if p.ndim == 1 and len(p) > 1]
     drawn = [name for name, p in frozen.items() if p.ndim > 1 and _drawn_uniformly(p)]
     if setup.trainable and vectors and all(p.max() - p.min() < 1e-4 for p in vectors):
         yield suspicious("frozen-random", f"{setup.by_stage(frozen)}: in each norm and bias all values are still equal")
     elif setup.trainable and drawn:
-        evidence = f"{setup.by_stage(drawn)}: spread evenly, as torch draws new weights"
-        yield suspicious("frozen-random/layers", evidence)
+        yield suspicious("frozen-random/layers", f"{setup.by_stage(drawn)}: spread evenly, as new weights are")
 
 
 def head_fits_the_classes(setup: Setup) -> Findings:
@@ -61,7 +59,7 @@ def head_fits_the_classes(setup: Setup) -> Findings:
     count, outputs = max(counts), setup.outputs
     evidence = f"{setup.head[0]} has {outputs:,} outputs; the data has {count:,} classes"
     if outputs == 1 and count == 2:
-        if "BCE" not in setup.loss_name and "binary" not in setup.loss_name:
+        if setup.loss_name in (*LOGIT_LOSSES, ""):
             yield suspicious("head-size/one-output", evidence)
     elif outputs < count:
         yield wrong("head-size", evidence, count=count)
@@ -236,7 +234,7 @@ def decay_spares_norms(setup: Setup) -> Findings:
 
 def _drawn_uniformly(values: torch.Tensor) -> bool:
     """Whether the largest value is as many deviations away as in an even spread, sqrt(3); training makes it more."""
-    return values.numel() > 500 and 1.6 < (values.abs().max() / values.std()).item() < 1.85
+    return values.numel() > 500 and 1.6 < (values.abs().max() / values.float().std()).item() < 1.85
 
 
 def _drops(module: nn.Module) -> bool:
