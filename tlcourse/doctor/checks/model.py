@@ -44,7 +44,7 @@ def what_is_frozen_has_learnt(setup: Setup) -> Findings:
     frozen = {name: p for name, p in setup.parameters.items() if not (p.requires_grad or name in setup.head_parameters)}
     vectors = [p for p in frozen.values() if p.ndim == 1 and len(p) > 1]
     drawn = [name for name, p in frozen.items() if p.ndim > 1 and _drawn_uniformly(p)]
-    if setup.trainable and vectors and all(p.max() - p.min() < 1e-4 for p in vectors):
+    if setup.trainable and 0 < len(vectors) < len(frozen) and all(p.max() - p.min() < 1e-4 for p in vectors):
         yield suspicious("frozen-random", f"{setup.by_stage(frozen)}: in each norm and bias all values are still equal")
     elif setup.trainable and drawn:
         yield suspicious("frozen-random/layers", f"{setup.by_stage(drawn)}: spread evenly, as new weights are")
