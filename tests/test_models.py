@@ -319,7 +319,7 @@ def checkpoints(state):
     optimizer.step()
     return {
         "tutorial.pth": {"epoch": 1, "model_state_dict": state, "optimizer_state_dict": optimizer.state_dict()},
-        "step-1.pt": {"model": {}, "best_weights": state, "ema": None},
+        "step-1.pt": {"model": {k: t + 1 for k, t in state.items()}, "best_weights": state, "ema": None},
         "lightning.ckpt": {"state_dict": lightning, "hyper_parameters": Settings(lr=1), "callbacks": {}},
         "headless.ckpt": {"state_dict": headless},
         "model_best.pth.tar": {"epoch": 1, "state_dict": state, "best": np.float64(0.9), "when": datetime.now()},
