@@ -57,7 +57,8 @@ def _kill_at(name, call):
 def to_the_end(folder, result):
     """Train with a save after every step, and keep the weights in a file."""
     weights, _ = resumable.train(Checkpoints(folder, every=1))
-    torch.save(weights, result)
+    torch.save(weights, folder / "weights")
+    (folder / "weights").rename(result)  # a kill may come while they are written
 
 
 def fifty_kills_at_random_moments(tmp_path):

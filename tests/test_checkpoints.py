@@ -211,6 +211,21 @@ def test_a_run_can_be_made_longer(tmp_path):
     assert same(longer, run(4)[0])
 
 
+def test_the_parameters_of_a_loss_are_in_the_checkpoint(tmp_path):
+    def run(epochs, checkpoints=None, learns=True):
+        resumable.seed_everything()
+        model, scale = resumable.network(), torch.nn.Parameter(torch.ones(()))
+        optimizer = torch.optim.SGD([*model.parameters(), *[scale] * learns], lr=0.01, momentum=0.9)
+        options = {"loss": lambda y, labels: torch.nn.functional.cross_entropy(y * scale, labels)}
+        tl.train.fit(model, resumable.Data(), optimizer, epochs=epochs, checkpoints=checkpoints, **options)
+        return scale.item()
+
+    assert run(2, Checkpoints(tmp_path)) != 1
+    with pytest.raises(ValueError, match="another number of parameters beside the model's"):
+        run(4, Checkpoints(tmp_path), learns=False)
+    assert run(4, Checkpoints(tmp_path)) == run(4)
+
+
 def test_the_checkpoint_of_another_run_is_refused_and_nothing_changes(tmp_path):
     resumable.train(Checkpoints(tmp_path))
     torch.manual_seed(0)

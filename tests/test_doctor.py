@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import LBFGS, SGD, Adam, AdamW
 from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -139,6 +139,13 @@ def broken_weight():
 
 
 @fires("not-finite", "wrong")
+def broken_image():
+    images = torch.randn(8, 3, 32, 32)
+    images[3, 0, 0, 0] = torch.nan
+    return {"model": Small(), "data": {"val": TensorDataset(images, torch.arange(8) % 2)}}
+
+
+@fires("not-finite", "wrong")
 def broken_statistics():
     model = Small()
     model.bn1.running_var[0] = torch.inf
@@ -161,6 +168,33 @@ def a_model_to_predict_with():
 def frozen_after_the_head_was_replaced():
     model = trained_backbone()
     model.fc.requires_grad_(False)
+    return {"model": model}
+
+
+@fires("frozen-random", "suspicious")
+def frozen_without_weights():
+    return {"model": tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None))}
+
+
+class Neck(nn.Module):
+    """A pre-trained network, and a new layer between it and the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = tl.models.create("tl_resnet", 2)
+        self.backbone.fc = nn.Identity()
+        self.neck, self.head = nn.Linear(256, 64), nn.Linear(64, 2)
+
+
+@fires("frozen-random", "suspicious")
+def frozen_with_a_new_layer():
+    return {"model": tl.models.freeze(Neck())}
+
+
+@quiet("frozen-random")
+def frozen_but_for_the_new_layer():
+    model = tl.models.freeze(Neck())
+    model.neck.requires_grad_(True)
     return {"model": model}
 
 
@@ -200,6 +234,12 @@ def one_output():
 @quiet("head-size", "softmax-before-cross-entropy", "loss-wants-log-probabilities")
 def one_output_with_its_loss():
     return {"model": Small(1), "data": pets(), "loss": nn.BCEWithLogitsLoss()}
+
+
+@quiet("head-size")
+def one_output_with_a_loss_of_ones_own():
+    loss = nn.functional.binary_cross_entropy_with_logits
+    return {"model": Small(1), "data": pets(), "loss": lambda y, n: loss(y[:, 0], n.float())}
 
 
 @fires("frozen-statistics-move", "suspicious")
@@ -405,6 +445,12 @@ def rate_that_is_no_number():
 
 
 @quiet("rate")
+def lbfgs_at_its_default():
+    model = trained_backbone()
+    return model, LBFGS(model.parameters())
+
+
+@quiet("rate")
 def warm_up_from_zero():
     model = Small()
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -435,6 +481,25 @@ def falling_rates():
     return model, AdamW(tl.models.param_groups(model, lr=1e-3, layer_decay=0.3))
 
 
+class Adapter(nn.Module):
+    """A small detour that begins as the identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(256, 8, 1), nn.Conv2d(8, 256, 1)
+
+    def forward(self, x):
+        return x + self.up(self.down(x).relu())
+
+
+@quiet("backbone-as-fast-as-head")
+def adapters_and_biases():
+    model = tl.models.freeze(tl.models.create("tl_resnet", 2))
+    model.layer4.add_module("adapter", Adapter())
+    trained = [p for name, p in model.named_parameters() if name.endswith("bias") or p.requires_grad]
+    return model, AdamW([p.requires_grad_(True) for p in trained], lr=1e-3)
+
+
 @quiet("backbone-as-fast-as-head")
 def from_scratch():
     model = Small()
@@ -463,6 +528,15 @@ def gradients_that_are_nan():
     model = trained_backbone()
     (model(torch.randn(4, 3, 32, 32)).sum() * torch.nan).backward()
     return model, SGD(model.parameters(), lr=1e-3)
+
+
+@quiet("gradient", "did-not-move")
+def unfrozen_after_the_last_look():
+    model, optimizer, _ = ready()
+    tl.examine(model, optimizer)
+    step(model, optimizer)
+    tl.models.extend_optimizer(optimizer, tl.models.unfreeze_from(model, "layer1"), 1e-3, layer_decay=0.3)
+    return model, optimizer
 
 
 @quiet("gradient")
@@ -1074,6 +1148,17 @@ def test_a_list_of_batches_is_data():
     batches = [(images[i : i + 4], labels[i : i + 4]) for i in range(0, 16, 4)]
     report = tl.examine(Small(3), data={"train": batches})
     assert report.named("head-size"), report
+
+
+def test_an_image_that_is_not_finite_is_named_and_no_augmentation():
+    report = run(broken_image)
+    assert "1 of 8 images looked at, such as item 3" in report.named("not-finite")[0].evidence
+    assert not report.named("augmented-evaluation")
+
+
+def test_data_that_cannot_be_looked_at_is_remarked():
+    pairs = [{"image": torch.randn(3, 32, 32), "label": i % 2} for i in range(8)]
+    assert "The train part gives no tensors" in "".join(tl.examine(Small(), data=DataLoader(pairs, 4)).remarks)
 
 
 def test_a_history_of_another_kind_is_refused():

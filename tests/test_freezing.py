@@ -1,6 +1,7 @@
 """A frozen stage is bit-identical after training, whatever its norms are and whoever trains."""
 
 import copy
+import io
 from functools import partial
 
 import pytest
@@ -154,6 +155,12 @@ def test_keep_frozen_holds_in_copies_and_wrappers_and_can_be_ended():
     compiled.train()
     assert norms_in_training(model) == set()
     assert "train" not in model.state_dict()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert norms_in_training(loaded.train()) == set()
+    assert "layer1" in norms_in_training(tl.models.unfreeze(loaded).train())
     del model.train
     assert "layer1" in norms_in_training(model.train())
 

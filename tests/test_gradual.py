@@ -407,6 +407,18 @@ def test_the_weight_decay_of_a_group_is_kept():
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
 
 
+def test_a_loss_that_learns_goes_on_learning_in_every_phase():
+    scale, seen = torch.nn.Parameter(torch.ones(())), []
+
+    def loss(logits, labels):
+        seen.append(scale.item())
+        return torch.nn.functional.cross_entropy(logits * scale, labels)
+
+    model = staged()
+    fit_gradual(model, Data(), torch.optim.SGD([*model.parameters(), scale], lr=0.1), THREE, loss=loss)
+    assert len(set(seen)) == len(seen)
+
+
 def test_groups_of_their_own_with_different_decays_are_refused():
     model = staged()
     first, *others = model.parameters()

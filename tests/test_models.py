@@ -319,6 +319,7 @@ def checkpoints(state):
     optimizer.step()
     return {
         "tutorial.pth": {"epoch": 1, "model_state_dict": state, "optimizer_state_dict": optimizer.state_dict()},
+        "step-1.pt": {"model": {k: t + 1 for k, t in state.items()}, "best_weights": state, "ema": None},
         "lightning.ckpt": {"state_dict": lightning, "hyper_parameters": Settings(lr=1), "callbacks": {}},
         "headless.ckpt": {"state_dict": headless},
         "model_best.pth.tar": {"epoch": 1, "state_dict": state, "best": np.float64(0.9), "when": datetime.now()},
@@ -329,7 +330,9 @@ def checkpoints(state):
     }
 
 
-@pytest.mark.parametrize("name", ["tutorial.pth", "lightning.ckpt", "headless.ckpt", "model_best.pth.tar", "timm.pth"])
+@pytest.mark.parametrize(
+    "name", ["tutorial.pth", "step-1.pt", "lightning.ckpt", "headless.ckpt", "model_best.pth.tar", "timm.pth"]
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_checkpoints_of_other_tools_load(small, name, zipped):
     state, folder = small

@@ -154,6 +154,29 @@ def test_unfreezing_keeps_the_state_of_what_trained(kind, weight_decay):
         assert steps == {"layer3": 3, "layer4": 6, "fc": 6}
 
 
+def test_unfreezing_keeps_decay_and_momentum_of_each_group_and_what_is_not_the_models():
+    model = tl.models.freeze(tl.models.create("tl_resnet", 2, weights=None))
+    scale = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD(tl.models.param_groups(model, 1e-3, weight_decay=0.1), momentum=0.5)
+    optimizer.add_param_group({"params": [scale], "lr": 0.2, "weight_decay": 0.3})
+    optimizer.param_groups[0]["momentum"] = 0.9
+    scale.grad = torch.ones(())
+    step(model, optimizer, times=1)
+    optimizer.state[scale]["momentum_buffer"] = torch.ones(())
+    tl.models.extend_optimizer(optimizer, tl.models.unfreeze_from(model, "layer4"), 1e-3)
+    found = [(g.get("name"), g["weight_decay"], g["momentum"]) for g in optimizer.param_groups]
+    assert found == [
+        ("layer4", 0.1, 0.5),
+        ("layer4 (no decay)", 0.0, 0.5),
+        ("head", 0.1, 0.9),
+        ("head (no decay)", 0.0, 0.5),
+        (None, 0.3, 0.5),
+    ]
+    assert optimizer.param_groups[-1]["params"] == [scale]
+    assert optimizer.param_groups[-1]["lr"] == 0.2
+    assert scale in optimizer.state
+
+
 def test_what_is_frozen_again_is_forgotten():
     model = tl.models.create("tl_resnet", 2, weights=None)
     optimizer = torch.optim.AdamW(tl.models.param_groups(model, 1e-3))

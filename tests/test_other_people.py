@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_usual_loaders_train(data):
     history = fit(data)
     assert history.epochs[0].images == 32
     assert 0 <= history.best.val_accuracy <= 1
+
+
+class Rows(nn.Module):
+    """A learner's own part."""
+
+    def forward(self, x):
+        return x.view(x.size(0), -1)
+
+
+def test_an_own_part_with_view_in_a_known_network_trains():
+    model = torchvision.models.resnet18(num_classes=2)
+    model.avgpool, model.fc = nn.Sequential(nn.AdaptiveAvgPool2d(2), Rows()), nn.Linear(2048, 2)
+    data = loader(torch.randn(4, 3, 64, 64), Y[:4], size=4)
+    assert fit({"train": data, "val": data}, model).epochs[0].images == 4
 
 
 def test_soft_labels_train_as_cross_entropy_with_probabilities():
@@ -130,10 +145,19 @@ def test_a_loss_of_ones_own_may_read_labels_as_rows_of_a_teachers_answers():
     assert history.epochs[0].train_loss > 0
 
 
-@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.BCELoss(reduction="none"), nn.NLLLoss])
+SUM = partial(nn.functional.cross_entropy, reduction="sum")
+NO_MEANS = [nn.CrossEntropyLoss(reduction="sum"), nn.BCELoss(reduction="none"), nn.NLLLoss, None, SUM]
+
+
+@pytest.mark.parametrize("loss", NO_MEANS)
 def test_a_loss_that_is_no_mean_is_refused(loss):
     with pytest.raises(ValueError, match="returns the mean of a batch"):
         fit({"train": GOOD, "val": GOOD}, loss=loss)
+
+
+def test_a_loss_of_one_value_in_a_list_trains():
+    history = fit({"train": GOOD, "val": GOOD}, loss=lambda y, n: nn.functional.cross_entropy(y, n).reshape(1))
+    assert history.epochs[0].train_loss > 0
 
 
 def test_images_without_a_class_would_count_as_wrong():
@@ -296,11 +320,23 @@ def test_a_resumed_run_may_be_longer_with_our_schedules_and_not_with_torchs(tmp_
             file.unlink()
 
 
+class Cosine(nn.Module):
+    """A head that compares directions, with a scale that is learnt."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.linear, self.scale = nn.Linear(width, 2, bias=False), nn.Parameter(torch.tensor(10.0))
+
+
 NEW_HEADS = {
     "resnet18": ("fc", nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
     "mobilenet_v3_small": ("classifier", nn.Sequential(nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
     "vit_b_16": ("heads.head", nn.Sequential(nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
     "vgg11": ("classifier.6", nn.Linear(4096, 2), 2),  # its own lower layers are pre-trained and stay frozen
+    "convnext_tiny": ("classifier.2", nn.Sequential(nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 2)), 4),
+    "alexnet": ("classifier.6", nn.Sequential(nn.LayerNorm(4096), nn.Linear(4096, 2)), 4),
+    "resnet50": ("fc", nn.Sequential(nn.PReLU(2048), nn.Linear(2048, 2)), 3),
+    "efficientnet_b0": ("classifier", Cosine(1280), 2),
 }
 
 
@@ -310,9 +346,8 @@ def test_a_new_head_of_several_layers_trains_as_a_whole(name):
     model = torchvision.models.get_model(name, weights=None)
     model.set_submodule(place, new)
     tl.models.freeze(model)
-    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
-        f"{place}.{n}" for n, _ in new.named_parameters()
-    ]
+    trained = [f"{place}.{n}" for n, _ in new.named_parameters()]
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == trained
     assert tl.models.stages(model)[-1].trainable == tl.models.count(new.parameters())
     assert len(tl.models.stages(model)[-1].parameters) == tensors
 
@@ -324,9 +359,17 @@ def new_classifier():
 def test_a_new_classifier_of_the_old_widths_trains_as_a_whole():
     model = torchvision.models.vgg11(weights=None)
     model.classifier = new_classifier()
-    assert tl.models.stages(tl.models.freeze(model))[-1].trainable == tl.models.count(model.classifier.parameters())
-    model.classifier[0].weight.data[0, 0] = 1.0  # as training leaves it
-    assert tl.models.stages(tl.models.freeze(model))[-1].trainable == tl.models.count(model.classifier[4].parameters())
+    for _ in range(2):
+        assert tl.models.stages(tl.models.freeze(model))[-1].trainable == tl.models.count(model.classifier.parameters())
+        model.classifier[0].weight.data[0, 0] = 1.0  # as training leaves it: what the head is does not change
+
+
+def test_a_librarys_own_layers_below_the_classifier_stay_frozen():
+    for name in ("vgg11_bn", "alexnet", "mobilenet_v3_large", "maxvit_t", "convnext_tiny", "timm/efficientvit_b0"):
+        with torch.device("meta"):
+            model = tl.models.freeze(tl.models.create(name, 3, weights=None))
+        classifier = tl.models.head(model)
+        assert tl.models.stages(model)[-1].trainable == tl.models.count(classifier.parameters()), name
 
 
 def test_a_batch_norm_in_a_new_head_trains():

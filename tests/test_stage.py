@@ -102,6 +102,7 @@ def test_a_stage_plan_gives_the_stages_of_your_own_network():
     [
         ({"rest": ["blocks"]}, r"Own: no stage holds 'scale'"),
         ({"stem": ["conv1"]}, r"Own: no stage holds 'bn1\.weight'"),
+        ({"first": "blocks.0"}, "give each stage a list of names"),
         ({"rest": ["blocks", "scale", "body"]}, "Own has no module or tensor 'body'"),
         ({"first": ["blocks.0", "bn1"]}, "'bn1' is in two stages"),
         ({"tail": ["answer"], "head": []}, "'answer'.*|called 'head', not 'tail'"),

@@ -155,10 +155,13 @@ def far(a, b):
 def test_accumulated_batches_train_like_one_large_batch(data):
     """36 images in batches of 16, 16 and 4: the last step has fewer images, and each counts as much as another."""
     x, y = (torch.cat(parts)[:36] for parts in zip(*data.train, strict=True))
+    x, y = x[y.argsort()], y.sort().values  # batches of other classes, and so of other weights
     small = Loaders(list(zip(x.split(16), y.split(16), strict=True)), data.val)
     large = Loaders(list(zip(x.split(32), y.split(32), strict=True)), data.val)
-    ours, whole = weights_after(small, accumulate=2)[0], weights_after(large)[0]
-    assert far(ours, whole) < 1e-6
+    for loss in (nn.functional.cross_entropy, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 20.0]))):
+        ours, whole = weights_after(small, accumulate=2, loss=loss)[0], weights_after(large, loss=loss)[0]
+        assert far(ours, whole) < 1e-5
+    whole = weights_after(large)[0]
     assert far(weights_after(small)[0], whole) > 1e-3
 
 
@@ -379,8 +382,12 @@ def test_an_optimizer_of_another_model_is_refused(data):
 def test_bad_arguments(data):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="epochs is 0"):
-        tl.train.fit(model, data, optimizer, epochs=0)
+    for epochs in (0, 1.5):
+        with pytest.raises(ValueError, match=f"epochs is {epochs}: give a whole number"):
+            tl.train.fit(model, data, optimizer, epochs=epochs)
+    for wrong in (torch.optim.SGD, [optimizer]):
+        with pytest.raises(ValueError, match="give a single one"):
+            tl.train.fit(model, data, wrong, epochs=1)
     with pytest.raises(ValueError, match="loaders `train` and `val`"):
         tl.train.fit(model, data.train, optimizer, epochs=1)
     with pytest.raises(ValueError, match="training loader is empty"):

@@ -149,6 +149,8 @@ def _remarks(setup: Setup) -> list[str]:
     missing = [name for name, value in given.items() if not value]
     remarks = [f"Not given, and not checked: {listed(missing, 9)}."] if missing else []
     for part in setup.parts:
+        if part.sample is None and not part.faults:
+            remarks.append(f"The {part.name} part gives no tensors (images, labels): its images were not checked.")
         if len(setup.parts) > 1 and len(part.compared) < len(part):
             read = f"{len(part.compared):,} of {len(part):,} {part.name} images"
             remarks.append(f"To find copies, {read} were read; `tl.data.find_duplicates(data)` reads all.")

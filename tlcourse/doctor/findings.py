@@ -102,6 +102,8 @@ plateau-direction: The plateau scheduler takes {measurement} the wrong way round
     mode='min', or the validation accuracy with mode='max'.
 # the model and its optimizer
 not-finite: The model holds NaN or infinite values. Fix: Load the weights again; lower the rate, or clip gradients.
+frozen-random/layers: Layers below the head are frozen, and look newly drawn: they stay random. Fix: Load their weights,
+    or let them train: `requires_grad_(True)`, before the optimizer is built.
 all-frozen: Every parameter is frozen: nothing would change. Fix: Unfreeze the head: `tl.models.freeze(model)` does.
 head-frozen: The classifier is frozen while parameters below it train. Fix: Set `requires_grad_(True)` on {head}: a new
     head keeps its random values for ever otherwise.
@@ -145,6 +147,8 @@ decay-on-norms: Norms and biases have weight decay, for no gain. Fix: Use
 # data
 unreadable: Items of the {part} part cannot be read. Fix: Delete or replace the files, or repair the transform;
     `tlcourse doctor FOLDER` lists damaged files.
+not-finite/images: The {part} part has values that are NaN or infinite: one makes the loss so. Fix: Look at these images
+    and at the transform: it may divide by a deviation of 0.
 not-normalised/whole-numbers: The {part} part gives whole numbers: a network works on floating-point images. Fix: End
     the transform with ToDtype(torch.float32, scale=True) and Normalize.
 not-normalised: The images are not normalised as the weights were trained: features are worse. Fix: Take the transform

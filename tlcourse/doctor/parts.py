@@ -24,6 +24,7 @@ class Part:
     dataset: Any
     loader: torch_data.DataLoader | None = None
     faults: list[str] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)  # the positions of the items in `sample`
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -113,6 +114,7 @@ class Part:
         for index in self.spread(SAMPLED):
             try:
                 items.append(self.dataset[index])
+                self.read.append(index)
             except Exception as error:  # whatever it is, the training would meet it too
                 self.faults.append(f"item {index}: {type(error).__name__}: {str(error)[:160]}")
         collate = getattr(self.loader, "collate_fn", None) or torch_data.default_collate

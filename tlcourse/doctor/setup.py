@@ -59,11 +59,13 @@ class Setup:
         self.parameters: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self.trainable = {name: p for name, p in self.parameters.items() if p.requires_grad}
         self.groups: list[dict[str, Any]] = [group for own in self.optimizers for group in own.param_groups]
-        # Some optimizers find their rates themselves, and have none in their groups.
+        # Some optimizers find their rates themselves and have none in their groups, or search along a line (LBFGS).
         known = [math.nan if group.get("lr") is None else float(group["lr"]) for group in self.groups]
         rates = {id(p): rate for group, rate in zip(self.groups, known, strict=True) for p in group["params"]}
-        self.rates_by_optimizer = any(group.get("lr") is None for group in self.groups)
+        self.rates_by_optimizer = any(group.get("lr") is None or "line_search_fn" in group for group in self.groups)
         self.rates = {name: rates[id(p)] for name, p in self.parameters.items() if id(p) in rates}
+        # What was frozen at the last look had no chance to move since.
+        self.unfrozen = {name for name, change in (self.changes or {}).items() if change.unfrozen}
         # Whether the optimizer scales each step by the gradients' size, as Adam does: its rates are small.
         self.adaptive = not all(type(own).__name__ in ("SGD", "ASGD", "Rprop") for own in self.optimizers)
         # The loss function's name, or that of its class; empty where it was not given.

@@ -12,12 +12,13 @@ SAMPLED = 4096  # values kept of each tensor: enough to say by how much it moved
 class Change(NamedTuple):
     """How a tensor changed: `size` is |new - old| / |old| on the sampled values; frozen at both looks, or not.
 
-    Where the old values were all 0 (`from_zero`), `size` is 1.
+    Where the old values were all 0 (`from_zero`), `size` is 1. `unfrozen` is what was frozen at the last look alone.
     """
 
     size: float
     frozen: bool
     from_zero: bool = False
+    unfrozen: bool = False
 
 
 # Some values of each tensor, the sum of all of them, and whether it took gradients.
@@ -53,4 +54,5 @@ def _change(old: Snapshot, new: Snapshot) -> Change:
     if difference == 0:
         difference, size = abs(new[1] - old[1]), abs(old[1])
     from_zero = size == 0 and difference > 0
-    return Change(1.0 if from_zero else difference / max(size, 1e-12), not (old[2] or new[2]), from_zero)
+    share = 1.0 if from_zero else difference / max(size, 1e-12)
+    return Change(share, not (old[2] or new[2]), from_zero, new[2] and not old[2])

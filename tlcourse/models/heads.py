@@ -1,5 +1,7 @@
 """Heads: find the layer of a network that gives the logits, and put a new one in its place."""
 
+import re
+
 from torch import nn
 
 from tlcourse.preprocessing import WRAPPERS
@@ -7,10 +9,12 @@ from tlcourse.preprocessing import WRAPPERS
 # Where the classifier is in a model that does not say so itself: the last of these.
 ATTRIBUTES = ("fc", "heads", "head", "classifier")
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-# The outputs of the layers below the classifier where a library has them in one Sequential with it.
-LOWER_LAYERS = {"AlexNet": [(4096, 4096)], "VGG": [(4096, 4096)], "MobileNetV3": [(1024,), (1280,)], "MaxVit": [(512,)]}
-LOWER_LAYERS |= {"MetaFormer": [(2048,), (2304,), (3072,)], "EfficientVit": [(1280,), (1600,), (2560,)]}
-LOWER_LAYERS["EfficientVitLarge"] = [(3200,), (6400,)]
+# What a library puts below its classifier into one Sequential of torch's own layers: the network, then the layers.
+LIBRARYS = re.compile(
+    "AlexNet Dropout Linear4096 ReLU Dropout Linear4096 ReLU |VGG Linear4096 ReLU Dropout Linear4096 ReLU Dropout |"
+    "MobileNetV3 Linear(1024|1280) Hardswish Dropout |MaxVit .* LayerNorm Linear512 Tanh |"
+    r"EfficientVit(Large)? Linear(1280|1600|2560|3200|6400) LayerNorm \w+ Dropout "
+)
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -68,31 +72,27 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def head_parts(model: nn.Module) -> list[str]:
-    """Return the names of what trains as the head: the classifiers, or the whole of a new head of several layers.
+    """Return the names of what trains as the head: the classifiers, or the whole of a new head with more around it.
 
-    A head of several layers that a library made is pre-trained below its last layer. One in its place is new, and its
-    lower layers are as random as the last one.
+    What a library put around its classifier is pre-trained. A head that is not of its layers is new, and its lower
+    layers, norms and scales are as random as the last layer.
     """
-    model = unwrap_model(model)
-    return [next(filter(None, (_if_new(model, part) for part in _around(name))), name) for name in head_names(model)]
+    model, found = unwrap_model(model), []
+    for name in head_names(model):
+        around = [name[:end] for end, letter in enumerate(name) if letter == "."]
+        found.append(next((part for part in around if _is_new(model, part, name)), name))
+    return found
 
 
-def _around(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
-def _if_new(model: nn.Module, name: str) -> str | None:
-    """Return a name if its module holds several layers, or a batch norm, and no library made it."""
+def _is_new(model: nn.Module, name: str, classifier: str) -> bool:
+    """Say whether the module of a name learns more than the classifier in it, and no library made it."""
     module = model.get_submodule(name)
-    weights = [layer.weight for layer in module.modules() if isinstance(layer, LAYERS)]
-    widths = tuple(len(weight) for weight in weights)
-    by_hand = type(module) is nn.Sequential or not type(module).__module__.startswith(("torchvision.", "timm."))
-    librarys = any(widths[: len(lower)] == lower for lower in LOWER_LAYERS.get(type(model).__name__, ()))
-    if librarys and not weights[0].is_meta:  # torch draws new weights up to 1 / sqrt(inputs); training goes beyond
-        librarys = not 0.99 < weights[0].detach().abs().max().item() * weights[0][0].numel() ** 0.5 <= 1.001
-    several = len(widths) > 1 or any(isinstance(layer, nn.BatchNorm1d) for layer in module.modules())
-    return name if by_hand and several and not librarys else None
+    learning = [part for part in module.modules() if any(True for _ in part.parameters())]
+    librarys = any(type(part).__module__.startswith(("torchvision.", "timm.")) for part in learning)
+    single = [part for part in module.modules() if not any(True for _ in part.children())]
+    layers = [f"{type(part).__name__}{len(part.weight) if isinstance(part, LAYERS) else ''}" for part in single]
+    more = len([*module.parameters()]) > len([*model.get_submodule(classifier).parameters()])
+    return more and not librarys and not LIBRARYS.match(" ".join([type(model).__name__, *layers]))
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

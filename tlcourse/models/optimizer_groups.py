@@ -85,24 +85,43 @@ def extend_optimizer(
 ) -> torch.optim.Optimizer:
     """Rebuild the optimizer's groups for what is trainable now, as `param_groups` makes them.
 
-    Call it after unfreezing more of the model. Momentum and Adam's moments of parameters that were already training are
-    kept, those of parameters that are frozen now are deleted. Schedulers hold the old learning rates: make a new one.
+    Call it after unfreezing more of the model. It keeps momentum and Adam's moments of parameters that still train; the
+    settings of each group, its decay too without a `weight_decay` (new groups take the last one's); and parameters that
+    are not the model's, such as a loss's. Schedulers hold the old learning rates: make a new one.
 
     Raises:
-        ValueError: as `param_groups`.
+        ValueError: as `param_groups`; without a `weight_decay`, groups differ in theirs.
     """
+    own, others = {id(p) for p in model.parameters()}, groups_beside(model, optimizer)
+    old = [group for group in optimizer.param_groups if own & {id(p) for p in group["params"]}]
+    decays = {g.get("weight_decay") for g in old if not str(g.get("name")).endswith(NO_DECAY)}
+    if weight_decay is None and len(decays) > 1:
+        found = ", ".join(map(str, sorted(decays)))
+        raise ValueError(f"The groups have weight decays of {found}: build the optimizer with `param_groups`.")
+    if weight_decay is None and any(str(group.get("name")).endswith(NO_DECAY) for group in old):
+        weight_decay = max(decays, default=0.0)
     groups = param_groups(model, lr, layer_decay=layer_decay, weight_decay=weight_decay, max_stages=max_stages)
-    trainable = {id(p) for group in groups for p in group["params"]}
-    for parameter in [p for p in optimizer.state if id(p) not in trainable]:
+    settings = {g.get("name"): {key: g[key] for key in optimizer.defaults if key != "lr"} for g in old}
+    last = next(reversed(settings.values()), {})
+    for parameter in [p for p in optimizer.state if id(p) in own and not p.requires_grad]:
         del optimizer.state[parameter]
     optimizer.param_groups.clear()
-    for group in groups:
+    for group in [*({**settings.get(group["name"], last), **group} for group in groups), *others]:
         optimizer.add_param_group(group)
     return optimizer
 
 
+def groups_beside(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict]:
+    """Return the optimizer's groups with only the parameters that are not the model's, such as a loss's."""
+    own = {id(p) for p in model.parameters()}
+    rest = [(group, [p for p in group["params"] if id(p) not in own]) for group in optimizer.param_groups]
+    return [{key: group[key] for key in group if key != "param_names"} | {"params": p} for group, p in rest if p]
+
+
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise a ValueError unless the optimizer has a trainable parameter of this model."""
+    if not hasattr(optimizer, "param_groups"):
+        raise ValueError(f"optimizer is {optimizer!r}: give a single one, such as torch.optim.AdamW(groups).")
     own = {id(p) for p in model.parameters() if p.requires_grad}
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     replaced = own - held and held - {id(p) for p in model.parameters()}

@@ -7,8 +7,8 @@ its running statistics follow the batches. `train_mode` puts it into evaluation 
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, takewhile
-from types import MethodType
 
 import torch
 from torch import nn
@@ -24,8 +24,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def freeze(model: nn.Module) -> nn.Module:
     """Freeze every stage but the head: the model becomes a feature extractor with a trainable classifier.
 
-    A head of several layers that you put in the classifier's place is trained as a whole; of a library's own (VGG,
-    MobileNetV3), whose lower layers are pre-trained, the last layer. `summary` shows what trains.
+    A head that you put in the classifier's place is trained as a whole, norms and scales too; of a library's own layers
+    (VGG, MobileNetV3), whose lower ones are pre-trained, the last. `summary` shows what trains.
     """
     return unfreeze_from(model, "head")
 
@@ -95,7 +95,7 @@ def keep_frozen(model: nn.Module) -> nn.Module:
     `torch.compile` and `DistributedDataParallel`, and overrides `frozen_bn="train"`. `del model.train` ends it.
     """
     inner = unwrap_model(model)
-    inner.train = MethodType(_train, inner)
+    inner.train = partial(_train, inner)
     return model.train(model.training)
 
 

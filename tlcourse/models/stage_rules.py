@@ -81,6 +81,8 @@ def infer_stages(model: nn.Module) -> StagePlan:
 
 def check_plan(model: nn.Module, plan: StagePlan) -> None:
     """Check that a user's plan ends with the head, and that each name is in the model and in one stage only."""
+    if not isinstance(plan, dict) or any(isinstance(names, str) for names in plan.values()):
+        raise ValueError(f"The plan is {plan!r}: give each stage a list of names, as {{'head': ['fc']}}.")
     kind, there = getattr(model, "architecture", type(model).__name__), _all_names(model)
     named = Counter(name for names in plan.values() for name in names)
     if [*plan][-1] != "head":

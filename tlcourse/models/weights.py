@@ -18,8 +18,9 @@ from tlcourse.models.unpickle import load_inert
 from tlcourse.runtime import OfflineError, weights_folder
 
 TIMEOUT = 5  # seconds to wait for a hub's first answer; the hub's own client keeps trying for about a minute
-# What weights lie under in a checkpoint of PyTorch's tutorials, Lightning and timm.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "state_dict_ema", "model_ema")
+# What weights lie under in a checkpoint of ours, of PyTorch's tutorials, Lightning and timm.
+WRAPPERS = ("best_weights", "state_dict", "model_state_dict", "model", "module", "net", "weights")
+WRAPPERS += ("state_dict_ema", "model_ema")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl", ".model")
 # Names in torchvision's files of DenseNet and of ViT that its code no longer has.
 OLD_NAMES = {r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.": r"\1\2."}

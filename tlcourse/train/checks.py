@@ -127,6 +127,7 @@ def fingerprint(state: dict[str, Any]) -> dict[str, Any]:
             (g.get("initial_lr", None if state["schedule"] else g["lr"]), g.get("weight_decay")) for g in groups
         ],
         "momentum or other setting of the optimizer": settings,
+        "number of parameters beside the model's": [tuple(p.shape) for p in state.get("beside", [])],
         "schedule": state["schedule"] and {k: v for k, v in state["schedule"].items() if k not in CHANGING},
         "weight average": state.get("ema") is not None,
         "batches": state["batches"],

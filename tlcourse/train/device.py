@@ -84,10 +84,11 @@ class Devices:
     def choose_format(self, model: nn.Module, images: torch.Tensor) -> None:
         """Go back to torch's usual memory format for a network with a `.view` that needs it, tried on two images.
 
-        The networks of torchvision and timm need no trial.
+        Networks of modules of torchvision and timm alone need no trial.
         """
         self.usual_format = False
-        if type(model).__module__.startswith(("torchvision.", "timm.", "tlcourse.models.")):
+        kinds = {type(module).__module__ for module in model.modules()}  # a learner may have put in one of their own
+        if all(kind.startswith(("torch.nn.", "torchvision.", "timm.", "tlcourse.models.")) for kind in kinds):
             return
         try:
             with no_side_effects(model), self.autocast():
@@ -102,16 +103,16 @@ class Devices:
         """Return a context in which processes average gradients only after the last micro-batch of a step."""
         return nullcontext() if last or not self.distributed else self.accelerator.no_sync(net)
 
-    def loss_weight(self, labels: torch.Tensor, micro_batches: list[Batch]) -> torch.Tensor | float:
+    def loss_weight(self, loss: Loss, labels: torch.Tensor, micro_batches: list[Batch]) -> torch.Tensor | float:
         """Return the factor for a micro-batch's mean loss.
 
         With it, the step's gradient is that of the mean over all its images, across all processes.
         """
-        count = sum(len(y) for _, y in micro_batches)
+        own, count = _counted(loss, labels), sum(_counted(loss, y) for _, y in micro_batches)
         if not self.distributed:
-            return len(labels) / count
+            return own / count
         total = self.accelerator.reduce(torch.tensor(float(count), device=self.device))
-        return len(labels) * self.accelerator.num_processes / total  # gradients are averaged over processes
+        return own * self.accelerator.num_processes / total  # gradients are averaged over processes
 
     def all_reduce_sum(self, *values: torch.Tensor) -> list[float]:
         """Return numbers, each summed over all processes."""
@@ -140,6 +141,12 @@ class Devices:
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.accelerator.wait_for_everyone()
+
+
+def _counted(loss: Loss, labels: torch.Tensor) -> torch.Tensor | int:
+    """Return by what a mean loss divides: the number of images, or the sum of their classes' weights."""
+    weight = loss.weight if isinstance(loss, nn.CrossEntropyLoss) and not labels.is_floating_point() else None
+    return len(labels) if weight is None else weight[labels.to(weight.device)].sum()
 
 
 @contextmanager

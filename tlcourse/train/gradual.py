@@ -133,9 +133,9 @@ def fit_gradual(
     """
     data = as_loaders(data)
     _check(model, phases)
-    history, best_weights, decay = History(), None, _weight_decay(optimizer)
+    history, best_weights = History(), None
     for number, phase in enumerate(phases, start=1):
-        _enter(phase, model, optimizer, *decay)
+        _enter(phase, model, optimizer)
         steps = steps_per_epoch(data.train, accumulate)
         if make_schedule is not None and steps is None:
             raise ValueError("A schedule needs the number of steps, and the training loader has no length.")
@@ -168,33 +168,13 @@ def _check(model: nn.Module, phases: Sequence[Phase]) -> None:
             )
 
 
-def _enter(
-    phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer, weight_decay: float | None, split: bool
-) -> None:
+def _enter(phase: Phase, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Unfreeze what the phase trains, and give each stage's groups their rate."""
     names = [part.name for part in stages(model)]
     unfreeze_from(model, next(name for name in names if name in phase.rates))
     rates, rate = {}, 0.0
     for name in names:
         rates[name] = rate = phase.rates.get(name, rate)
-    extend_optimizer(optimizer, model, 1.0, weight_decay=weight_decay if split else None)
+    extend_optimizer(optimizer, model, 1.0)
     for group in optimizer.param_groups:
-        group["lr"] = rates[group["name"].removesuffix(NO_DECAY)]
-        if not split and weight_decay is not None:
-            group["weight_decay"] = weight_decay
-
-
-def _weight_decay(optimizer: torch.optim.Optimizer) -> tuple[float | None, bool]:
-    """Return the decay of the weights, and whether norms and biases have groups without decay.
-
-    Raises:
-        ValueError: groups differ in their decay and are not named as those of `param_groups`.
-    """
-    decays = {(str(group.get("name", "")), group.get("weight_decay")) for group in optimizer.param_groups}
-    weights = {decay for name, decay in decays if not name.endswith(NO_DECAY)} or {None}
-    if len(weights) > 1:
-        raise ValueError(
-            f"The optimizer's groups have weight decays of {', '.join(map(str, sorted(weights)))}, and phases make new "
-            "groups. Build the optimizer with one, as `param_groups(model, lr, weight_decay=...)` does."
-        )
-    return weights.pop(), any(name.endswith(NO_DECAY) for name, _ in decays)
+        group["lr"] = rates.get(str(group.get("name")).removesuffix(NO_DECAY), group["lr"])  # a loss has its own

@@ -116,7 +116,7 @@ def loop(state: TrainState, stop: list[bool]) -> None:
                             logits = main_output(state.forward_model(images))
                             check_outputs(logits, labels, own_loss=own_loss)
                             loss = config.loss(logits, labels)
-                        devices.scaler.scale(loss * devices.loss_weight(labels, micro_batches)).backward()
+                        devices.scaler.scale(loss * devices.loss_weight(config.loss, labels, micro_batches)).backward()
                     state.update_metrics(loss, logits, labels)
                 if config.clip_grad_norm is not None:
                     devices.scaler.unscale_(optimizer)

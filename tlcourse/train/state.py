@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tlcourse.evaluation import Evaluation, class_numbers, read_batch
-from tlcourse.models import unwrap_model
+from tlcourse.models import groups_beside, unwrap_model
 from tlcourse.runtime import shorten
 from tlcourse.side_effects import get_rng_state, set_rng_state
 from tlcourse.train.checkpoints import Checkpoints
@@ -39,20 +39,16 @@ class FitConfig:
     frozen_bn: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss, type) or getattr(self.loss, "reduction", "mean") in ("sum", "none"):
+        reduction = getattr(self.loss, "reduction", getattr(self.loss, "keywords", {}).get("reduction"))
+        if isinstance(self.loss, type) or not callable(self.loss) or reduction in ("sum", "none"):
             raise ValueError(f"loss is {self.loss!r}: give a function or an instance that returns the mean of a batch.")
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}: train for at least one.")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate is {self.accumulate}: a step takes at least one batch.")
+        for name in ("epochs", "accumulate", "patience"):
+            if (number := getattr(self, name)) is not None and (number < 1 or number % 1):
+                raise ValueError(f"{name} is {number}: give a whole number, 1 or more.")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: the largest gradient norm must be positive.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is {self.patience}: wait for at least one epoch.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must lie between 0 and 1, such as 0.999.")
-        if self.frozen_bn not in ("eval", "train"):
-            raise ValueError(f"frozen_bn is {self.frozen_bn!r}: choose 'eval' (keep the statistics) or 'train'.")
 
 
 @dataclass
@@ -80,6 +76,8 @@ class TrainState:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.train_loader = self.devices.shard_loader(self.data.train, training=True)
         self.val_loader = self.devices.shard_loader(self.data.val, training=False)
+        # What the optimizer trains beside the model, such as the parameters of a loss.
+        self.beside = [p.detach() for group in groups_beside(self.model, self.optimizer) for p in group["params"]]
         self.rng_at_epoch_start: dict[str, Any] = {}  # the order of the epoch's images follows from it
         self.rng_at_save: dict[str, Any] = {}
         self.start_epoch()
@@ -129,7 +127,7 @@ class TrainState:
 
     def update_metrics(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Add a micro-batch to the sums of its epoch."""
-        self.loss_sum += loss.detach() * len(labels)
+        self.loss_sum += loss.detach().squeeze() * len(labels)
         self.correct += (logits.detach().argmax(1) == class_numbers(labels)).sum()
         self.images += len(labels)
 
@@ -154,7 +152,7 @@ class TrainState:
             raise ValueError("There is no image to train on: the training loader is empty.")
         if not math.isfinite(loss_sum):
             folder = " and a new folder for its checkpoints" if self.config.checkpoints else ""
-            advice = f"Use a lower learning rate{folder}."
+            advice = f"Use a lower learning rate{folder}, and look for images whose values are not finite."
             raise FloatingPointError(f"The training loss of epoch {number} is {loss_sum}. {advice}")
         train = (loss_sum / images, correct / images)  # each image counts as much as any other
         epoch = Epoch(number, *train, val.loss, val.accuracy, max(rates), self.seconds, int(images), rates)
@@ -205,6 +203,7 @@ class TrainState:
             "scaler": self.devices.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "best_weights": self.best_weights,
+            "beside": self.beside,
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
             "progress": {name: getattr(self, name) for name in ("step", "steps_in_epoch", "seconds", "rates")},
             "sums": [self.loss_sum, self.correct, self.images],
@@ -227,6 +226,8 @@ class TrainState:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for ours, saved in zip(self.beside, state.get("beside", []), strict=True):
+            ours.copy_(saved)
         if self.schedule:
             self.schedule.scheduler.load_state_dict(state["schedule"])
         self.devices.scaler.load_state_dict(state["scaler"])

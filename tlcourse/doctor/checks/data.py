@@ -31,6 +31,9 @@ def items_can_be_read(setup: Setup) -> Findings:
         if images is not None and not images.is_floating_point():
             evidence = f"{images.dtype}, {images.min()} to {images.max()}"
             yield suspicious("not-normalised/whole-numbers", evidence, part=part.name)
+        elif images is not None and (broken := [i for i, image in enumerate(images) if not image.isfinite().all()]):
+            evidence = f"{len(broken)} of {len(images)} images looked at, such as item {part.read[broken[0]]}"
+            yield wrong("not-finite/images", evidence, part=part.name)
 
 
 def images_are_normalised(setup: Setup) -> Findings:
@@ -171,7 +174,9 @@ def parts_share_no_image(setup: Setup) -> Findings:
 def _changes(part: Part, index: int) -> bool:
     try:
         first, *others = (part.dataset[index][0] for _ in range(DRAWS))
-        return isinstance(first, torch.Tensor) and not all(torch.equal(first, other) for other in others)
+        return isinstance(first, torch.Tensor) and not all(
+            torch.equal(first.nan_to_num(), other.nan_to_num()) for other in others
+        )
     except Exception:  # `items_can_be_read` reports it
         return False
 

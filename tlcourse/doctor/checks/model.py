@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter, defaultdict
 
+import torch
 from torch import nn
 
 from tlcourse.doctor.report import Findings, listed, note, suspicious, wrong
@@ -17,6 +18,7 @@ HIGHEST = {True: 0.1, False: 2.0}  # a new head alone; by "adaptive"
 HIGHEST_BACKBONE = {True: 0.01, False: 0.3}
 # Learning rates from which on a pre-trained backbone forgets under a new head's first, random gradients.
 BOLD_BACKBONE = {True: 5e-4, False: 5e-3}
+SMALL_PART = 0.2  # share of a stage's matrices and kernels: adapters are less, and a block of a stage is more
 
 
 def values_are_finite(setup: Setup) -> Findings:
@@ -37,6 +39,17 @@ def something_trains(setup: Setup) -> Findings:
         yield (wrong if setup.fresh_head else suspicious)("head-frozen", evidence, head=name)
 
 
+def what_is_frozen_has_learnt(setup: Setup) -> Findings:
+    """Random weights that are frozen stay random: those of a whole network, or of single layers."""
+    frozen = {name: p for name, p in setup.parameters.items() if not (p.requires_grad or name in setup.head_parameters)}
+    vectors = [p for p in frozen.values() if p.ndim == 1 and len(p) > 1]
+    drawn = [name for name, p in frozen.items() if p.ndim > 1 and _drawn_uniformly(p)]
+    if setup.trainable and 0 < len(vectors) < len(frozen) and all(p.max() - p.min() < 1e-4 for p in vectors):
+        yield suspicious("frozen-random", f"{setup.by_stage(frozen)}: in each norm and bias all values are still equal")
+    elif setup.trainable and drawn:
+        yield suspicious("frozen-random/layers", f"{setup.by_stage(drawn)}: spread evenly, as new weights are")
+
+
 def head_fits_the_classes(setup: Setup) -> Findings:
     """The classifier has one output per class."""
     named = [len(part.classes) for part in setup.parts if part.classes is not None]
@@ -46,7 +59,7 @@ def head_fits_the_classes(setup: Setup) -> Findings:
     count, outputs = max(counts), setup.outputs
     evidence = f"{setup.head[0]} has {outputs:,} outputs; the data has {count:,} classes"
     if outputs == 1 and count == 2:
-        if "BCE" not in setup.loss_name and "binary" not in setup.loss_name:
+        if setup.loss_name in (*LOGIT_LOSSES, ""):
             yield suspicious("head-size/one-output", evidence)
     elif outputs < count:
         yield wrong("head-size", evidence, count=count)
@@ -172,6 +185,10 @@ def backbone_is_slower_than_a_new_head(setup: Setup) -> Findings:
     rates = {name: rate for name, rate in setup.rates.items() if name in setup.trainable}
     head = max((rate for name, rate in rates.items() if name in setup.head_parameters), default=0.0)
     fast = {name: rate for name, rate in rates.items() if name not in setup.head_parameters and rate >= head > 0}
+    for stage in setup.stages:  # adapters, prompts, norms and biases train at the head's rate by design
+        sizes = {name: p.numel() for name, p in stage.parameters.items() if p.ndim > 1}
+        if sum(size for name, size in sizes.items() if name in fast) <= SMALL_PART * sum(sizes.values()):
+            fast = {name: rate for name, rate in fast.items() if name not in stage.parameters}
     if fast:
         highest = max(fast.values())
         evidence = f"head {head:g}; {setup.by_stage(fast)} at up to {highest:g}"
@@ -183,7 +200,7 @@ def gradients_arrive(setup: Setup) -> Findings:
     given = {name: p.grad for name, p in setup.trainable.items() if p.grad is not None}
     if broken := [name for name, grad in given.items() if not grad.isfinite().all()]:
         yield wrong("gradient/not-finite", setup.by_stage(broken))
-    missing = {name: p for name, p in setup.trainable.items() if name not in given}
+    missing = {name: p for name, p in setup.trainable.items() if name not in given and name not in setup.unfrozen}
     if given and missing:  # without any gradient there was no backward pass, or it was zeroed
         # What was unfrozen after the last pass is not known from what no pass reaches.
         moments = {id(p) for optimizer in setup.optimizers for p in optimizer.state}
@@ -198,8 +215,8 @@ def weights_move_where_they_should(setup: Setup) -> Findings:
     frozen = [name for name in moved if changes[name].frozen]
     if frozen and len(frozen) < len(setup.parameters):
         yield suspicious("frozen-moved", setup.by_stage(frozen))
-    training = [name for name in setup.trainable if setup.rates.get(name, 0) > 0 and name in changes]
-    still = [name for name in training if changes[name].size == 0]
+    training = [name for name in setup.trainable if setup.rates.get(name, 0) > 0 and name not in setup.unfrozen]
+    still = [name for name in training if name in changes and changes[name].size == 0]
     if still and len(moved) > len(frozen):
         yield suspicious("did-not-move", setup.by_stage(still))
 
@@ -213,6 +230,11 @@ def decay_spares_norms(setup: Setup) -> Findings:
         kinds = Counter(name.rpartition(".")[2] for name in strong)
         counts = listed(f"{n} {kind}" for kind, n in kinds.items())
         yield note("decay-on-norms", f"{len(strong)} tensors ({counts}), {max(strong.values()):g}")
+
+
+def _drawn_uniformly(values: torch.Tensor) -> bool:
+    """Whether the largest value is as many deviations away as in an even spread, sqrt(3); training makes it more."""
+    return values.numel() > 500 and 1.6 < (values.abs().max() / values.float().std()).item() < 1.85
 
 
 def _drops(module: nn.Module) -> bool:
