@@ -266,7 +266,7 @@ def test_classes_beside_a_folder_without_images(root, beside):
     fill(root / "images")
     (root / beside).mkdir()
     (root / beside / "train.txt").touch()
-    refused(root, f"{beside} has no images.*delete it. Did you mean .*images")
+    refused(root, f"{beside} has no images.*take it out of .* Did you mean .*images")
 
 
 def test_classes_that_differ_in_capitals_only_are_noted(root):
@@ -656,7 +656,32 @@ def test_tables_that_do_not_work(unsorted, lines, message):
     refused(unsorted, message, labels=table(unsorted, *lines))
 
 
+def test_the_parts_of_labelled_folders_stay_and_paths_may_be_of_another_machine(root):
+    for part, first in (("train", 0), ("test", 20)):
+        fill(root / part)
+        for number, path in enumerate(sorted((root / part).rglob("*.jpg")), first):
+            path.rename(root / part / f"{path.parent.name}.{number}.jpg")
+    for name in ("cats", "dogs"):
+        (root / "train" / name).rmdir()
+        (root / "test" / name).rmdir()
+    rows = [f"/kaggle/input/{path.parent.name}/{path.name},{path.name[:4]}" for path in sorted(root.rglob("*.jpg"))]
+    (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    splits = data.from_folder(root, labels=root / "labels.csv", model=SMALL)
+    assert {path.parent.name for path in splits.test.sources} == {"test"}
+    assert {path.parent.name for part in (splits.train, splits.val) for path in part.sources} == {"train"}
+
+
+def test_keras_needs_a_folder_around_unlabelled_images(root):
+    fill(root / "train")
+    fill(root / "test" / "unknown")
+    shutil.move(root / "test" / "unknown" / "cats", root / "test" / "unknown" / "images")
+    shutil.rmtree(root / "test" / "unknown" / "dogs")
+    splits = data.from_folder(root, model=SMALL)
+    assert splits.classes == ["cats", "dogs"]
+    assert any("test folder has no class folders" in note for note in splits.notes)
+
+
 def test_a_file_of_labels_that_cannot_be_read(unsorted):
-    refused(unsorted, "cannot be read as a CSV file", labels=unsorted / "no.csv")
+    refused(unsorted, "labels in .*no.csv cannot be read .No such file", labels=unsorted / "no.csv")
     (unsorted / "x.csv").write_bytes(b"\xff\xfe\x00\x80")
     refused(unsorted, "cannot be read as a CSV file", labels=unsorted / "x.csv")

@@ -21,7 +21,7 @@ FILLING = {"set", "data", "dataset", "image", "images", "img", "imgs", "folder",
 # Left behind by systems, as are names that start with a dot.
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 KAGGLE = re.compile(r"[A-Za-z_]+\.\d+\.\w+")  # cat.0.jpg: the class is in the file's name
-
+UNLABELLED = re.compile(r"(?i)unknown|unlabell?ed")  # a folder that Keras needs around images without labels
 ADVICE = (
     "Put each class's images into a folder of its own: {root}/cats/1.jpg, {root}/dogs/1.jpg. If a CSV file has the "
     "labels, name it: labels=FILE, or tlcourse train --labels FILE."
@@ -64,10 +64,10 @@ def scan(root: Path) -> Layout:
     if images:
         notes.append(f"{len(images)} images lie beside the folders, have no class, and were left out.")
     homes = {part: _inner(folder, part) for part, folder in part_folders.items()}
-    for part in [part for part in homes if part != "train" and not _entries(homes[part])[0]]:
-        answer = f"`tlcourse predict MODEL {homes[part]} --csv FILE` answers its images."
+    inside = {part: [path.name for path in _entries(home)[0]] for part, home in homes.items() if part != "train"}
+    for part in [part for part, names in inside.items() if not names or UNLABELLED.fullmatch(" ".join(names))]:
+        answer = f"`tlcourse predict MODEL {homes.pop(part)} --csv FILE` answers its images."
         notes.append(f"The {part} folder has no class folders, so no labels, and was left out. {answer}")
-        del homes[part]
     others: Counter[str] = Counter()
     homes = homes or {"train": root}
     found = {part: _images_by_class(folder, others, flat=not part_folders) for part, folder in homes.items()}
@@ -79,8 +79,7 @@ def scan(root: Path) -> Layout:
     if len(upper) == len(classes) and (below := sorted({plain(p.name) for path in upper for p in _entries(path)[0]})):
         inner = f"those inside, {', '.join(below[:5])}, are not"
         notes.append(f"The classes are the upper folders, {', '.join(classes[:5])}; {inner}.")
-    lower = Counter(map(str.lower, classes))
-    if alike := [name for name in classes if lower[name.lower()] > 1]:
+    if alike := [name for name in classes if any(name != one and name.lower() == one.lower() for one in classes)]:
         notes.append(f"Are these classes the same? They differ in capital letters only: {', '.join(alike)}.")
     parts = {part: [(i, path) for i, name in enumerate(classes) for path in own[name]] for part, own in found.items()}
     return Layout(root, classes, parts, flat=not part_folders, notes=notes)
@@ -204,7 +203,9 @@ def _images_by_class(folder: Path, others: Counter[str], *, flat: bool) -> dict[
         if not images:
             full = [path for path in folders if images_below(path)]
             hint = f" Did you mean {full[0]}?" if len(full) == 1 and _entries(full[0])[0] else ""
-            raise ValueError(f"{class_folder} has no images. Add some (.jpg, .png and so on), or delete it.{hint}")
+            raise ValueError(
+                f"{class_folder} has no images. Add some (.jpg, .png and so on), or take it out of {folder}.{hint}"
+            )
         if name in classes:
             raise ValueError(f"{folder} has two folders {name!r}, which only look the same. Merge them.")
         classes[name] = images

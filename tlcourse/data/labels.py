@@ -65,7 +65,9 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
     def known(cell: str) -> str:
         """Return the name below `root` of an image whose path starts further up, and other cells as they are."""
         path = cell.replace("\\", "/").removeprefix("./")
-        return next((path.removeprefix(top) for top in around if path.removeprefix(top) in named), cell)
+        name = path.rpartition("/")[2]  # of another machine's path
+        near = [path.removeprefix(top) for top in around] + [name] * (len(named.get(name, ())) == 1)
+        return next((below for below in near if below in named), cell)
 
     rows = [[known(cell) for cell in row] for row in rows]
     key = _column_of_names(root, file, rows, named)
@@ -91,6 +93,8 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
             raise ValueError(f"{file} has no label for {name}. Take out the rows that have none.")
         if len(paths) > 1:
             raise ValueError(f"{name} is {paths[0]} or {paths[1]}: give the folder of one of them as data.")
+        if paths and split is None:
+            part = part_of(paths[0].relative_to(root).parts[0]) or "train"
         if paths and (before := found.setdefault(paths[0], (label, part))[0]) != label:
             raise ValueError(f"{file} has two labels for {name}: {before} and {label}.")
     if len(classes := sorted({label for label, _ in found.values()})) < 2:
@@ -101,6 +105,8 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
     notes += [f"{absent} rows of {file.name} name no image in {root.name}, and were left out."] * bool(absent)
     notes += [f"The column {header[i]!r} of {file.name} says which part an image is in." for i in said if i == split]
     parts: dict[str, list[tuple[int, Path]]] = {"train": []}
+    if all(part != "train" for _, part in found.values()):
+        found = {path: (label, "train") for path, (label, _) in found.items()}
     for path, (label, part) in sorted(found.items()):
         parts.setdefault(part, []).append((classes.index(label), path))
     return Layout(root, classes, parts, flat=True, notes=notes)
@@ -129,7 +135,9 @@ def _rows(file: Path) -> list[list[str]]:
     """Read a file whose cells are separated by commas, semicolons or tabs."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"The labels in {file} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
         raise ValueError(f"{file} cannot be read as a CSV file with labels ({error}). Save it in UTF-8.") from error
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     lines = text.splitlines(keepends=True)

@@ -43,6 +43,8 @@ def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
     try:
         with file.open("rb") as opened:  # the content decides, not the name: safetensors have a length, and JSON
             content = load_file(file) if opened.read(9)[8:] == b"{" else load_inert(file)
+    except PermissionError as error:
+        raise ValueError(f"{file} may not be read: mend its rights.") from error
     except Exception as error:
         raise ValueError(
             f"{file} could not be read as weights ({type(error).__name__}). Either it is damaged, or it is a pickle "
