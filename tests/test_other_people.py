@@ -77,6 +77,33 @@ def test_an_own_part_with_view_in_a_known_network_trains():
     assert fit({"train": data, "val": data}, model).epochs[0].images == 4
 
 
+class Views(nn.Module):
+    """`.view` in the features, and the images of our own loaders."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 62 * 62, 2)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        return self.fc(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, pets: fit(pets.loaders(8), model, ema_decay=0.9),
+        lambda model, pets: tl.train.lr_range_test(
+            model, pets.loaders(8).train, torch.optim.SGD(model.parameters(), 1e-4), steps=10
+        ),
+        lambda model, pets: list(tl.features.precompute(tl.models.freeze(model), pets).loaders(8).train),
+    ],
+)
+def test_an_own_network_with_view_works_everywhere(use):
+    pets = tl.data.load("toypets", model=tl.models.create("tl_resnet", 2), train=16, val=8, test=8)
+    use(Views(), pets)
+
+
 def test_soft_labels_train_as_cross_entropy_with_probabilities():
     hard, soft = Net(), Net()
     soft.load_state_dict(hard.state_dict())

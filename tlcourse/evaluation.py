@@ -110,7 +110,7 @@ def evaluate(
 
 
 def run(model: nn.Module, images: torch.Tensor) -> Any:
-    """Run a model in evaluation mode, and return its logits, as `main_output` does."""
+    """Run a model, and return its logits, as `main_output` does."""
     try:
         return main_output(model(images))
     except RuntimeError as error:

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from tlcourse.data import ImageSet, Loaders, Splits, leaves_single, make_loader
-from tlcourse.evaluation import autocast, evaluation_mode
+from tlcourse.evaluation import USUAL_FORMAT, autocast, evaluation_mode
 from tlcourse.features.activations import ActivationLoader, Activations, ViewSampler
 from tlcourse.features.array_store import computed_once
 from tlcourse.features.cache_key import cache_file
@@ -133,16 +135,26 @@ class _Views:
 def _activations(frozen_part: nn.Module, images: _Views, precision: str, file: Path | None) -> Activations:
     """Read the frozen part's output for some images, or compute and store it."""
     device = next(frozen_part.parameters()).device
+    layout = torch.channels_last
 
     def compute(batch: Tensor) -> Tensor:
         # Convolutions are faster on channels-last maps, and their output is channels-last too.
         with autocast(device, precision):
-            x = frozen_part(batch.to(device, memory_format=torch.channels_last)).float().cpu()
+            x = frozen_part(batch.to(device, memory_format=layout)).float().cpu()
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+    try:
+        with redirect_stderr(StringIO()):  # what torch.fx prints
+            first = compute(images.images[0][0][None])
+    except RuntimeError as error:
+        if USUAL_FORMAT not in str(error):
+            raise
+        layout = torch.contiguous_format  # for a `.view` in the network
+        first = compute(images.images[0][0][None])
 
     def rows() -> Iterator[Tensor]:
         steps = images.views * math.ceil(len(images.images) / BATCH)
         yield from map(compute, tqdm(images.batches(), desc="frozen part", total=steps, leave=False))
 
-    shape = (images.views * len(images.images), *compute(images.images[0][0][None]).shape[1:])
+    shape = (images.views * len(images.images), *first.shape[1:])
     return Activations(computed_once(file, shape, rows), images.images.labels)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tlcourse.evaluation import check_outputs, main_output, read_batch
+from tlcourse.evaluation import check_outputs, read_batch, run
 from tlcourse.models import check_optimizer, train_mode, unwrap_model
 from tlcourse.side_effects import preserve_loader_state, preserve_rng_state
 from tlcourse.train.device import Batch, without_singles
@@ -108,7 +108,7 @@ def _train_at(
     for rate, (images, labels) in zip(rates, batches, strict=False):
         for group, own in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * own / max(base)
-        logits = main_output(model(images.to(device)))
+        logits = run(model, images.to(device))
         check_outputs(logits, labels)
         loss = F.cross_entropy(logits, labels.to(device))
         value = loss.item()

@@ -120,6 +120,8 @@ class TrainState:
         while micro_batches := list(islice(batches, self.config.accumulate)):
             if self.devices.usual_format is None:
                 self.devices.choose_format(self.model, micro_batches[0][0])
+                if self.ema is not None and self.devices.usual_format:
+                    self.ema.to(memory_format=torch.contiguous_format)
             self.rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)  # before they are changed
             yield micro_batches
         self.devices.synchronize()
