@@ -53,3 +53,14 @@ def test_others_may_read_what_they_may_read_of_any_file(tmp_path):
     file.chmod(0o444)  # the folder's rights decide
     write()
     assert file.stat().st_mode & 0o777 == 0o444
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "deep").mkdir()
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "deep" / "file.txt")
+    with atomic_write(link) as part:
+        part.write_text("new")
+    assert link.is_symlink()
+    assert (tmp_path / "deep" / "file.txt").read_text() == "new"

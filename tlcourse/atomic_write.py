@@ -11,8 +11,10 @@ from pathlib import Path
 def atomic_write(file: Path) -> Iterator[Path]:
     """Give a temporary path beside `file`, and move what was written there to `file` at the end.
 
-    After an error the temporary file is deleted. A file that was there before stays until the new one is complete.
+    After an error the temporary file is deleted. A file that was there before stays until the new one is complete. A
+    link stays, and what it leads to is written.
     """
+    file = file.resolve() if file.is_symlink() else file
     with temporary_path(file) as part:
         yield part
         move_into_place(part, file)
