@@ -259,6 +259,21 @@ def test_another_rate_or_weight_decay_is_another_run(schedule, tmp_path):
     assert len(run(2).epochs) == 2
 
 
+def test_an_optimizer_that_counts_in_its_groups_goes_on(tmp_path):
+    class Counting(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                group["k"] = group.get("k", 0) + 1
+            return super().step(closure)
+
+    for epochs in (1, 2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+        optimizer = Counting([{"params": model.parameters(), "k": 0}], lr=0.1)
+        history = tl.train.fit(model, resumable.Data(), optimizer, epochs=epochs, checkpoints=Checkpoints(tmp_path))
+    assert len(history.epochs) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_training(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot be written.*Give another folder"):

@@ -671,6 +671,27 @@ def test_the_parts_of_labelled_folders_stay_and_paths_may_be_of_another_machine(
     assert {path.parent.name for part in (splits.train, splits.val) for path in part.sources} == {"train"}
 
 
+def test_the_column_called_id_names_the_images_whatever_the_others_hold(root):
+    fill(root, 10, 0)
+    for path in (root / "cats").iterdir():
+        path.rename(root / path.name)
+    shutil.rmtree(root / "cats")
+    shutil.rmtree(root / "dogs")
+    table = root / "t.csv"
+    table.write_text("id,source,label\n" + "\n".join(f"{i},raw/{9 - i}.jpg,{'ab'[i > 4]}" for i in range(10)))
+    splits = data.from_folder(root, labels=table, model=SMALL)
+    found = {
+        path.stem: label
+        for part in splits.parts.values()
+        for path, label in zip(part.sources, part.labels, strict=True)
+    }
+    assert {stem: int(label) for stem, label in found.items()} == {str(i): int(i > 4) for i in range(10)}
+    table.write_text(
+        "image_path,mask_path,label\n" + "\n".join(f"{i}.jpg,{9 - i}.jpg,{'ab'[i > 4]}" for i in range(10))
+    )
+    assert sum(sizes(data.from_folder(root, labels=table, model=SMALL))) == 10
+
+
 def test_keras_needs_a_folder_around_unlabelled_images(root):
     fill(root / "train")
     fill(root / "test" / "unknown")

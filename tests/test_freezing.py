@@ -7,8 +7,10 @@ from functools import partial
 import pytest
 import timm
 import torch
+import torchvision
 from timm.layers import GroupNorm
 from timm.models.deit import VisionTransformerDistilled
+from torch import nn
 from torch.nn import functional as F
 
 import tlcourse as tl
@@ -181,5 +183,17 @@ def test_two_heads_are_trained_and_no_probe_is_put_into_them():
     before = copy.deepcopy(model.state_dict())
     tl.recipes.fine_tune(model, splits, epochs=1, batch_size=4)
     assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items() if "head" in name)
-    with pytest.raises(ValueError, match="one head with a bias, not head, head_dist"):
+    with pytest.raises(ValueError, match="one head with weight and bias, not head, head_dist"):
         tl.recipes.linear_probe(model, splits)
+
+
+def test_a_copy_of_a_librarys_classifier_is_new_before_and_after_training():
+    model = torchvision.models.alexnet()
+    own = [nn.Dropout(), nn.Linear(9216, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU()]
+    model.classifier = nn.Sequential(*own, nn.Linear(4096, 2))
+    tl.models.freeze(model)
+    assert all(p.requires_grad for p in model.classifier.parameters())
+    with torch.no_grad():
+        model.classifier[1].weight.mul_(3)
+    tl.models.freeze(model)
+    assert all(p.requires_grad for p in model.classifier.parameters())

@@ -157,7 +157,7 @@ def test_functions_have_few_parameters() -> None:
 def test_the_package_and_its_core_stay_small() -> None:
     lengths = house.lines()
     assert [name for name in house.CORE if name not in lengths] == []
-    assert sum(lengths[name] for name in house.CORE) <= 2_100
+    assert sum(lengths[name] for name in house.CORE) <= 2_120
     lessons = sum(length for name, length in lengths.items() if name.startswith("lessons/"))
     # The plan was 10,000; what other people bring took the rest: networks, loaders and losses 400 lines, files and
     # machines 620, the names that the doctor follows in scripts 790.

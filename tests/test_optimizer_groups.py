@@ -228,3 +228,17 @@ def test_groups_of_your_own_network():
         ("head", 1.0, 1),
         ("head (no decay)", 1.0, 1),
     ]
+
+
+def test_a_replaced_head_leaves_the_optimizer_and_a_loss_stays_at_its_base_rate():
+    model, scale = tl.models.freeze(tl.models.create("tl_resnet", 2)), torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD(tl.models.param_groups(model, 0.1))
+    optimizer.add_param_group({"params": [scale], "lr": 0.5})
+    for _ in torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=1).base_lrs[:1]:
+        optimizer.param_groups[-1]["lr"] = 0.0  # as a schedule may end
+    tl.models.replace_head(model, 3)
+    tl.models.unfreeze_from(model, "layer4")
+    tl.models.extend_optimizer(optimizer, model, 0.1)
+    own = {id(p) for p in model.parameters()} | {id(scale)}
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} <= own
+    assert optimizer.param_groups[-1]["lr"] == 0.5

@@ -386,7 +386,7 @@ def test_bad_arguments(data):
         with pytest.raises(ValueError, match=f"epochs is {epochs}: give a whole number"):
             tl.train.fit(model, data, optimizer, epochs=epochs)
     for wrong in (torch.optim.SGD, [optimizer]):
-        with pytest.raises(ValueError, match="give a single one"):
+        with pytest.raises(ValueError, match="give one optimizer"):
             tl.train.fit(model, data, wrong, epochs=1)
     with pytest.raises(ValueError, match="loaders `train` and `val`"):
         tl.train.fit(model, data.train, optimizer, epochs=1)

@@ -34,7 +34,7 @@ def add_train(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--weights", default="default", type=path, help="a file of weights, or `none`: random ones")
     parser.add_argument("--recipe", default="linear-probe", metavar="NAME", help="linear-probe, frozen or fine-tune")
     parser.add_argument("--epochs", type=int, help="for frozen and fine-tune, as the next two (default: 5)")
-    parser.add_argument("--batch-size", type=int, help="images of a step (default: 32)")
+    parser.add_argument("--batch-size", type=int, help="images per step (default: 32)")
     parser.add_argument("--lr", type=float, help="highest learning rate (default: 0.001)")
     parser.add_argument("--seed", type=int, default=0, help="for splits, head and order (default: 0)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged images out instead of stopping")
@@ -72,7 +72,9 @@ def _train(arguments: argparse.Namespace) -> int:
     except BaseException as error:
         if getattr(error, "trained", False):
             predict.save_checkpoint(out, model, splits.classes, **about)
-            print(f"tlcourse: the model is trained, not measured, and written to {out}.", file=sys.stderr)
+            print(
+                f"tlcourse: the model was trained and is written to {out}, but could not be measured.", file=sys.stderr
+            )
         raise
     facts = {part: {"accuracy": e.accuracy, "images": e.n} for part, e in (("val", result.val), ("test", result.test))}
     predict.save_checkpoint(out, model, splits.classes, **about, **facts)

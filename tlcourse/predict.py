@@ -57,7 +57,7 @@ def save_checkpoint(file: str | Path, model: nn.Module, classes: Sequence[str], 
     about = {"architecture": model.architecture, "classes": class_list(classes)}
     about |= {"own_head": getattr(model, "own_classes", None) == outputs, "preprocessing": asdict(model.preprocessing)}
     if taken := [name for name in facts if name in about]:
-        raise ValueError(f"The file says itself what is its {taken[0]}: give that fact another name.")
+        raise ValueError(f"`{taken[0]}` is in the file's header already: give your fact another name.")
     with atomic_write(file) as part:
         plain = json.dumps(about | facts, default=lambda value: getattr(value, "tolist", lambda: str(value))())
         save_file(state, part, metadata={"tlcourse": plain})

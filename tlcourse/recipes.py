@@ -38,7 +38,9 @@ def linear_probe(model: nn.Module, splits: Splits, *, seed: int = 0) -> RecipeRe
     """
     if not _takes_probe(model):
         names = ", ".join(head_names(model))
-        raise ValueError(f"A probe needs one head with a bias, not {names}; no weight norm. Take frozen or fine-tune.")
+        raise ValueError(
+            f"A probe needs one head with weight and bias, not {names} (or weight norm). Take frozen or fine-tune."
+        )
     torch.manual_seed(seed)
     train, val, test = extract_splits(model, splits)
     _check_finite(train, val, test)

@@ -63,13 +63,12 @@ def scan(root: Path) -> Layout:
         notes.append(f"Folders beside train were not read: {', '.join(beside)}.")
     if images:
         notes.append(f"{len(images)} images lie beside the folders, have no class, and were left out.")
-    homes = {part: _inner(folder, part) for part, folder in part_folders.items()}
+    homes = {part: _inner(folder, part) for part, folder in part_folders.items()} or {"train": root}
     inside = {part: [path.name for path in _entries(home)[0]] for part, home in homes.items() if part != "train"}
     for part in [part for part, names in inside.items() if not names or UNLABELLED.fullmatch(" ".join(names))]:
         answer = f"`tlcourse predict MODEL {homes.pop(part)} --csv FILE` answers its images."
         notes.append(f"The {part} folder has no class folders, so no labels, and was left out. {answer}")
     others: Counter[str] = Counter()
-    homes = homes or {"train": root}
     found = {part: _images_by_class(folder, others, flat=not part_folders) for part, folder in homes.items()}
     if others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -79,7 +78,8 @@ def scan(root: Path) -> Layout:
     if len(upper) == len(classes) and (below := sorted({plain(p.name) for path in upper for p in _entries(path)[0]})):
         inner = f"those inside, {', '.join(below[:5])}, are not"
         notes.append(f"The classes are the upper folders, {', '.join(classes[:5])}; {inner}.")
-    if alike := [name for name in classes if any(name != one and name.lower() == one.lower() for one in classes)]:
+    lower = Counter(map(str.lower, classes))
+    if alike := [name for name in classes if lower[name.lower()] > 1]:
         notes.append(f"Are these classes the same? They differ in capital letters only: {', '.join(alike)}.")
     parts = {part: [(i, path) for i, name in enumerate(classes) for path in own[name]] for part, own in found.items()}
     return Layout(root, classes, parts, flat=not part_folders, notes=notes)

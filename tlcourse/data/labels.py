@@ -65,11 +65,12 @@ def layout_from_csv(root: Path, file: Path) -> Layout:
     def known(cell: str) -> str:
         """Return the name below `root` of an image whose path starts further up, and other cells as they are."""
         path = cell.replace("\\", "/").removeprefix("./")
-        name = path.rpartition("/")[2]  # of another machine's path
-        near = [path.removeprefix(top) for top in around] + [name] * (len(named.get(name, ())) == 1)
-        return next((below for below in near if below in named), cell)
+        return next((path.removeprefix(top) for top in around if path.removeprefix(top) in named), cell)
 
     rows = [[known(cell) for cell in row] for row in rows]
+    if not named.keys() & {cell for row in rows for cell in row}:  # paths of another machine, perhaps
+        last = {cell: cell.replace("\\", "/").rpartition("/")[2] for row in rows for cell in row}
+        rows = [[last[cell] if len(named.get(last[cell], ())) == 1 else cell for cell in row] for row in rows]
     key = _column_of_names(root, file, rows, named)
     header = [""] * len(rows[0]) if rows[0][key] in named else rows.pop(0)
     others = [i for i in range(len(header)) if i != key]
@@ -118,7 +119,8 @@ def _column_of_names(root: Path, file: Path, rows: list[list[str]], named: Mappi
     for column in zip(*rows, strict=True):
         cells = named.keys() & {*column}
         whole = sum(cell.endswith(named[cell][0].suffix) for cell in cells)
-        called = bool(NAMED.search(column[0].lower().removeprefix("unnamed")))
+        title = column[0].lower().removeprefix("unnamed")
+        called = (title in ("id", "file", "image", "filename"), "image" in title, bool(NAMED.search(title)))
         ranks.append((2 * whole > len(cells), called, len(cells), len({*column})))
     if not (most := max(fitting for _, _, fitting, _ in ranks)):
         example = f"An image is {next(iter(named.values()))[0].name}, a row {rows[-1]}." if named else "It has none."

@@ -147,8 +147,8 @@ decay-on-norms: Norms and biases have weight decay, for no gain. Fix: Use
 # data
 unreadable: Items of the {part} part cannot be read. Fix: Delete or replace the files, or repair the transform;
     `tlcourse doctor FOLDER` lists damaged files.
-not-finite/images: The {part} part has values that are NaN or infinite: one makes the loss so. Fix: Look at these images
-    and at the transform: it may divide by a deviation of 0.
+not-finite/images: The {part} part has values that are NaN or infinite: a single one makes the loss NaN. Fix: Look at
+    these images and at the transform: it may divide by a deviation of 0.
 not-normalised/whole-numbers: The {part} part gives whole numbers: a network works on floating-point images. Fix: End
     the transform with ToDtype(torch.float32, scale=True) and Normalize.
 not-normalised: The images are not normalised as the weights were trained: features are worse. Fix: Take the transform

@@ -143,14 +143,15 @@ def _activations(frozen_part: nn.Module, images: _Views, precision: str, file: P
             x = frozen_part(batch.to(device, memory_format=layout)).float().cpu()
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
+    two = torch.stack([images.images[i][0] for i in range(min(2, len(images.images)))])
     try:
         with redirect_stderr(StringIO()):  # what torch.fx prints
-            first = compute(images.images[0][0][None])
+            first = compute(two)
     except RuntimeError as error:
         if USUAL_FORMAT not in str(error):
             raise
         layout = torch.contiguous_format  # for a `.view` in the network
-        first = compute(images.images[0][0][None])
+        first = compute(two)
 
     def rows() -> Iterator[Tensor]:
         steps = images.views * math.ceil(len(images.images) / BATCH)

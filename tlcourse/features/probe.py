@@ -91,7 +91,9 @@ def put_into_head(model: nn.Module, probe: Probe) -> nn.Module:
         raise ValueError(f"A probe fits one head, and this model has {', '.join(names)}. Train them: 'frozen'.")
     classifier = head(model)
     if not {"weight", "bias"} <= dict(classifier.named_parameters(recurse=False)).keys():  # or they are computed anew
-        raise ValueError(f"A probe needs a bias and no weight norm: the head {names[0]} differs. Train it: 'frozen'.")
+        raise ValueError(
+            f"A probe needs a head with weight and bias; {names[0]} has no bias, or weight norm. Train it: 'frozen'."
+        )
     with torch.no_grad():
         classifier.weight.copy_(probe.linear.weight.view_as(classifier.weight))
         classifier.bias.copy_(probe.linear.bias)

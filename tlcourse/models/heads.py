@@ -92,7 +92,12 @@ def _is_new(model: nn.Module, name: str, classifier: str) -> bool:
     single = [part for part in module.modules() if not any(True for _ in part.children())]
     layers = [f"{type(part).__name__}{len(part.weight) if isinstance(part, LAYERS) else ''}" for part in single]
     more = len([*module.parameters()]) > len([*model.get_submodule(classifier).parameters()])
-    return more and not librarys and not LIBRARYS.match(" ".join([type(model).__name__, *layers]))
+    if not more or librarys or not LIBRARYS.match(" ".join([type(model).__name__, *layers])):
+        return more and not librarys
+    if not hasattr(module, "looked_new"):  # a learner's copy: torch draws up to 1 / sqrt(inputs), training goes beyond
+        weight = next(part.weight for part in single if isinstance(part, LAYERS)).detach()
+        module.looked_new = not weight.is_meta and 0.99 < weight.abs().max() * weight[0].numel() ** 0.5 <= 1.001
+    return bool(module.looked_new)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

@@ -97,7 +97,7 @@ def extend_optimizer(
     decays = {g.get("weight_decay") for g in old if not str(g.get("name")).endswith(NO_DECAY)}
     if weight_decay is None and len(decays) > 1:
         found = ", ".join(map(str, sorted(decays)))
-        raise ValueError(f"The groups have weight decays of {found}: build the optimizer with `param_groups`.")
+        raise ValueError(f"The groups have weight decays of {found}: give weight_decay=, or use `param_groups`.")
     if weight_decay is None and any(str(group.get("name")).endswith(NO_DECAY) for group in old):
         weight_decay = max(decays, default=0.0)
     groups = param_groups(model, lr, layer_decay=layer_decay, weight_decay=weight_decay, max_stages=max_stages)
@@ -106,22 +106,28 @@ def extend_optimizer(
     for parameter in [p for p in optimizer.state if id(p) in own and not p.requires_grad]:
         del optimizer.state[parameter]
     optimizer.param_groups.clear()
+    names = {group["name"] for group in groups}  # of which a replaced head may be left
+    others = [group for group in others if group.get("name") not in names]
     for group in [*({**settings.get(group["name"], last), **group} for group in groups), *others]:
         optimizer.add_param_group(group)
     return optimizer
 
 
 def groups_beside(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict]:
-    """Return the optimizer's groups with only the parameters that are not the model's, such as a loss's."""
-    own = {id(p) for p in model.parameters()}
+    """Return the optimizer's groups of parameters that are not the model's, such as a loss's, at their base rates."""
+    own, kept = {id(p) for p in model.parameters()}, {"name", *optimizer.defaults} - {"lr"}
     rest = [(group, [p for p in group["params"] if id(p) not in own]) for group in optimizer.param_groups]
-    return [{key: group[key] for key in group if key != "param_names"} | {"params": p} for group, p in rest if p]
+    rest = [(group, parameters) for group, parameters in rest if parameters]
+    base = [{"params": parameters, "lr": group.get("initial_lr", group.get("lr"))} for group, parameters in rest]
+    return [{key: g[key] for key in kept & g.keys()} | new for (g, _), new in zip(rest, base, strict=True)]
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise a ValueError unless the optimizer has a trainable parameter of this model."""
     if not hasattr(optimizer, "param_groups"):
-        raise ValueError(f"optimizer is {optimizer!r}: give a single one, such as torch.optim.AdamW(groups).")
+        raise ValueError(
+            f"optimizer is {optimizer!r}: give one optimizer, such as torch.optim.AdamW(groups), not a list or a class."
+        )
     own = {id(p) for p in model.parameters() if p.requires_grad}
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     replaced = own - held and held - {id(p) for p in model.parameters()}

@@ -115,10 +115,9 @@ def steps_per_epoch(loader: Any, accumulate: int) -> int | None:
 def fingerprint(state: dict[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint and this run must have in common."""
     groups = state["optimizer"]["param_groups"]
-    changing = {"params", "lr", "initial_lr", "name", "weight_decay"}
-    if state["schedule"]:  # torch's one-cycle and cyclic schedules
-        changing |= {"momentum", "betas", "max_lr", "min_lr", "max_momentum", "base_momentum"}
-    settings = [{k: v for k, v in g.items() if k not in changing} for g in groups]
+    # Some optimizers count in their groups, and torch's one-cycle and cyclic schedules change the momentum.
+    kept = {"eps", "nesterov", "amsgrad", "dampening"} | (set() if state["schedule"] else {"momentum", "betas"})
+    settings = [{key: g[key] for key in sorted(kept & g.keys())} for g in groups]
     return {
         "format": state["format"],
         "model": {name: tuple(value.shape) for name, value in state["model"].items()},

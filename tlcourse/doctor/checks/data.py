@@ -32,7 +32,8 @@ def items_can_be_read(setup: Setup) -> Findings:
             evidence = f"{images.dtype}, {images.min()} to {images.max()}"
             yield suspicious("not-normalised/whole-numbers", evidence, part=part.name)
         elif images is not None and (broken := [i for i, image in enumerate(images) if not image.isfinite().all()]):
-            evidence = f"{len(broken)} of {len(images)} images looked at, such as item {part.read[broken[0]]}"
+            which = f", such as item {part.read[broken[0]]}" if len(images) == len(part.read) else ""
+            evidence = f"{len(broken)} of {len(images)} images looked at{which}"
             yield wrong("not-finite/images", evidence, part=part.name)
 
 

@@ -43,7 +43,7 @@ def what_is_frozen_has_learnt(setup: Setup) -> Findings:
     """Random weights that are frozen stay random: those of a whole network, or of single layers."""
     frozen = {name: p for name, p in setup.parameters.items() if not (p.requires_grad or name in setup.head_parameters)}
     vectors = [p for p in frozen.values() if p.ndim == 1 and len(p) > 1]
-    drawn = [name for name, p in frozen.items() if p.ndim > 1 and _drawn_uniformly(p)]
+    drawn = [n for n, p in frozen.items() if _drawn_uniformly(setup.model.get_submodule(n.rpartition(".")[0]), p)]
     if setup.trainable and 0 < len(vectors) < len(frozen) and all(p.max() - p.min() < 1e-4 for p in vectors):
         yield suspicious("frozen-random", f"{setup.by_stage(frozen)}: in each norm and bias all values are still equal")
     elif setup.trainable and drawn:
@@ -87,7 +87,9 @@ def evaluation_is_not_in_training_mode(setup: Setup) -> Findings:
     """A model that is measured is in evaluation mode."""
     modules = [(name, module) for name, module in setup.model.named_modules() if module.training]
     norms = [name for name, module in modules if isinstance(module, NORMS)]
-    dropouts = [name for name, m in modules if _drops(m) and getattr(m, "p", 1) > 0]
+    # A learner's subclass too.
+    drops = [(name, m) for name, m in modules if any(DROPOUTS.fullmatch(kind.__name__) for kind in type(m).__mro__)]
+    dropouts = [name for name, m in drops if getattr(m, "p", 1) > 0]
     if setup.evaluating and (norms or dropouts):
         names = listed([*norms, *dropouts])
         evidence = f"{len(norms)} batch norms normalise by the batch and {len(dropouts)} dropouts drop: {names}"
@@ -232,13 +234,10 @@ def decay_spares_norms(setup: Setup) -> Findings:
         yield note("decay-on-norms", f"{len(strong)} tensors ({counts}), {max(strong.values()):g}")
 
 
-def _drawn_uniformly(values: torch.Tensor) -> bool:
+def _drawn_uniformly(layer: nn.Module, values: torch.Tensor) -> bool:
     """Whether the largest value is as many deviations away as in an even spread, sqrt(3); training makes it more."""
-    return values.numel() > 500 and 1.6 < (values.abs().max() / values.float().std()).item() < 1.85
-
-
-def _drops(module: nn.Module) -> bool:
-    return any(DROPOUTS.fullmatch(kind.__name__) for kind in type(module).__mro__)  # a learner's subclass too
+    weights = isinstance(layer, nn.Linear | nn.Conv2d) and values.ndim > 1 and values.numel() > 500
+    return weights and 1.6 < (values.abs().max() / values.float().std()).item() < 1.85
 
 
 def _statistics_moved(setup: Setup, norm: str) -> float:
