@@ -16,6 +16,7 @@ DATASETS = re.compile(r"Folder|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102
 TO_TENSOR = {"ToTensor", "ToDtype", "ToTensorV2", "ConvertImageDtype", "ToImage", "PILToTensor"}
 SPLITS = re.compile(r"((torch\.)?(utils\.)?data\.(dataset\.)?)?(random_split|Subset|DataLoader)")
 OTHER_TASKS = re.compile(r"R?CNN|RetinaNet|SSD|FCOS|YOLO|DeepLab|UNet|Segment", re.IGNORECASE)
+NAMES = ast.Name | ast.Attribute
 PREPARED = re.compile(r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(|[Nn]ormali[sz]")
 
 
@@ -38,8 +39,8 @@ def evaluation_is_not_augmented(script: Script) -> Findings:
         name = _name(script, call)
         if name and not any("train" in word for word in words):
             words = []  # a path alone does not say what the images are for
-        held_out = ["test set"] if constant(argument(call, "train")) is False else []
-        for part in filter(EVALUATED.search, [*held_out, name, *words]):
+        held_out = "test set" if constant(argument(call, "train")) is False else ""
+        for part in filter(EVALUATED.search, [held_out, name, *words]):
             accused.setdefault(one.call, (one, call, part))
     for one, at, name in accused.values():
         if one.random:
@@ -82,62 +83,54 @@ def parts_have_their_own_transform(script: Script) -> Findings:
             yield wrong("shared-transform", quoted(own[-1].at), script.place(own[-1].at), data=name)
 
 
-def images_are_normalised(script: Script) -> Findings:
-    """Images for pre-trained weights are normalised by the mean and deviation that the weights were trained with."""
+def images_are_prepared(script: Script) -> Findings:
+    """Some steps take images and some take tensors; a batch needs one size, and a network its size and its mean."""
     nets, composed = all_networks(script), _pipelines(script)
     other = any(OTHER_TASKS.search(last(call)) for call in script.calls)
-    any_normalise = any("Normalize" in one.names for one in composed)
-    for one in composed if nets and not other and all(net.pretrained and not net.timm for net in nets) else []:
-        name = f"`{one.name}`" if one.name else "This pipeline"
-        elsewhere = PREPARED.search(script.text) and not (EVALUATED.search(one.name) and any_normalise)
-        if one.known and TO_TENSOR & set(one.names) and "Normalize" not in one.names and not elsewhere:
-            yield suspicious("not-normalised/never", listed(one.names, 6), script.place(one.call), pipeline=name)
-        for step in [step for step in one.steps if last(step) == "Normalize"]:
-            given = [one for one in script.origins(argument(step, "mean", 0)) if isinstance(one, ast.List | ast.Tuple)]
-            if given and {constant(mean) for mean in given[0].elts} == {0.5}:
+    known = nets and not other and all(net.pretrained and not net.timm for net in nets)
+    some = any("Normalize" in one.names for one in composed)
+    for one in composed:
+        where, name = script.place(one.call), f"`{one.name}`" if one.name else "This pipeline"
+        elsewhere = PREPARED.search(script.text) and not (some and EVALUATED.search(one.name))
+        tensors = one.known and not TO_TENSOR.isdisjoint(one.names)
+        if known and tensors and "Normalize" not in one.names and not elsewhere:
+            yield suspicious("not-normalised/never", listed(one.names, 6), where, pipeline=name)
+        for step in [step for step in one.steps if known and last(step) == "Normalize"]:
+            given = script.origins(argument(step, "mean", 0))[:1]
+            if {constant(mean) for row in given for mean in getattr(row, "elts", ())} == {0.5}:
                 yield suspicious("not-normalised/by-half", quoted(step), script.place(step), pipeline=name)
-
-
-def images_fit_together(script: Script) -> Findings:
-    """Some steps take images and some take tensors, a batch needs one size, and a network its own."""
-    nets = {net.name for net in all_networks(script)}
-    for one in _pipelines(script):
         turn = next((i for i, name in enumerate(one.names) if name in TO_TENSOR - {"ToTensorV2"}), 0)
         early = [step for step in one.steps[:turn] if last(step) in ("Normalize", "RandomErasing")]
         early = [last(step) for step in early if not script.name(step).startswith("albumentations")]
         if early and "ToPILImage" not in one.names[:turn]:  # which takes tensors, too
             words = {"steps": listed(early), "conversion": one.names[turn]}
-            yield wrong("transform-order", listed(one.names, 8), script.place(one.call), **words)
+            yield wrong("transform-order", listed(one.names, 8), where, **words)
         sizes = [constant(argument(step, "size", 0)) for step in one.steps if last(step) == "Resize"]
         cut = any(re.search(r"Crop|Pad|Affine|Resize\w|Lambda", name) for name in one.names)
         if one.known and sizes and isinstance(sizes[-1], int) and not cut and script.named("ImageFolder"):
-            yield note("sizes-differ", quoted(one.call), script.place(one.call), size=sizes[-1])
-        if nets == {"inception_v3"} and re.search(r"\b224\b", ast.unparse(one.call)) and "299" not in script.text:
-            yield suspicious("input-size/inception", listed(one.names, 6), script.place(one.call))
+            yield note("sizes-differ", quoted(one.call), where, size=sizes[-1])
+        inception = {net.name for net in nets} == {"inception_v3"} and "299" not in script.text
+        if inception and re.search(r"\b224\b", ast.unparse(one.call)):
+            yield suspicious("input-size/inception", listed(one.names, 6), where)
 
 
 def training_is_shuffled(script: Script) -> Findings:
     """A folder's images are sorted by class: the training loader must shuffle."""
     for call in script.named("DataLoader"):
         name, shuffle = _name(script, call) or " ".join(_words(script, call)), argument(call, "shuffle", 2)
-        folder = all(last(one) == "ImageFolder" for one in script.origins(argument(call, "dataset", 0)))
+        folder = {last(one) for one in script.origins(argument(call, "dataset", 0))} == {"ImageFolder"}
         drawn = any(word.arg in (None, "sampler", "batch_sampler") for word in call.keywords)
         ordered = not drawn and (shuffle is None or constant(shuffle) is False)
         if not folder or not ordered or not re.search("(?i)^(?!.*(eval|plain|feat|extract)).*train", name):
             continue
-        uses = [use for use in script.nodes(ast.For | ast.Call) if _goes_into(script, call, use)]
+        uses = [(use, value) for use in script.nodes(ast.For) for value in script.nodes(NAMES, use.iter)]
+        uses += [(use, name) for use in script.calls for value in use.args for name in script.nodes(NAMES, value)]
+        uses = [use for use, name in uses if call in script.origins(name)]
         trains = [use for use in uses if any(map(script.trains, script.nodes(ast.Call, use)))]
         # What only computes features may go through the images in order.
         if trains or not uses or any(re.search("train|fit", last(use)) for use in uses):
             sure = any(isinstance(use, ast.For) for use in trains)
             yield (wrong if sure else suspicious)("unshuffled-training", quoted(call), script.place(call))
-
-
-def _goes_into(script: Script, call: ast.Call, use: ast.For | ast.Call) -> bool:
-    """Whether what a call makes has a name in what a loop runs over, or another call is given."""
-    values = [use.iter] if isinstance(use, ast.For) else use.args
-    names = [name for value in values for name in script.nodes(ast.Name | ast.Attribute, value)]
-    return any(call in script.origins(name) for name in names)
 
 
 def _pipelines(script: Script) -> list[Pipeline]:
@@ -162,13 +155,8 @@ def _pipelines(script: Script) -> list[Pipeline]:
 def _is_drawn(script: Script, step: ast.AST) -> bool:
     """Whether a step draws random numbers, and its probability cannot be 0."""
     given = argument(step, "p", 0 if last(step).endswith("Flip") else None)
-    same = re.search(r"min_size=(.+), max_size=\1\b", ast.unparse(step))
-    return (
-        is_random(last(step))
-        and last(step) not in script.classes
-        and all(map(constant, script.origins(given)))
-        and not same
-    )
+    drawn = is_random(last(step)) and not re.search(r"min_size=(.+), max_size=\1\b", ast.unparse(step))
+    return drawn and last(step) not in script.classes and all(map(constant, script.origins(given)))
 
 
 def _augmented(script: Script) -> dict[ast.AST, Pipeline]:

@@ -25,18 +25,15 @@ def frozen_bn(script: Script) -> Findings:
     still = {one: nets for one, nets in still.items() if nets and all(BATCH_NORM.search(net.name) for net in nets)}
     if not still or "def train(self, mode" in script.text:  # a class of this file decides what its `train()` does
         return
-    born = _born_in_training_mode(script)
-    for call in [*script.named("train"), *born]:
+    born, trains = _born_in_training_mode(script), script.named("train")
+    for call in [*(one for one in trains if constant(argument(one, "mode", 0)) in (None, True)), *born]:
         model = call.func if call in born else getattr(call.func, "value", None)
-        trains = call in born or constant(argument(call, "mode", 0)) in (None, True)
         second_phase = any(one.whole and script.follows(call, one.at) and not script.chosen(one.at) for one in thawed)
-        if not trains or (frozen and second_phase):
-            continue
         # What a function builds for several callers may be a teacher and its student.
         built = {net.call for net in networks(script, model) if len(script.callers[script.scopes[net.call]]) < 2}
         same = [one for one, nets in still.items() if built & {net.call for net in nets}]
         alike = script.origins(model) == [model] and MODELS.match(owner(call))  # given to a function that nobody calls
-        if (same or alike) and not _calmed(script, call):
+        if (same or alike) and not (frozen and second_phase) and not _calmed(script, call):
             sure = same and all(one.sure for one in same) and not any(one.whole for one in thawed)
             variant = "frozen-statistics-move/train" if frozen else "frozen-statistics-move/head-only"
             variant = "frozen-statistics-move/born" if frozen and call in born else variant
@@ -149,7 +146,9 @@ def training_mode_comes_back(script: Script) -> Findings:
         around = {loop, *(script.scopes[call] for _, call in runs)} - {script.scopes[loop]}
         beside = {(script.scopes[call], script.loop(call, "batches")) for _, call in training}
         called = [c for c in script.calls if (script.scopes[c], script.loop(c, "batches")) in beside]
-        trained = set().union(*(_built(script, c.func.value if last(c) == "forward" else c.func) for c in called))
+        trained = set().union(
+            *(_built(script, c.func.value if dotted(c).endswith(".forward") else c.func) for c in called)
+        )
         # What stands before the training may be meant, and so may what is done once, and a model that is built anew.
         for site, call in [(site, call) for site, call in runs if last(call) == "eval" and owner(call)]:
             tests = [up for up in script.above(site) if isinstance(up, ast.If) and loop in script.above(up)]

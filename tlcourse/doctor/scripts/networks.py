@@ -12,6 +12,9 @@ BATCH_NORM = re.compile(
 )
 FAMILIES = re.compile(BATCH_NORM.pattern + r"|^(alexnet|vgg\d|squeezenet|vit_|swin|convnext|maxvit)")
 HEADS = re.compile(r"^((?:self\.)?\w+(?:\.\w+)*?)\.(_?fc|classifier|heads?|last_linear)\b")
+# No head, or one of layers that were there and of such without parameters.
+PLAIN = r"ReLU|Dropout|GELU|Flatten|Identity|Pool"
+NOT_NEW = re.compile(rf"([\w.]*\.)?((Identity|Dropout)\(.*|Sequential\((?!.*\b(?!\w*({PLAIN}))[A-Z]\w*\()(.*, )?\*.*)")
 WHOLE = re.compile(r"(features|backbone|base|body|trunk|encoder|module)$|" + MODELS.pattern, re.IGNORECASE)
 SETS = re.compile(r".*\brequires_grad(?: = |_\((?:requires_grad=)?)(True|False|)\)?")
 WALKS = ("parameters", "named_parameters", "children", "named_children", "modules", "named_modules")
@@ -102,20 +105,11 @@ def _is_whole(model: ast.expr) -> bool:
     return not HEADS.match(name) and (name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model))))
 
 
-def _is_rebuilt(head: ast.Call) -> bool:
-    """Whether a head consists of layers that were there, and of such without parameters."""
-    inner = [last(node) for node in ast.walk(head) if isinstance(node, ast.Call) and node is not head]
-    plain = re.compile(r"\w*(ReLU|Dropout|GELU|Flatten|Identity|Pool)\w*|[a-z]\w*")
-    starred = any(isinstance(arg, ast.Starred) for arg in head.args)
-    return last(head) == "Sequential" and starred and all(map(plain.fullmatch, inner))
-
-
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
     """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
-    made = [(match, one) for one in script.every if (match := HEADS.match(one.name))]
-    made = [(match, one, script.origins(one.value)[0]) for match, one in made]
-    made = [(match, one, last(new)) for match, one, new in made if isinstance(new, ast.Call) and not _is_rebuilt(new)]
-    found = [(match[1], b.name, b.at) for match, b, kind in made if kind not in ("", "Identity", "Dropout")]
+    made = [(match, one, script.origins(one.value)[0]) for one in script.every if (match := HEADS.match(one.name))]
+    made = [(match, one, new) for match, one, new in made if isinstance(new, ast.Call) and last(new)]
+    found = [(match[1], b.name, b.at) for match, b, new in made if not NOT_NEW.fullmatch(ast.unparse(new))]
     new = [call for call in script.named("reset_classifier") if constant(argument(call, "num_classes", 0)) != 0]
     found += [(owner(call), f"{owner(call)}.get_classifier()", call) for call in new]
     return sorted(found, key=lambda head: position(head[2]))
@@ -124,7 +118,7 @@ def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
 def heads_alone(script: Script) -> list[Switch]:
     """Return the models of which every optimizer of this file has the head alone."""
     made = [call for one in script.made(*OPTIMIZERS) for call in script.named(*WALKS, within=one.value)]
-    models = [call.func.value for call in made if isinstance(call.func, ast.Attribute)]
+    models = [call.func.value for call in made if owner(call)]
     alone = all(isinstance(model, ast.Attribute) and HEADS.fullmatch(ast.unparse(model)) for model in models)
     return [Switch(model.value, model, False, False) for model in models] if alone else []
 

@@ -104,10 +104,7 @@ def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST, index: int | None)
     """Yield each name of a target with its value, or with the value that it is an item of."""
     if not isinstance(target, ast.Tuple | ast.List):
         yield Binding(ast.unparse(target), value, at, index)
-        return
-    values = value.elts if index is None and isinstance(value, ast.Tuple | ast.List) else []
-    for i, one in enumerate(target.elts):
-        if len(values) == len(target.elts):
-            yield from _unpacked(one, values[i], at, None)
-        else:
-            yield from _unpacked(one, value, at, i if index is None else UNKNOWN)
+    parts, values = getattr(target, "elts", []), getattr(value, "elts", []) if index is None else []
+    for i, one in enumerate(parts):
+        own = (values[i], at, None) if len(values) == len(parts) else (value, at, i if index is None else UNKNOWN)
+        yield from _unpacked(one, *own)

@@ -55,9 +55,9 @@ def _ends(script: Script, value: ast.expr) -> list[tuple[str, ast.expr]]:
             if parts and last(parts[0]) == "OrderedDict":
                 parts = [pair.elts[-1] for pair in getattr(parts[0].args[0], "elts", ())[-1:]]
         else:  # what is called ends in its head
-            heads = rf"{re.escape(ast.unparse(one.func).removesuffix('.forward'))}\..*"
-            heads = [b for b in script.every if re.fullmatch(heads, b.name)]
-            heads = [b.value for b in heads if HEADS.fullmatch(re.sub(r"\[\d\]", "", b.name))]
+            prefix = f"{ast.unparse(one.func).removesuffix('.forward')}."
+            own = [b for b in script.every if b.name.startswith(prefix)]
+            heads = [b.value for b in own if HEADS.fullmatch(re.sub(r"\[\d\]", "", b.name))]
             called = script.origins(one.func)
             parts = [*heads, *(called if len(called) == 1 else [])]  # each of a list's modules in turn is no end
         found += [end for part in parts for end in _ends(script, part)]
