@@ -146,9 +146,8 @@ def training_mode_comes_back(script: Script) -> Findings:
         around = {loop, *(script.scopes[call] for _, call in runs)} - {script.scopes[loop]}
         beside = {(script.scopes[call], script.loop(call, "batches")) for _, call in training}
         called = [c for c in script.calls if (script.scopes[c], script.loop(c, "batches")) in beside]
-        trained = set().union(
-            *(_built(script, c.func.value if dotted(c).endswith(".forward") else c.func) for c in called)
-        )
+        called = [c.func.value if dotted(c).endswith(".forward") else c.func for c in called]
+        trained = {one for model in called for one in _built(script, model)}
         # What stands before the training may be meant, and so may what is done once, and a model that is built anew.
         for site, call in [(site, call) for site, call in runs if last(call) == "eval" and owner(call)]:
             tests = [up for up in script.above(site) if isinstance(up, ast.If) and loop in script.above(up)]
@@ -158,6 +157,7 @@ def training_mode_comes_back(script: Script) -> Findings:
             fresh = any(not around.isdisjoint(script.above(one)) for one in models if isinstance(one, ast.Call))
             if late and not once and not fresh and models <= trained:
                 before = [c for c in script.named("train") if script.follows(loop, c) and owner(c)]
+                before = [c for c in before if _built(script, c.func.value) & trained]
                 evidence = "".join(f"; {quoted(c)} stands before the loop, at {script.place(c)}" for c in before[-1:])
                 found, where = (wrong if before else suspicious), script.place(call)
                 yield found("training-mode/left", f"{quoted(call)}{evidence}", where, model=owner(call))

@@ -87,7 +87,7 @@ def switches(script: Script, on: bool) -> list[Switch]:
         loops = [up for up in script.above(node) if isinstance(up, ast.For)]
         walks = [(up, call) for up in loops for call in script.named(*WALKS, within=up.iter) if owner(call)]
         walks += [(node, node)] if isinstance(node, ast.Call) and not loops else []
-        for at, call in walks[:1]:
+        for at, call in walks[::-1]:
             # A condition that is a name that only ever stands for False
             tests = [up.test for up, other in script.branches(at) if isinstance(up, ast.If) and not other]
             values = [script.origins(test) for test in tests if isinstance(test, ast.Name | ast.Attribute)]
