@@ -23,7 +23,8 @@ def gradients_are_fresh(script: Script) -> Findings:
         # A function that makes one step of a training that is elsewhere.
         models = [c for c in script.inside[scope] if MODELS.match(dotted(c).removesuffix(".forward"))]
         built = {one.name for own in script.bindings.values() for one in own if script.scopes[one.at] is scope}
-        own = any(script.scopes[one.at] is scope for one in script.made(*OPTIMIZERS))
+        loops = [up for up in script.above(backward) if isinstance(up, ast.For | ast.While)]
+        own = not loops and any(script.scopes[one.at] is scope for one in script.made(*OPTIMIZERS))
         step = isinstance(scope, ast.FunctionDef) and not own and any(dotted(c) not in built for c in models)
         if steps and not ZEROED.search(script.text) and (batches or step):
             yield (wrong if batches else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
@@ -86,9 +87,8 @@ def best_is_kept(script: Script) -> Findings:
         used = [node for node in used if ast.unparse(node) == one.name and one in script.given(node)]
         late = [node for node in used if loop not in script.above(node) and position(node) > position(one.at)]
         if late and not script.renewed(loop, model):
-            evidence = f"{quoted(one.at)}, used at {script.place(late[0])}"
             variant = "best-not-copied/model" if alias else "best-not-copied"
-            yield wrong(variant, evidence, script.place(one.at))
+            yield wrong(variant, f"{quoted(one.at)}, used at {script.place(late[0])}", script.place(one.at))
 
 
 def test_set_does_not_choose(script: Script) -> Findings:

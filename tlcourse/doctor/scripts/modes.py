@@ -82,10 +82,8 @@ def evaluation_mode(script: Script) -> Findings:
             if not (grad == "by phase" if trains else measures) or any(script.renewed(loop, owner(b)) for b in after):
                 continue
             left, name = _left_training(script, call, model), ast.unparse(model)
-            bases = getattr(script.class_of.get(call), "bases", [])
-            never = not EVAL.search(script.text) and all(
-                last(b) in (*script.classes, "Module", "object") for b in bases
-            )
+            bases = {last(base) for base in getattr(script.class_of.get(call), "bases", [])}
+            never = not EVAL.search(script.text) and bases <= {*script.classes, "Module", "object"}
             # Where a model is handed to the file, and nothing trains, its mode is not this file's business.
             built = any(isinstance(one, ast.Call) for one in script.origins(model))
             if left or (never and (script.named("backward") or (grad == "off" and built))):

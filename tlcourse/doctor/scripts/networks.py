@@ -79,16 +79,13 @@ def all_networks(script: Script) -> list[Network]:
 def switches(script: Script, on: bool) -> list[Switch]:
     """Return the places where parameters are unfrozen (`on`) or frozen."""
     found = {}
-    sets = [
-        (node, SETS.fullmatch(ast.unparse(node)))
-        for node in [*script.nodes(ast.Assign), *script.named("requires_grad_")]
-    ]
-    for node in [node for node, match in sets if match and (match[1] != "False") is on]:
+    nodes = [*script.nodes(ast.Assign), *script.named("requires_grad_")]
+    for node in [one for one in nodes if (m := SETS.fullmatch(ast.unparse(one))) and (m[1] != "False") is on]:
         loops = [up for up in script.above(node) if isinstance(up, ast.For)]
         walks = [(up, call) for up in loops for call in script.named(*WALKS, within=up.iter) if owner(call)]
         walks += [(node, node)] if isinstance(node, ast.Call) and not loops else []
         for at, call in walks[::-1]:
-            # A condition that is a name that only ever stands for False
+            # A condition that is a name that only ever stands for False.
             tests = [up.test for up, other in script.branches(at) if isinstance(up, ast.If) and not other]
             values = [script.origins(test) for test in tests if isinstance(test, ast.Name | ast.Attribute)]
             never = any(all(isinstance(one, ast.Constant) and not one.value for one in own) for own in values)

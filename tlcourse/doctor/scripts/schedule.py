@@ -77,8 +77,7 @@ def _interval(script: Script, call: ast.Call, scheduler: ast.Call, by_batch: boo
         if BATCHES.search(text):
             yield wrong("scheduler-interval/counts-batches", evidence, where, kind=kind)
     elif kind == "CosineAnnealingLR" and by_batch and (short or (length and EPOCHS.fullmatch(ast.unparse(length)))):
-        found = suspicious if short else wrong
-        yield found("scheduler-interval/counts-epochs", evidence, where, kind=kind)
+        yield (suspicious if short else wrong)("scheduler-interval/counts-epochs", evidence, where, kind=kind)
     elif kind in ("StepLR", "MultiStepLR", "ExponentialLR") and by_batch and short:
         yield wrong("scheduler-interval/decayed", evidence, where, kind=kind)
 

@@ -93,8 +93,8 @@ def frozen_parts_are_right(script: Script) -> Findings:
         nets = networks(script, switch.model)
         part = switch.at in script.class_of and not script.named("backward", "fit")
         if nets and all(net.pretrained is False for net in nets) and "load_" not in script.text and not part:
-            evidence = f"{quoted(nets[0].call)} at {script.place(nets[0].call)} loads no weights"
-            yield found("frozen-random", evidence, where)
+            call = nets[0].call
+            yield found("frozen-random", f"{quoted(call)} at {script.place(call)} loads no weights", where)
 
 
 def optimizer_follows_the_model(script: Script) -> Findings:
