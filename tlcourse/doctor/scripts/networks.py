@@ -78,7 +78,7 @@ def all_networks(script: Script) -> list[Network]:
 
 def switches(script: Script, on: bool) -> list[Switch]:
     """Return the places where parameters are unfrozen (`on`) or frozen."""
-    found = {}
+    found: dict[ast.AST, Switch] = {}
     nodes = [*script.nodes(ast.Assign), *script.named("requires_grad_")]
     for node in [one for one in nodes if (m := SETS.fullmatch(ast.unparse(one))) and (m[1] != "False") is on]:
         loops = [up for up in script.above(node) if isinstance(up, ast.For)]
@@ -90,16 +90,13 @@ def switches(script: Script, on: bool) -> list[Switch]:
             values = [script.origins(test) for test in tests if isinstance(test, ast.Name | ast.Attribute)]
             never = any(all(isinstance(one, ast.Constant) and not one.value for one in own) for own in values)
             plain = at is node or (call is at.iter and not script.chosen(node, at))
-            whole = plain and _is_whole(call.func.value) and (at not in found or found[at].whole)
+            # A network or its whole backbone, as far as its name says: no head, no single stage.
+            model, name = call.func.value, owner(call)
+            whole = name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model)))
+            whole = whole and plain and not HEADS.match(name) and (at not in found or found[at].whole)
             if not never:
-                found[at] = Switch(call.func.value, at, whole, not script.chosen(at))
+                found[at] = Switch(model, at, whole, not script.chosen(at))
     return sorted(found.values(), key=lambda one: position(one.at))
-
-
-def _is_whole(model: ast.expr) -> bool:
-    """Whether an expression is a network or its whole backbone, as far as its name says: no head, no single stage."""
-    name = ast.unparse(model)
-    return not HEADS.match(name) and (name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model))))
 
 
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
