@@ -95,6 +95,8 @@ def test_set_does_not_choose(script: Script) -> Findings:
     """The test set must not choose the weights."""
     for choice in [one for one in script.nodes(ast.If) if isinstance(one.test, ast.Compare)]:
         keeps = any(script.named("save", "state_dict", within=part) for part in choice.body)
+        sites = [choice, *script.callers[script.scopes[choice]]]
+        keeps = keeps and any(script.loop(site, "epochs") for site in sites)
         for side in [choice.test.left, *choice.test.comparators] if keeps else []:
             values = [side, *(one.value for one in script.given(side) if isinstance(side, ast.Name))]
             words = " ".join(map(ast.unparse, values))

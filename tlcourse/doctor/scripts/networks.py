@@ -49,11 +49,13 @@ def network(script: Script, call: ast.expr) -> Network | None:
         name = str(constant(argument(call, "model_name", 0) if timm else argument(call, "model", 1)))
     words = [argument(call, "weights"), argument(call, "pretrained", 1 if timm else None if hub else 0)]
     known = timm or ((hub or "models." in full or any(words)) and FAMILIES.search(name))
+    if not known or name != name.lower():
+        return None
     given = [value for one in words for value in script.origins(one)]
     loaded = any(not isinstance(one, ast.Constant) or one.value for one in given)
     unsure = any(isinstance(one, ast.Name) for one in given)
     unsure = unsure or any(word.arg in (None, "checkpoint_path") for word in call.keywords)
-    return Network(call, name, timm, None if unsure else loaded) if known and name == name.lower() else None
+    return Network(call, name, timm, None if unsure else loaded)
 
 
 def networks(script: Script, node: ast.expr | None, depth: int = 4) -> list[Network]:
