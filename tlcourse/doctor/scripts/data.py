@@ -16,6 +16,7 @@ DATASETS = re.compile(r"Folder|Dataset\d?$|^CIFAR|MNIST$|^(STL10|SVHN|Flowers102
 TO_TENSOR = {"ToTensor", "ToDtype", "ToTensorV2", "ConvertImageDtype", "ToImage", "PILToTensor"}
 SPLITS = re.compile(r"((torch\.)?(utils\.)?data\.(dataset\.)?)?(random_split|Subset|DataLoader)")
 OTHER_TASKS = re.compile(r"R?CNN|RetinaNet|SSD|FCOS|YOLO|DeepLab|UNet|Segment", re.IGNORECASE)
+NAMES = ast.Name | ast.Attribute
 PREPARED = re.compile(r"\.transforms\(|resolve_data_config|create_transform|preprocessing\(|[Nn]ormali[sz]")
 
 
@@ -34,12 +35,12 @@ def evaluation_is_not_augmented(script: Script) -> Findings:
     """Validation and test images are not augmented."""
     accused = {one.call: (one, one.call, one.name) for one in _pipelines(script) if EVALUATED.search(one.name)}
     for call, one in _augmented(script).items():
-        name = _name(script, call)
         words = [] if _set_later(script, "dataset|transforms?") else _words(script, call)
+        name = _name(script, call)
         if name and not any("train" in word for word in words):
             words = []  # a path alone does not say what the images are for
-        held_out = ["test set"] if constant(argument(call, "train")) is False else []
-        for part in filter(EVALUATED.search, [*held_out, name, *words]):
+        held_out = "test set" if constant(argument(call, "train")) is False else ""
+        for part in filter(EVALUATED.search, [held_out, name, *words]):
             accused.setdefault(one.call, (one, call, part))
     for one, at, name in accused.values():
         if one.random:
@@ -51,7 +52,7 @@ def parts_of_a_split_are_not_augmented(script: Script) -> Findings:
     augmented = {} if _set_later(script, "dataset|transforms?") else _augmented(script)
     for call, data, names in _splits(script):
         found = wrong if any(map(EVALUATED.search, names)) else suspicious
-        unnamed = last(call) == "random_split" and not re.search(r"\b_\b", " ".join(names))
+        unnamed = last(call) == "random_split" and "_" not in names
         if data in augmented and (found is wrong or unnamed):
             evidence, made = f"{quoted(call)}; {augmented[data].random}", augmented[data].call
             name = augmented[data].name if any(one.value is made for one in script.every) else "Compose"
@@ -62,7 +63,7 @@ def parts_have_their_own_transform(script: Script) -> Findings:
     """The parts of a split share one data set: a transform that one of them is given is that of all."""
     given: dict[ast.expr, dict[str, Binding | None]] = {}  # data sets, their parts, and what these are given
     for call, data, names in _splits(script):
-        for name in [name for name in names if name != "_" and len(script.bindings.get(name, ())) == 1]:
+        for name in [name for name in names if len(script.bindings.get(name, ())) == 1]:
             part = given.setdefault(data, {})
             part[name] = None
             for one in [one for one in script.every if script.follows(one.at, call)]:
@@ -74,76 +75,69 @@ def parts_have_their_own_transform(script: Script) -> Findings:
     for data, parts in given.items():
         own = [one for one in parts.values() if one]
         texts = {ast.unparse(one.value) for one in own}
-        built = argument(data, "transform", 1 if last(data).endswith("Folder") else None)
+        built = argument(data, "transform", 1)
         if len(own) < len(parts) and isinstance(built, ast.Name | ast.Call):
             texts.add(ast.unparse(built))
-        if own and len(texts) > 1:
+        if len(texts) > 1:
             name = _name(script, data) or ast.unparse(data)[:60]
             yield wrong("shared-transform", quoted(own[-1].at), script.place(own[-1].at), data=name)
 
 
-def images_are_normalised(script: Script) -> Findings:
-    """Images for pre-trained weights are normalised by the mean and deviation that the weights were trained with."""
-    nets = all_networks(script)
+def images_are_prepared(script: Script) -> Findings:
+    """Some steps take images and some take tensors; a batch needs one size, and a network its size and its mean."""
+    nets, composed = all_networks(script), _pipelines(script)
     other = any(OTHER_TASKS.search(last(call)) for call in script.calls)
-    other = other or (script.named("load_state_dict") and not script.named("backward"))  # own weights, own images
-    if other or not nets or not all(net.pretrained and not net.timm for net in nets):
-        return
-    composed = _pipelines(script)
-    any_normalise = any("Normalize" in one.names for one in composed)
+    known = nets and not other and all(net.pretrained and not net.timm for net in nets)
+    some = any("Normalize" in one.names for one in composed)
     for one in composed:
-        name = f"`{one.name}`" if one.name else "This pipeline"
-        elsewhere = PREPARED.search(script.text) and not (EVALUATED.search(one.name) and any_normalise)
-        if one.known and TO_TENSOR & set(one.names) and "Normalize" not in one.names and not elsewhere:
-            yield suspicious("not-normalised/never", listed(one.names, 6), script.place(one.call), pipeline=name)
-        for step in [step for step in one.steps if last(step) == "Normalize"]:
-            given = [one for one in script.origins(argument(step, "mean", 0)) if isinstance(one, ast.List | ast.Tuple)]
-            if given and {constant(mean) for mean in given[0].elts} == {0.5}:
+        where, name = script.place(one.call), f"`{one.name}`" if one.name else "This pipeline"
+        elsewhere = PREPARED.search(script.text) and not (some and EVALUATED.search(one.name))
+        tensors = one.known and not TO_TENSOR.isdisjoint(one.names)
+        if known and tensors and "Normalize" not in one.names and not elsewhere:
+            yield suspicious("not-normalised/never", listed(one.names, 6), where, pipeline=name)
+        for step in [step for step in one.steps if known and last(step) == "Normalize"]:
+            given = script.origins(argument(step, "mean", 0))[:1]
+            if {constant(mean) for row in given for mean in getattr(row, "elts", ())} == {0.5}:
                 yield suspicious("not-normalised/by-half", quoted(step), script.place(step), pipeline=name)
-
-
-def images_fit_together(script: Script) -> Findings:
-    """Some steps take images and some take tensors, a batch needs one size, and a network its own."""
-    nets = {net.name for net in all_networks(script)}
-    for one in _pipelines(script):
         turn = next((i for i, name in enumerate(one.names) if name in TO_TENSOR - {"ToTensorV2"}), 0)
         early = [step for step in one.steps[:turn] if last(step) in ("Normalize", "RandomErasing")]
         early = [last(step) for step in early if not script.name(step).startswith("albumentations")]
         if early and "ToPILImage" not in one.names[:turn]:  # which takes tensors, too
             words = {"steps": listed(early), "conversion": one.names[turn]}
-            yield wrong("transform-order", listed(one.names, 8), script.place(one.call), **words)
+            yield wrong("transform-order", listed(one.names, 8), where, **words)
         sizes = [constant(argument(step, "size", 0)) for step in one.steps if last(step) == "Resize"]
         cut = any(re.search(r"Crop|Pad|Affine|Resize\w|Lambda", name) for name in one.names)
         if one.known and sizes and isinstance(sizes[-1], int) and not cut and script.named("ImageFolder"):
-            yield note("sizes-differ", quoted(one.call), script.place(one.call), size=sizes[-1])
-        if nets == {"inception_v3"} and re.search(r"\b224\b", ast.unparse(one.call)) and "299" not in script.text:
-            yield suspicious("input-size/inception", listed(one.names, 6), script.place(one.call))
+            yield note("sizes-differ", quoted(one.call), where, size=sizes[-1])
+        inception = {net.name for net in nets} == {"inception_v3"} and "299" not in script.text
+        if inception and re.search(r"\b224\b", ast.unparse(one.call)):
+            yield suspicious("input-size/inception", listed(one.names, 6), where)
 
 
 def training_is_shuffled(script: Script) -> Findings:
     """A folder's images are sorted by class: the training loader must shuffle."""
     for call in script.named("DataLoader"):
         name, shuffle = _name(script, call) or " ".join(_words(script, call)), argument(call, "shuffle", 2)
-        made = script.origins(argument(call, "dataset", 0))
-        folder = made and all(last(one) == "ImageFolder" for one in made)
+        folder = {last(one) for one in script.origins(argument(call, "dataset", 0))} == {"ImageFolder"}
         drawn = any(word.arg in (None, "sampler", "batch_sampler") for word in call.keywords)
         ordered = not drawn and (shuffle is None or constant(shuffle) is False)
         if not folder or not ordered or not re.search("(?i)^(?!.*(eval|plain|feat|extract)).*train", name):
             continue
-        loops = [loop for loop in script.nodes(ast.For) if _goes_into(script, call, [loop.iter])]
-        used = [last(one) for one in script.calls if _goes_into(script, call, one.args)]
-        trains = any(script.trains(one) for loop in loops for one in script.nodes(ast.Call, loop))
+        uses = [(use, value) for use in script.nodes(ast.For) for value in script.nodes(NAMES, use.iter)]
+        uses += [(use, name) for use in script.calls for value in use.args for name in script.nodes(NAMES, value)]
+        uses = [use for use, name in uses if call in script.origins(name)]
+        trains = [use for use in uses if any(map(script.trains, script.nodes(ast.Call, use)))]
         # What only computes features may go through the images in order.
-        if trains or not (loops or used) or re.search("train|fit", " ".join(used)):
-            yield (wrong if trains else suspicious)("unshuffled-training", quoted(call), script.place(call))
+        if trains or not uses or any(re.search("train|fit", last(use)) for use in uses):
+            sure = any(isinstance(use, ast.For) for use in trains)
+            yield (wrong if sure else suspicious)("unshuffled-training", quoted(call), script.place(call))
 
 
 def _pipelines(script: Script) -> list[Pipeline]:
     found = []
     composed = script.named("Compose")
     composed += [call for call in script.named("Sequential") if any(is_random(last(one)) for one in call.args)]
-    inner = {node for call in composed for node in ast.walk(call) if node is not call}
-    for call in [call for call in composed if call not in inner]:
+    for call in composed:
         lists = script.origins(call.args[0]) if len(call.args) == 1 else [call]
         items = [script.origins(item) for item in getattr(lists[0], "elts", call.args)]
         steps = [node for one in items for node in sorted(script.nodes(ast.Call, one[0]), key=position)]
@@ -161,10 +155,8 @@ def _pipelines(script: Script) -> list[Pipeline]:
 def _is_drawn(script: Script, step: ast.AST) -> bool:
     """Whether a step draws random numbers, and its probability cannot be 0."""
     given = argument(step, "p", 0 if last(step).endswith("Flip") else None)
-    low, high = argument(step, "min_size"), argument(step, "max_size")
-    if last(step) in script.classes or (low and high and ast.unparse(low) == ast.unparse(high)):
-        return False
-    return is_random(last(step)) and all(map(constant, script.origins(given)))
+    drawn = is_random(last(step)) and not re.search(r"min_size=(.+), max_size=\1\b", ast.unparse(step))
+    return drawn and last(step) not in script.classes and all(map(constant, script.origins(given)))
 
 
 def _augmented(script: Script) -> dict[ast.AST, Pipeline]:
@@ -180,13 +172,11 @@ def _augmented(script: Script) -> dict[ast.AST, Pipeline]:
 
 def _splits(script: Script) -> list[tuple[ast.Call, ast.expr, list[str]]]:
     """Return PyTorch's splits with the data set and the names of the parts, where no part gets one of its own later."""
-    if _set_later(script, "dataset"):
-        return []
     found = []
-    for call in [call for call in script.calls if SPLITS.fullmatch(script.name(call)) and not script.function(call)]:
-        if last(call) != "DataLoader" or argument(call, "sampler", 3) is not None:
-            parts = [one for own in script.bindings.values() for one in own if one.value is call]
-            parts = [one.name for one in parts if not isinstance(one.at, ast.For)]
+    for call in [] if _set_later(script, "dataset") else script.calls:
+        sampled = last(call) != "DataLoader" or argument(call, "sampler", 3) is not None
+        if sampled and SPLITS.fullmatch(script.name(call)) and not script.function(call):
+            parts = [name for name, own in script.bindings.items() for one in own if one.value is call]
             found.append((call, script.origins(argument(call, "dataset", 0))[0], parts or [_name(script, call)]))
     return found
 
@@ -198,18 +188,10 @@ def _set_later(script: Script, attributes: str) -> bool:
 
 def _words(script: Script, call: ast.Call) -> list[str]:
     """Return the words in a call, also those that a name stands for in turn where no condition tells them apart."""
-    scope = script.scopes[call]
-    left = [node for node in script.nodes(ast.Return | ast.Continue, scope) if script.chosen(node)]
-    left = [node for node in left if script.follows(call, node)]
+    left = [node for node in script.nodes(ast.Return | ast.Continue, script.scopes[call]) if script.chosen(node)]
     kinds = ast.Constant if left or script.chosen(call) else ast.Constant | ast.Name
     values = [constant(one) for node in script.nodes(kinds, call) for one in script.origins(node)]
     return [value for value in values if isinstance(value, str)]
-
-
-def _goes_into(script: Script, call: ast.Call, values: list[ast.expr]) -> bool:
-    """Whether what a call makes has a name in one of some expressions."""
-    names = [name for value in values for name in script.nodes(ast.Name | ast.Attribute, value)]
-    return any(call in script.origins(name) for name in names)
 
 
 def _name(script: Script, node: ast.AST) -> str:
@@ -221,6 +203,4 @@ def _name(script: Script, node: ast.AST) -> str:
         parent = script.parents[parent]
     if last(parent) in ("DataLoader", "Subset") or DATASETS.search(last(parent)):
         return _name(script, parent)
-    if isinstance(parent, ast.Return):
-        return getattr(script.scopes[parent], "name", "")
     return next((one.name for one in script.every if one.value is node), "")

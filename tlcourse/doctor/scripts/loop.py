@@ -21,16 +21,16 @@ def gradients_are_fresh(script: Script) -> Findings:
         batches = script.loop(backward, "batches") or script.loop(backward, "epochs")
         steps = [c for c in script.reached(scope) if last(c) == "step" and is_optimizer(script, c)]
         # A function that makes one step of a training that is elsewhere.
-        models = [c for c in script.inside(scope) if MODELS.match(dotted(c).removesuffix(".forward"))]
-        built = [name for name, given in script.bindings.items() if any(script.scopes[b.at] is scope for b in given)]
-        own = any(script.scopes[one.at] is scope for one in script.made(*OPTIMIZERS))
-        once = own and not any(isinstance(up, ast.For | ast.While) for up in script.above(backward))
-        step = isinstance(scope, ast.FunctionDef) and not once and any(dotted(c) not in built for c in models)
+        models = [c for c in script.inside[scope] if MODELS.match(dotted(c).removesuffix(".forward"))]
+        built = {one.name for own in script.bindings.values() for one in own if script.scopes[one.at] is scope}
+        loops = [up for up in script.above(backward) if isinstance(up, ast.For | ast.While)]
+        own = not loops and any(script.scopes[one.at] is scope for one in script.made(*OPTIMIZERS))
+        step = isinstance(scope, ast.FunctionDef) and not own and any(dotted(c) not in built for c in models)
         if steps and not ZEROED.search(script.text) and (batches or step):
             yield (wrong if batches else suspicious)("no-zero-grad", quoted(backward), script.place(backward))
         outside = [c for c in script.named("zero_grad") if script.scopes[c] is scope and batches not in script.above(c)]
         every = [c for c in steps if batches in script.above(c) and not script.chosen(c, batches)]
-        if batches and every and outside and len(ZEROED.findall(script.text)) == len(outside):
+        if every and outside and len(ZEROED.findall(script.text)) == len(outside):
             yield wrong("no-zero-grad/outside", quoted(outside[-1]), script.place(outside[-1]))
 
 
@@ -58,18 +58,18 @@ def gradients_reach_the_step(script: Script) -> Findings:
 
 def losses_are_summed_as_numbers(script: Script) -> Findings:
     """A loss that is summed as a tensor keeps every batch's graph in memory."""
-    for node in [node for node in script.nodes(ast.AugAssign) if isinstance(node.op, ast.Add)]:
+    for node in script.nodes(ast.AugAssign):
+        target, batches = ast.unparse(node.target), script.loop(node, "batches")
         losses = {owner(call) for call in script.named("backward") if script.scopes[call] is script.scopes[node]}
-        kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses - {"self"}]
         # What another function makes of it may be a number, and without gradients there is no graph.
         handed = [name for call in script.nodes(ast.Call, node.value) for arg in call.args for name in ast.walk(arg)]
-        blocks = [ast.unparse(item) for up in script.above(node) if isinstance(up, ast.With) for item in up.items]
-        kept = [] if any("no_grad" in block for block in blocks) else [name for name in kept if name not in handed]
+        free = any("no_grad" in ast.unparse(i) for up in script.above(node) for i in getattr(up, "items", ()))
+        kept = [name for name in script.nodes(ast.Name, node.value) if name.id in losses - {"self"}]
+        kept = [name for name in kept if name not in handed]
         values = [node.value, *(one.value for name in kept for one in script.given(name))]
-        number = any(DETACHED.search(ast.unparse(value)) for value in values) or ast.unparse(node.target) in losses
-        batches, total = script.loop(node, "batches"), script.bindings[ast.unparse(node.target)]
-        anew = any(one.index is None and batches in script.above(one.at) for one in total)  # for each batch
-        if kept and not number and batches and not anew:
+        number = any(DETACHED.search(ast.unparse(value)) for value in values) or target in losses
+        anew = any(one.index is None and batches in script.above(one.at) for one in script.bindings[target])
+        if kept and batches and not free and not number and not anew:
             yield suspicious("graph-kept", quoted(node), script.place(node))
 
 
@@ -82,34 +82,28 @@ def best_is_kept(script: Script) -> Findings:
         model = ast.unparse(value) if alias else owner(value)
         if loop is None or not MODELS.match(model) or not (alias or last(value) == "state_dict"):
             continue
-        used = [arg for call in script.named("load_state_dict", "save") for arg in call.args]
-        used += [node.value for node in script.nodes(ast.Return) if node.value]
-        used = [node for own in used for node in script.nodes(ast.Name | ast.Attribute, own)]
+        uses = [*script.named("load_state_dict", "save"), *script.nodes(ast.Return)]
+        used = [node for use in uses for node in script.nodes(ast.Name | ast.Attribute, use)]
         used = [node for node in used if ast.unparse(node) == one.name and one in script.given(node)]
         late = [node for node in used if loop not in script.above(node) and position(node) > position(one.at)]
         if late and not script.renewed(loop, model):
-            evidence = f"{quoted(one.at)}, used at {script.place(late[0])}"
             variant = "best-not-copied/model" if alias else "best-not-copied"
-            yield wrong(variant, evidence, script.place(one.at))
+            yield wrong(variant, f"{quoted(one.at)}, used at {script.place(late[0])}", script.place(one.at))
 
 
 def test_set_does_not_choose(script: Script) -> Findings:
     """The test set must not choose the weights."""
     for choice in [one for one in script.nodes(ast.If) if isinstance(one.test, ast.Compare)]:
         keeps = any(script.named("save", "state_dict", within=part) for part in choice.body)
-        sites = [choice, *script.callers.get(script.scopes[choice], [])]
+        sites = [choice, *script.callers[script.scopes[choice]]]
         keeps = keeps and any(script.loop(site, "epochs") for site in sites)
         for side in [choice.test.left, *choice.test.comparators] if keeps else []:
-            measured = [ast.unparse(one.value) for one in script.given(side)] if isinstance(side, ast.Name) else []
-            words = " ".join([ast.unparse(side), *measured])
-            words = words if TESTED.search(words) else " ".join([words, *_measured_over(script, side)])
+            values = [side, *(one.value for one in script.given(side) if isinstance(side, ast.Name))]
+            words = " ".join(map(ast.unparse, values))
+            if not TESTED.search(words):  # what the loops run over in which it is counted
+                names = [name.id for value in values for name in script.nodes(ast.Name, value)]
+                counts = [one.at for name in names for one in script.bindings.get(name, ())]
+                loops = [script.loop(at, "batches") for at in counts if isinstance(at, ast.AugAssign)]
+                words = " ".join([words, *(ast.unparse(loop.iter) for loop in loops if loop)])
             if TESTED.search(words) and not re.search(r"(^|[_\W])(val|valid|best|train)", words):
                 yield suspicious("test-selects", quoted(choice.test), script.place(choice))
-
-
-def _measured_over(script: Script, side: ast.expr) -> list[str]:
-    """Return what the loops run over in which a number, or what it is computed from, is counted."""
-    values = [side, *(one.value for one in script.given(side))] if isinstance(side, ast.Name) else []
-    names = {name.id for value in values for name in script.nodes(ast.Name, value)}
-    counts = [one.at for name in names for one in script.bindings.get(name, ()) if isinstance(one.at, ast.AugAssign)]
-    return [ast.unparse(loop.iter) for at in counts if (loop := script.loop(at, "batches")) is not None]

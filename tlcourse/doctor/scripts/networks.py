@@ -12,7 +12,11 @@ BATCH_NORM = re.compile(
 )
 FAMILIES = re.compile(BATCH_NORM.pattern + r"|^(alexnet|vgg\d|squeezenet|vit_|swin|convnext|maxvit)")
 HEADS = re.compile(r"^((?:self\.)?\w+(?:\.\w+)*?)\.(_?fc|classifier|heads?|last_linear)\b")
+# No head, or one of layers that were there and of such without parameters.
+PLAIN = r"ReLU|Dropout|GELU|Flatten|Identity|Pool"
+NOT_NEW = re.compile(rf"([\w.]*\.)?((Identity|Dropout)\(.*|Sequential\((?!.*\b(?!\w*({PLAIN}))[A-Z]\w*\()(.*, )?\*.*)")
 WHOLE = re.compile(r"(features|backbone|base|body|trunk|encoder|module)$|" + MODELS.pattern, re.IGNORECASE)
+SETS = re.compile(r".*\brequires_grad(?: = |_\((?:requires_grad=)?)(True|False|)\)?")
 WALKS = ("parameters", "named_parameters", "children", "named_children", "modules", "named_modules")
 
 
@@ -36,11 +40,9 @@ class Switch(NamedTuple):
 
 def network(script: Script, call: ast.expr) -> Network | None:
     """Return the network that a call builds, where it is one of torchvision or timm."""
-    if not isinstance(call, ast.Call):
-        return None
     full, name = script.name(call), script.kind(call)
-    first = dotted(call).partition(".")[0]
-    if not re.match(r"torch|timm|models\b", script.imports.get(first, "timm")) or name in script.functions:
+    source = script.imports.get(dotted(call).partition(".")[0], "timm")
+    if not isinstance(call, ast.Call) or not re.match(r"torch|timm|models\b", source) or script.functions.get(name):
         return None  # of another file, or of this one
     timm, hub = name == "create_model", full == "torch.hub.load"
     if timm or hub:
@@ -60,13 +62,13 @@ def networks(script: Script, node: ast.expr | None, depth: int = 4) -> list[Netw
     """Return the networks that an expression may be, or be a part of, or a class of this file may hold."""
     found: list[Network] = []
     for one in script.origins(node) if depth else []:
-        made, inner = network(script, one), []
+        made, own, inner = network(script, one), script.classes.get(last(one)), []
         if isinstance(one, ast.Attribute | ast.Subscript):
             inner = [one.value]
         elif isinstance(one, ast.Call) and last(one) == "Sequential":
             inner = script.nodes(ast.Name, one)
-        elif isinstance(one, ast.Call) and (own := script.classes.get(last(one))):
-            inner = [b.value for b in script.every if script.owner_class(b.at) is own]
+        elif isinstance(one, ast.Call) and own:
+            inner = [b.value for b in script.every if script.class_of.get(b.at) is own]
         found += [made] if made else [other for own in inner for other in networks(script, own, depth - 1)]
     return list({other.call: other for other in found}.values())
 
@@ -78,49 +80,32 @@ def all_networks(script: Script) -> list[Network]:
 
 def switches(script: Script, on: bool) -> list[Switch]:
     """Return the places where parameters are unfrozen (`on`) or frozen."""
-    found = []
-    for loop in script.nodes(ast.For):
-        walks = [call for call in script.named(*WALKS, within=loop.iter) if isinstance(call.func, ast.Attribute)]
-        sets = [node for node in ast.walk(loop) if _sets(node) is on]
-        if walks and sets and not _is_never(script, loop):
-            model = walks[0].func.value
-            plain = walks[0] is loop.iter and not any(script.chosen(node, loop) for node in sets)
-            found.append(Switch(model, loop, plain and _is_whole(model), not script.chosen(loop)))
-    for call in script.named("requires_grad_"):
-        loops = any(isinstance(up, ast.For) for up in script.above(call))
-        if _sets(call) is on and not loops and not _is_never(script, call):
-            model = call.func.value
-            found.append(Switch(model, call, _is_whole(model), not script.chosen(call)))
-    return sorted(found, key=lambda one: position(one.at))
-
-
-def _is_never(script: Script, node: ast.AST) -> bool:
-    """Whether a condition around a node is a name that only ever stands for False."""
-    tests = [up.test for up, other in script.branches(node) if isinstance(up, ast.If) and not other]
-    values = [script.origins(test) for test in tests if isinstance(test, ast.Name | ast.Attribute)]
-    return any(all(isinstance(one, ast.Constant) and not one.value for one in own) for own in values)
-
-
-def _is_whole(model: ast.expr) -> bool:
-    """Whether an expression is a network or its whole backbone, as far as its name says: no head, no single stage."""
-    name = ast.unparse(model)
-    return not HEADS.match(name) and (name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model))))
-
-
-def _is_rebuilt(head: ast.Call) -> bool:
-    """Whether a head consists of layers that were there, and of such without parameters."""
-    inner = [last(node) for node in ast.walk(head) if isinstance(node, ast.Call) and node is not head]
-    plain = re.compile(r"\w*(ReLU|Dropout|GELU|Flatten|Identity|Pool)\w*|[a-z]\w*")
-    starred = any(isinstance(arg, ast.Starred) for arg in head.args)
-    return last(head) == "Sequential" and starred and all(map(plain.fullmatch, inner))
+    found: dict[ast.AST, Switch] = {}
+    nodes = [*script.nodes(ast.Assign), *script.named("requires_grad_")]
+    for node in [one for one in nodes if (m := SETS.fullmatch(ast.unparse(one))) and (m[1] != "False") is on]:
+        loops = [up for up in script.above(node) if isinstance(up, ast.For)]
+        walks = [(up, call) for up in loops for call in script.named(*WALKS, within=up.iter) if owner(call)]
+        walks += [(node, node)] if isinstance(node, ast.Call) and not loops else []
+        for at, call in walks[::-1]:
+            # A condition that is a name that only ever stands for False.
+            tests = [up.test for up, other in script.branches(at) if isinstance(up, ast.If) and not other]
+            values = [script.origins(test) for test in tests if isinstance(test, ast.Name | ast.Attribute)]
+            never = any(all(isinstance(one, ast.Constant) and not one.value for one in own) for own in values)
+            plain = at is node or (call is at.iter and not script.chosen(node, at))
+            # A network or its whole backbone, as far as its name says: no head, no single stage.
+            model, name = call.func.value, owner(call)
+            whole = name.count(".") <= name.startswith("self.") or bool(WHOLE.match(last(model)))
+            whole = whole and plain and not HEADS.match(name) and (at not in found or found[at].whole)
+            if not never:
+                found[at] = Switch(model, at, whole, not script.chosen(at))
+    return sorted(found.values(), key=lambda one: position(one.at))
 
 
 def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
     """Return the model, the head and the statement of each assignment that replaces a head by one that learns."""
-    made = [(match, one) for one in script.every if (match := HEADS.match(one.name))]
-    made = [(match, one, script.origins(one.value)[0]) for match, one in made]
-    made = [(match, one, last(new)) for match, one, new in made if isinstance(new, ast.Call) and not _is_rebuilt(new)]
-    found = [(match[1], b.name, b.at) for match, b, kind in made if kind not in ("", "Identity", "Dropout")]
+    made = [(match, one, script.origins(one.value)[0]) for one in script.every if (match := HEADS.match(one.name))]
+    made = [(match, one, new) for match, one, new in made if isinstance(new, ast.Call) and last(new)]
+    found = [(match[1], b.name, b.at) for match, b, new in made if not NOT_NEW.fullmatch(ast.unparse(new))]
     new = [call for call in script.named("reset_classifier") if constant(argument(call, "num_classes", 0)) != 0]
     found += [(owner(call), f"{owner(call)}.get_classifier()", call) for call in new]
     return sorted(found, key=lambda head: position(head[2]))
@@ -129,7 +114,7 @@ def new_heads(script: Script) -> list[tuple[str, str, ast.AST]]:
 def heads_alone(script: Script) -> list[Switch]:
     """Return the models of which every optimizer of this file has the head alone."""
     made = [call for one in script.made(*OPTIMIZERS) for call in script.named(*WALKS, within=one.value)]
-    models = [call.func.value for call in made if isinstance(call.func, ast.Attribute)]
+    models = [call.func.value for call in made if owner(call)]
     alone = all(isinstance(model, ast.Attribute) and HEADS.fullmatch(ast.unparse(model)) for model in models)
     return [Switch(model.value, model, False, False) for model in models] if alone else []
 
@@ -139,13 +124,3 @@ def is_optimizer(script: Script, call: ast.Call) -> bool:
     made = script.origins(call.func.value) if isinstance(call.func, ast.Attribute) else []
     named = re.search(r"opt|scaler|^sgd$|^adam", owner(call), re.IGNORECASE)
     return bool(named) or any(script.kind(one) in OPTIMIZERS for one in made)
-
-
-def _sets(node: ast.AST) -> bool | None:
-    """Return what `requires_grad` is set to here; None where it is not set, or not to a literal."""
-    if isinstance(node, ast.Assign) and last(node.targets[0]) == "requires_grad":
-        return constant(node.value)
-    if isinstance(node, ast.Call) and last(node) == "requires_grad_":
-        value = argument(node, "requires_grad", 0)
-        return True if value is None else constant(value)
-    return None

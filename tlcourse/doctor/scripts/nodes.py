@@ -2,9 +2,10 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OPTIMIZERS = {"SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Lion", "Muon"}
 SCHEDULERS = {"CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR", "LinearLR"}
@@ -25,10 +26,6 @@ class Binding(NamedTuple):
     value: ast.expr
     at: ast.AST
     index: int | None = None
-
-    def items(self, values: list[ast.expr]) -> list[ast.expr]:
-        """Return those of a value's items that the name may stand for."""
-        return [value for i, value in enumerate(values) if self.index in (i, IN_TURN)]
 
 
 def dotted(node: ast.AST | None) -> str:
@@ -86,11 +83,18 @@ def runs_over(loop: ast.For) -> str:
     return "batches" if not iterated.startswith("range(") and (labelled or LOADER.search(iterated)) else ""
 
 
+def grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """Return the values of each key, in a dictionary that has an empty list for any other."""
+    found = defaultdict(list)
+    for key, value in pairs:
+        found[key].append(value)
+    return found
+
+
 def bound(node: ast.AST) -> Iterator[Binding]:
     """Yield the bindings of an assignment, of a loop, or of a comprehension's loop."""
     if isinstance(node, ast.For | ast.comprehension):
-        at = node if isinstance(node, ast.For) else node.target
-        yield from _unpacked(node.target, node.iter, at, IN_TURN)
+        yield from _unpacked(node.target, node.iter, node if isinstance(node, ast.For) else node.target, IN_TURN)
     for target in getattr(node, "targets", None) or [node.target]:
         if getattr(node, "value", None) is not None:
             yield from _unpacked(target, node.value, node, UNKNOWN if isinstance(node, ast.AugAssign) else None)
@@ -100,10 +104,7 @@ def _unpacked(target: ast.expr, value: ast.expr, at: ast.AST, index: int | None)
     """Yield each name of a target with its value, or with the value that it is an item of."""
     if not isinstance(target, ast.Tuple | ast.List):
         yield Binding(ast.unparse(target), value, at, index)
-        return
-    pairs = index is None and isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts)
-    for i, one in enumerate(target.elts):
-        if pairs:
-            yield from _unpacked(one, value.elts[i], at, None)
-        else:
-            yield from _unpacked(one, value, at, i if index is None else UNKNOWN)
+    parts, values = getattr(target, "elts", []), getattr(value, "elts", []) if index is None else []
+    for i, one in enumerate(parts):
+        own = (values[i], at, None) if len(values) == len(parts) else (value, at, i if index is None else UNKNOWN)
+        yield from _unpacked(one, *own)

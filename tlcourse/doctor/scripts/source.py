@@ -51,26 +51,25 @@ def _as_python(code: str, cell: str, errors: dict[str, str], skipped: list[str])
     while True:
         try:
             ast.parse("\n".join(lines))
-        except (SyntaxError, ValueError) as error:
-            number = min(getattr(error, "lineno", 1) or 1, len(lines)) - 1
-            line, place, python = lines[number], places[number], "pass"
-            if magic := re.match(MAGIC, line):
-                python = magic[1] or (f"{magic[2]} None" if magic[2] else "pass")
-                while lines[number].endswith("\\") and number + 1 < len(lines):  # it goes on
-                    lines[number], number = "", number + 1
-            elif place in mended or len(mended) == MAX_SYNTAX_ERRORS:
-                skipped.append(f"{cell or 'all of it, '}after so many errors")
-                return {}
-            else:
-                if sys.version_info < (3, 12) and "f-string" in str(error):
-                    skipped.append(f"{place}, which may be right in Python 3.12 and newer")
-                elif mended:
-                    skipped.append(f"{place}, which may be right")
-                else:
-                    errors[place] = f"{getattr(error, 'msg', error)}: `{line.strip()}`"
-                mended.append(place)
-                inner = next(filter(str.strip, lines[number + 1 :]), "")
-                python = "" if inner[:1].isspace() and not line[:1].isspace() else "pass"  # of a merge, for example
-            lines[number] = line[: len(line) - len(line.lstrip())] + python
-        else:
             return dict(zip(places, lines, strict=True))
+        except (SyntaxError, ValueError) as error:
+            message, number = str(getattr(error, "msg", error)), getattr(error, "lineno", 1) or 1
+        number = min(number, len(lines)) - 1
+        line, place, python = lines[number], places[number], "pass"
+        if magic := re.match(MAGIC, line):
+            python = magic[1] or (f"{magic[2]} None" if magic[2] else "pass")
+            while lines[number].endswith("\\") and number + 1 < len(lines):  # it goes on
+                lines[number], number = "", number + 1
+        elif place in mended or len(mended) == MAX_SYNTAX_ERRORS:
+            skipped.append(f"{cell or 'all of it, '}after so many errors")
+            return {}
+        else:
+            newer = " in Python 3.12 and newer" if sys.version_info < (3, 12) and "f-string" in message else ""
+            if newer or mended:
+                skipped.append(f"{place}, which may be right{newer}")
+            else:
+                errors[place] = f"{message}: `{line.strip()}`"
+            mended.append(place)
+            inner = next(filter(str.strip, lines[number + 1 :]), "")
+            python = "" if inner[:1].isspace() and not line[:1].isspace() else "pass"  # of a merge, for example
+        lines[number] = line[: len(line) - len(line.lstrip())] + python
