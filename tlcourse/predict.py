@@ -133,7 +133,7 @@ def predict_files(model: nn.Module, classes: Sequence[str], files: Sequence[str 
     with evaluation_mode(model):
         for file in files:
             try:
-                if not Path(file).exists():
+                if isinstance(file, str | Path) and not Path(file).exists():
                     raise ValueError(f"there is no file {Path(file).name}")
                 image = transform(read_image(file))
             except (ValueError, OSError) as error:

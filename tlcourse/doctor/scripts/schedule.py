@@ -62,7 +62,7 @@ def schedulers_step(script: Script) -> Findings:
                 yield wrong("scheduler-first", quoted(call), script.place(call))
             # One step in each turn of a loop over epochs counts epochs.
             loop = next((up for up in above if isinstance(up, ast.For | ast.While)), None)
-            within = loop is not epochs and any(script.beside(one, call) for one in script.named("backward"))
+            within = epochs and loop is not epochs and any(script.beside(one, call) for one in script.named("backward"))
             yield from _interval(script, call, scheduler, bool(batches or within))
 
 
