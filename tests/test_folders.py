@@ -680,11 +680,8 @@ def test_the_column_called_id_names_the_images_whatever_the_others_hold(root):
     table = root / "t.csv"
     table.write_text("id,source,label\n" + "\n".join(f"{i},raw/{9 - i}.jpg,{'ab'[i > 4]}" for i in range(10)))
     splits = data.from_folder(root, labels=table, model=SMALL)
-    found = {
-        path.stem: label
-        for part in splits.parts.values()
-        for path, label in zip(part.sources, part.labels, strict=True)
-    }
+    parts = (splits.train, splits.val, splits.test)
+    found = {path.stem: label for part in parts for path, label in zip(part.sources, part.labels, strict=True)}
     assert {stem: int(label) for stem, label in found.items()} == {str(i): int(i > 4) for i in range(10)}
     table.write_text(
         "image_path,mask_path,label\n" + "\n".join(f"{i}.jpg,{9 - i}.jpg,{'ab'[i > 4]}" for i in range(10))

@@ -116,7 +116,7 @@ def test_facts_are_numbers_or_text(model, tmp_path):
     facts = {"rates": torch.tensor([1.0, 2.0]), "data": tmp_path, "day": datetime.date(2026, 1, 2)}
     file = save_checkpoint(tmp_path / "m.safetensors", model, ["a", "b"], **facts)
     assert load_checkpoint(file)[1].items() >= {"rates": [1, 2], "data": str(tmp_path), "day": "2026-01-02"}.items()
-    with pytest.raises(ValueError, match="architecture.*give your fact another name"):
+    with pytest.raises(ValueError, match=r"architecture.*give your fact another name"):
         save_checkpoint(file, model, ["a", "b"], architecture="mine")
 
 
