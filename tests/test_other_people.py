@@ -371,6 +371,9 @@ NEW_HEADS = {
 def test_a_new_head_of_several_layers_trains_as_a_whole(name):
     place, new, tensors = NEW_HEADS[name]
     model = torchvision.models.get_model(name, weights=None)
+    with torch.no_grad():  # as if it were trained: values beyond those that are drawn
+        for parameter in model.get_submodule(place.partition(".")[0]).parameters():
+            parameter.mul_(2)
     model.set_submodule(place, new)
     tl.models.freeze(model)
     trained = [f"{place}.{n}" for n, _ in new.named_parameters()]
