@@ -116,10 +116,12 @@ def extend_optimizer(
 def groups_beside(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict]:
     """Return the optimizer's groups of parameters that are not the model's, such as a loss's, at their base rates."""
     own, kept = {id(p) for p in model.parameters()}, {"name", *getattr(optimizer, "defaults", ())} - {"lr"}
-    rest = [(group, [p for p in group["params"] if id(p) not in own]) for group in optimizer.param_groups]
-    rest = [(group, parameters) for group, parameters in rest if parameters]
-    base = [{"params": parameters, "lr": group.get("initial_lr", group.get("lr"))} for group, parameters in rest]
-    return [{key: g[key] for key in kept & g.keys()} | new for (g, _), new in zip(rest, base, strict=True)]
+    found = []
+    for group in optimizer.param_groups:
+        if parameters := [p for p in group["params"] if id(p) not in own]:
+            base = {"params": parameters, "lr": group.get("initial_lr", group.get("lr"))}
+            found.append({key: group[key] for key in kept & group.keys()} | base)
+    return found
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

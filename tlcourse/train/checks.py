@@ -71,7 +71,7 @@ def check_schedule(
             f"The scheduler was made for {groups} groups, and the optimizer has {len(optimizer.param_groups)} now, "
             "some of them new: make the scheduler anew after `extend_optimizer` or `add_param_group`."
         )
-    if getattr(scheduler, "mode", "min") == "max":
+    if made.interval == "metric" and scheduler.mode == "max":
         raise ValueError("The plateau scheduler gets the validation loss here: make it with mode='min', the default.")
     # A checkpoint sets it; several schedulers in one may have none.
     length, done = total_steps(scheduler), 0 if saved else getattr(scheduler, "last_epoch", 0)
